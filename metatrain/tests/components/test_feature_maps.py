@@ -1,0 +1,156 @@
+"""Feature maps against plain loops, and against the kernels that they approximate."""
+
+from __future__ import annotations
+
+import math
+from typing import get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from mnemosyne_metatrain.components import feature_maps, projections
+from mnemosyne_metatrain.components.feature_maps import FeatureMapConfig, FeatureMapKind
+
+SIZE = 4
+KINDS = get_args(FeatureMapKind)
+SOFTMAX_KINDS = ("favor_plus", "favor_plus_plus", "hyperbolic", "trigonometric")
+
+
+def make_config(kind: FeatureMapKind, num_features: int = 16) -> FeatureMapConfig:
+    return FeatureMapConfig(kind, SIZE, SIZE if kind == "elu" else num_features)
+
+
+def reference_features(config: FeatureMapConfig, x: np.ndarray, w: np.ndarray) -> np.ndarray:
+    """One vector's features by loops in double precision, in the papers' notation."""
+    rows, d = len(w), len(x)
+    half = sum(v * v for v in x) / 2
+    dots = [sum(w[m][a] * x[a] for a in range(d)) for m in range(rows)]
+    if config.kind == "favor_plus":
+        return np.array([math.exp(p - half) / math.sqrt(rows) for p in dots])
+    if config.kind == "favor_plus_plus":
+        s = config.square_sum
+        rho = (math.sqrt((2 * s + d) ** 2 + 8 * d * s) - 2 * s - d) / (4 * s)
+        a = (1 - 1 / rho) / 8
+        squares = [sum(v * v for v in row) for row in w]
+        b, scale = math.sqrt(1 - 4 * a), (1 - 4 * a) ** (d / 4)
+        return np.array(
+            [
+                scale * math.exp(a * n + b * p - half) / math.sqrt(rows)
+                for n, p in zip(squares, dots, strict=True)
+            ]
+        )
+    if config.kind == "hyperbolic":
+        signed = dots + [-p for p in dots]
+        return np.array([math.exp(p - half) / math.sqrt(2 * rows) for p in signed])
+    if config.kind == "trigonometric":
+        waves = [math.sin(p) for p in dots] + [math.cos(p) for p in dots]
+        return np.array([math.exp(half) * v / math.sqrt(rows) for v in waves])
+    if config.kind == "relu":
+        return np.array([max(p, 0.0) / math.sqrt(rows) + config.epsilon for p in dots])
+    if config.kind == "elu":
+        return np.array([v + 1 if v > 0 else math.exp(v) for v in x])
+    r = [max(v, 0.0) for v in x] + [max(-v, 0.0) for v in x]
+    shifts = config.num_features // (2 * d)
+    return np.array([r[j] * r[j - i] for i in range(1, shifts + 1) for j in range(2 * d)])
+
+
+def draw(kind: FeatureMapKind, dtype: str) -> tuple[FeatureMapConfig, jax.Array, jax.Array | None]:
+    config = make_config(kind)
+    x = jax.random.normal(jax.random.key(0), (3, 5, SIZE), dtype)
+    if config.num_rows == 0:
+        return config, x, None
+    return config, x, jax.random.normal(jax.random.key(1), (config.num_rows, SIZE), dtype)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-13), ("float32", 2e-5)])
+def test_equals_the_loops_in_double_precision(kind, dtype, tolerance):
+    config, x, projection = draw(kind, dtype)
+
+    phi = feature_maps.apply_feature_map(config, x, projection)
+
+    rows = np.zeros((0, SIZE)) if projection is None else np.asarray(projection, np.float64)
+    flat = np.asarray(x, np.float64).reshape(-1, SIZE)
+    expected = np.stack([reference_features(config, v, rows) for v in flat])
+    assert phi.dtype == dtype
+    assert phi.shape == (3, 5, config.num_features)
+    np.testing.assert_allclose(phi.reshape(expected.shape), expected, tolerance, tolerance)
+
+
+@pytest.mark.parametrize("kind", SOFTMAX_KINDS)
+def test_dot_product_is_unbiased_for_the_softmax_kernel(kind):
+    q = jnp.array([0.5, -0.3, 0.4, 0.2])
+    k = jnp.array([0.1, 0.6, -0.2, 0.5])
+    config = make_config(kind, 64)
+
+    def estimate(key: jax.Array) -> jax.Array:
+        projection = projections.draw_block_orthogonal(key, config.num_rows, SIZE, dtype=q.dtype)
+        phi_q = feature_maps.apply_feature_map(config, q, projection.matrix)
+        return phi_q @ feature_maps.apply_feature_map(config, k, projection.matrix)
+
+    estimates = jax.vmap(estimate)(jax.random.split(jax.random.key(2), 4000))
+
+    standard_error = float(jnp.std(estimates)) / math.sqrt(4000)
+    assert abs(float(jnp.mean(estimates)) - math.exp(float(q @ k))) < 4 * standard_error
+    assert standard_error < 0.01
+
+
+def test_favor_plus_plus_has_less_variance_than_favor_plus():
+    q, k = jnp.array([0.6, 0.2, 0.5, 0.3]), jnp.array([0.5, 0.4, 0.3, 0.4])
+    projection = jax.random.normal(jax.random.key(3), (200_000, SIZE))
+    square_sum = float(jnp.sum((q + k) ** 2))
+
+    def variance(phi_q: jax.Array, phi_k: jax.Array) -> float:
+        return float(jnp.var(phi_q * phi_k * len(projection)))
+
+    plain = variance(*(feature_maps.favor_plus(x, projection) for x in (q, k)))
+    tuned = variance(*(feature_maps.favor_plus_plus(x, projection, square_sum) for x in (q, k)))
+    detuned = variance(
+        *(feature_maps.favor_plus_plus(x, projection, 10 * square_sum) for x in (q, k))
+    )
+
+    assert tuned < 0.7 * plain
+    assert tuned < detuned
+
+
+def test_favor_plus_plus_is_favor_plus_when_queries_and_keys_cancel():
+    _, x, projection = draw("favor_plus", "float64")
+
+    tilted = feature_maps.favor_plus_plus(x, projection, square_sum=0.0)
+
+    np.testing.assert_allclose(tilted, feature_maps.favor_plus(x, projection), 1e-14)
+
+
+@pytest.mark.parametrize("kind", [k for k in KINDS if k not in ("trigonometric", "dpfp")])
+def test_features_that_attention_divides_by_are_positive(kind):
+    config, x, projection = draw(kind, "float32")
+
+    assert float(jnp.min(feature_maps.apply_feature_map(config, 3 * x, projection))) > 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_derivatives_are_finite_at_zero_and_far_from_it(kind):
+    config, x, projection = draw(kind, "float32")
+    far = 3 * x / jnp.linalg.norm(x, axis=-1, keepdims=True)
+
+    def total(values: jax.Array) -> jax.Array:
+        return jnp.sum(feature_maps.apply_feature_map(config, values, projection))
+
+    assert jnp.all(jnp.isfinite(jax.grad(total)(jnp.zeros_like(x))))
+    assert jnp.all(jnp.isfinite(jax.grad(total)(far)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "num_features"), [("hyperbolic", 15), ("elu", 5), ("dpfp", 12), ("cosine", 16)]
+)
+def test_refuses_sizes_and_kinds_that_do_not_fit(kind, num_features):
+    with pytest.raises(ValueError, match="num_features|unknown"):
+        FeatureMapConfig(kind, SIZE, num_features)
+
+
+def test_refuses_a_projection_of_another_shape():
+    config, x, projection = draw("hyperbolic", "float32")
+
+    with pytest.raises(ValueError, match="projection"):
+        feature_maps.apply_feature_map(config, x, projection[:-1])
