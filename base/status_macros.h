@@ -6,10 +6,9 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 
-#define MNEMO_RETURN_IF_ERROR(expr)                             \
-  do {                                                          \
-    if (absl::Status mnemo_status = (expr); !mnemo_status.ok()) \
-      return mnemo_status;                                      \
+#define MNEMO_RETURN_IF_ERROR(expr)                                                  \
+  do {                                                                               \
+    if (absl::Status mnemo_status = (expr); !mnemo_status.ok()) return mnemo_status; \
   } while (false)
 
 #define MNEMO_CONCAT_INNER(a, b) a##b
