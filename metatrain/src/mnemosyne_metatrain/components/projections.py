@@ -110,7 +110,8 @@ def t_cwy(vectors: jax.Array, num_columns: int) -> jax.Array:
         H(u_1) ... H(u_L) = I - U S^(-1) U^T,   H(u) = I - 2 u u^T
 
     The result is on the Stiefel manifold for any vectors; the triangular solve is stable because
-    the entries of S^(-1) U^T b are bounded by 2 |b|. A zero vector is the identity.
+    the entries of S^(-1) U^T b are bounded by 2 |b|. A vector shorter than 3e-13 is the
+    identity.
 
     Args:
         vectors: v_i, [L, d].
@@ -120,7 +121,9 @@ def t_cwy(vectors: jax.Array, num_columns: int) -> jax.Array:
     """
     size = vectors.shape[-1]
     square = jnp.sum(vectors * vectors, axis=-1, keepdims=True)
-    units = vectors * jax.lax.rsqrt(jnp.maximum(square, 1e-30))
+    # Below 1e-25 the derivative of rsqrt would overflow float32.
+    is_long = square > 1e-25
+    units = jnp.where(is_long, vectors * jax.lax.rsqrt(jnp.where(is_long, square, 1.0)), 0.0)
     gram = jnp.matmul(units, units.T, precision=_EXACT)
     s = 0.5 * jnp.eye(units.shape[0], dtype=vectors.dtype) + jnp.triu(gram, k=1)
     solved = solve_triangular(s, units[:, :num_columns], lower=False)
