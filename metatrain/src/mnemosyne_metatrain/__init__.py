@@ -1,0 +1,1 @@
+"""Meta-training of the learned optimizers that Mnemosyne hosts."""

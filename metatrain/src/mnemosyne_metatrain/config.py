@@ -1,0 +1,127 @@
+"""Configuration of a meta-training run, from a TOML file; what a file does not say has a default."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from mnemosyne_metatrain.training.recipe import Recipe
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class FamilyConfig:
+    """One family of meta-training tasks.
+
+    Attributes:
+        kind: "mlp", "quadratic" or "token_mlp".
+        widths: Hidden widths of "mlp".
+        size: Size of "quadratic".
+        chunk_size: Most coordinates in a chunk.
+        tasks: Tasks at once; 0 is the run's number.
+    """
+
+    kind: str
+    widths: tuple[int, ...] = ()
+    size: int = 32
+    chunk_size: int = 1024
+    tasks: int = 0
+
+
+@dataclass(frozen=True)
+class VariantConfig:
+    """One member of the population that is trained in one program.
+
+    Attributes:
+        name: Name in metrics and exports.
+        seed: Of the weights at the start.
+        knobs: Numbers of the optimizer that differ from the run's.
+        recipe: Numbers of the recipe that differ from the run's.
+    """
+
+    name: str
+    seed: int = 0
+    knobs: dict[str, float] = field(default_factory=dict)
+    recipe: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A meta-training run.
+
+    Attributes:
+        name: Name of the run.
+        seed: Of tasks and batches, the same for all variants.
+        iterations: Outer steps.
+        checkpoint_every: Outer steps between checkpoints; tasks are redrawn at each of them.
+        tasks: Tasks of a variant at once.
+        window: Inner steps of an outer step.
+        min_length: Least inner steps of a task.
+        max_length: Most inner steps of a task.
+        short_share: Share of tasks of one or two windows.
+        warmup: Outer steps until the outer rate is full.
+        final_rate: Outer rate at the end, over the full one.
+        optimizer: Kind and sizes of the optimizer; "kind" and "knobs" are special.
+        recipe: Loss form and outer rate.
+        families: Families, taken in turn.
+        variants: The population.
+    """
+
+    name: str
+    seed: int = 0
+    iterations: int = 1000
+    checkpoint_every: int = 1000
+    tasks: int = 32
+    window: int = 50
+    min_length: int = 100
+    max_length: int = 2000
+    short_share: float = 0.3
+    warmup: int = 100
+    final_rate: float = 0.05
+    optimizer: dict[str, Any] = field(default_factory=lambda: {"kind": "mnemosyne"})
+    recipe: Recipe = Recipe()
+    families: tuple[FamilyConfig, ...] = (FamilyConfig("mlp", (32, 32)),)
+    variants: tuple[VariantConfig, ...] = (VariantConfig("base"),)
+
+
+def build(cls: type[T], table: dict[str, Any]) -> T:
+    """Builds a frozen dataclass from a table, nested ones included.
+
+    Raises:
+        ValueError: If the table has a key that the dataclass has not.
+    """
+    hints = typing.get_type_hints(cls)
+    names = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    unknown = sorted(set(table) - names)
+    if unknown:
+        raise ValueError(f"{cls.__name__} has no {', '.join(unknown)}")
+    return cls(**{name: _convert(hints[name], value) for name, value in table.items()})
+
+
+def _convert(hint: Any, value: Any) -> Any:
+    origin = typing.get_origin(hint)
+    if dataclasses.is_dataclass(hint) and isinstance(value, dict):
+        return build(hint, value)  # type: ignore[arg-type]
+    if origin is tuple and isinstance(value, list):
+        inner = typing.get_args(hint)[0]
+        return tuple(_convert(inner, item) for item in value)
+    if origin is types.UnionType or origin is dict:
+        return value
+    if hint is float:
+        return float(value)
+    return value
+
+
+def load_config(path: Path) -> RunConfig:
+    """Reads a run's configuration.
+
+    Raises:
+        ValueError: If the file has a key that is not known.
+    """
+    return build(RunConfig, tomllib.loads(path.read_text()))

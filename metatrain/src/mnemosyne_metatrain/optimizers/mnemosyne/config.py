@@ -1,0 +1,103 @@
+"""Sizes and constants of the flagship."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import jax.numpy as jnp
+
+from mnemosyne_metatrain.components.feature_maps import FeatureMapKind
+from mnemosyne_metatrain.optimizers.base import Tree
+
+
+@dataclass(frozen=True)
+class Knobs:
+    """Numbers that enter the arithmetic, so that variants of them share one compiled program.
+
+    A gate is 1 to keep a part and 0 to leave it out.
+
+    Attributes:
+        gate_level1: Attention among the cells of a chunk.
+        gate_flt: Positions in that attention.
+        gate_level2: Context from the other chunks of the tensor.
+        gate_across: Context from the other tensors.
+        gate_cam: The read-out of the memory in time.
+        gate_cell_gain: The gain of each cell.
+        gate_slow: The slow memory r2 in the direction.
+        gate_exponent: The learned exponent of the second memory.
+        gate_gain: Division of the direction by its rms; 0 leaves Adam's direction.
+        gain_floor: Least rms that the direction is divided by: the gain is at most its inverse.
+        eta_vector: Step size at a zero decoder for biases, gains and embeddings.
+        eta_matrix: The same for a matrix of fan-in 64.
+        width_exponent: The step size of a matrix falls with fan-in to this power.
+        eta_rise: Most that the log step size rises in a step.
+        eta_smoothing: Share of the way to its target that the log step size goes in a step.
+        decay: Weight decay over step size at a zero decoder; 0 turns decay off.
+        epsilon: Added to the normalized square root of s.
+    """
+
+    gate_level1: float = 1.0
+    gate_flt: float = 1.0
+    gate_level2: float = 1.0
+    gate_across: float = 1.0
+    gate_cam: float = 1.0
+    gate_cell_gain: float = 1.0
+    gate_slow: float = 1.0
+    gate_exponent: float = 1.0
+    gate_gain: float = 1.0
+    gain_floor: float = 0.23
+    eta_vector: float = 0.004
+    eta_matrix: float = 0.0044
+    width_exponent: float = 0.7
+    eta_rise: float = 0.05
+    eta_smoothing: float = 0.2
+    epsilon: float = 1e-5
+
+    def arrays(self) -> Tree:
+        """Returns the knobs as scalars of the weights."""
+        return {name: jnp.asarray(value, jnp.float32) for name, value in asdict(self).items()}
+
+
+@dataclass(frozen=True)
+class MnemosyneConfig:
+    """Sizes of the flagship; every array of its weights follows from them.
+
+    Attributes:
+        cell_size: Coordinates in a cell.
+        chunk_size: Most coordinates in a chunk.
+        cell_width: Width of a cell's token.
+        key_width: Width of queries and keys, everywhere.
+        cell_features: Random features of level 1.
+        frequencies: Spectrum samples of the positional encoding.
+        cell_hidden: Hidden width of the cells' perceptron.
+        token_width: Width of a chunk's token.
+        memory_features: Random features of the memory in time, over all discounts.
+        memory_width: Width of the memory's values.
+        discounts: Discounts of the memory in time at the start of meta-training.
+        hidden: Hidden width of the decoder.
+        feature_map: Feature map of every attention.
+        decay_fast: Discount of r1, Adam's beta1.
+        decay_slow: Discount of r2.
+        decay_square: Discount of s, Adam's beta2.
+        same_step_context: Whether level 2 reads tokens of this step instead of the step before.
+        knobs: Numbers that variants may differ in within one program.
+    """
+
+    cell_size: int = 32
+    chunk_size: int = 1024
+    cell_width: int = 16
+    key_width: int = 8
+    cell_features: int = 16
+    frequencies: int = 4
+    cell_hidden: int = 32
+    token_width: int = 32
+    memory_features: int = 16
+    memory_width: int = 16
+    discounts: tuple[float, ...] = (0.9, 0.99)
+    hidden: int = 32
+    feature_map: FeatureMapKind = "favor_plus"
+    decay_fast: float = 0.9
+    decay_slow: float = 0.99
+    decay_square: float = 0.999
+    same_step_context: bool = False
+    knobs: Knobs = Knobs()

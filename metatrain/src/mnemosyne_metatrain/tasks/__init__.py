@@ -1,0 +1,1 @@
+"""Tasks that optimizers are meta-trained on, and what a task is."""

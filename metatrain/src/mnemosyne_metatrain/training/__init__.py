@@ -1,0 +1,1 @@
+"""The program that meta-trains: windows, outer steps, checkpoints, metrics."""

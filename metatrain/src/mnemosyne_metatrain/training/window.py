@@ -1,0 +1,150 @@
+"""One window of one task: a truncated unroll whose meta-loss has a first-order meta-gradient.
+
+First order means that the gradients of the inner task are constants: no second derivative of the
+task is taken. The loss at parameters x is then written l + g . (x - const x), where l and g are
+already known from the step, so that a window costs one gradient of the net a step.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from mnemosyne_metatrain.layout import Layout, Params
+from mnemosyne_metatrain.optimizers.base import Optimizer, State, StepInputs, Theta
+from mnemosyne_metatrain.tasks.base import Batch, TaskFamily
+from mnemosyne_metatrain.training.recipe import RecipeArrays
+
+_LAST_STEPS = 10
+_TINY = 1e-8
+
+
+class Told(NamedTuple):
+    """Which optional inputs a task tells its optimizer; each 0 or 1."""
+
+    loss: jax.Array
+    progress: jax.Array
+    scale: jax.Array
+
+
+class TaskState(NamedTuple):
+    """A task in training.
+
+    Attributes:
+        drawn: What the family drew.
+        told: Which inputs the optimizer is told.
+        params: Its parameters.
+        opt_state: The optimizer's state.
+        step: Steps taken, a float.
+        length: Steps of the whole unroll, a float.
+        first_loss: The loss at the start.
+        smoothed: A running mean of the loss.
+        best: The least running mean so far.
+    """
+
+    drawn: Any
+    told: Told
+    params: Params
+    opt_state: State
+    step: jax.Array
+    length: jax.Array
+    first_loss: jax.Array
+    smoothed: jax.Array
+    best: jax.Array
+
+
+class WindowMetrics(NamedTuple):
+    """What is reported of a window; scalars."""
+
+    meta_loss: jax.Array
+    last_ratio: jax.Array
+    spikes: jax.Array
+
+
+def step_cost(
+    loss: jax.Array, first_loss: jax.Array, best: jax.Array, recipe: RecipeArrays
+) -> tuple[jax.Array, jax.Array]:
+    """Returns the cost of a step, and its log part alone."""
+    log_part = jnp.log(jnp.maximum(loss, 0.0) + recipe.floor * first_loss)
+    rise = jnp.log(jnp.maximum(loss, _TINY)) - jnp.log(jnp.maximum(best, _TINY))
+    spike = jax.nn.relu(rise - recipe.spike_margin)
+    mean_part = recipe.mean_weight * loss / first_loss
+    return log_part + mean_part + recipe.spike_weight * spike, log_part
+
+
+def _loss_and_gradient(
+    family: TaskFamily, task: TaskState, params: Params, train: Batch, held_out: Batch, share: Any
+) -> tuple[jax.Array, jax.Array, Params]:
+    """Returns the mixed loss with its first-order gradient, the training loss, its gradient."""
+    fixed = jax.lax.stop_gradient(params)
+    both = jax.tree.map(lambda a, b: jnp.stack([a, b]), train, held_out)
+    evaluate = jax.vmap(jax.value_and_grad(family.loss), in_axes=(None, 0, None))
+    losses, grads = jax.lax.stop_gradient(evaluate(fixed, both, task.drawn))
+    mixed = (1.0 - share) * losses[0] + share * losses[1]
+    linear = jnp.zeros(())
+    for name, grad in grads.items():
+        combined = (1.0 - share) * grad[0] + share * grad[1]
+        linear = linear + jnp.sum(combined * (params[name] - fixed[name]))
+    return mixed + linear, losses[0], {name: grad[0] for name, grad in grads.items()}
+
+
+def run_window(
+    optimizer: Optimizer,
+    layout: Layout,
+    family: TaskFamily,
+    recipe: RecipeArrays,
+    theta: Theta,
+    task: TaskState,
+    train: Batch,
+    held_out: Batch,
+) -> tuple[jax.Array, tuple[TaskState, WindowMetrics]]:
+    """Runs a window and returns its meta-loss, differentiable in theta.
+
+    Args:
+        optimizer: The learned optimizer.
+        layout: Of the family's nets.
+        family: The task's family.
+        recipe: Loss form.
+        theta: Weights of the optimizer.
+        task: The task at the start of the window.
+        train: Training batches of all steps, leaves [W, ...].
+        held_out: Held-out batches of all steps.
+    """
+    prepared = optimizer.prepare(theta, layout)
+    length = jax.tree.leaves(train)[0].shape[0]
+
+    def body(carry: Any, batches: tuple[Batch, Batch]) -> tuple[Any, Any]:
+        params, opt_state, step, smoothed, best = carry
+        mixed, loss, grads = _loss_and_gradient(
+            family, task, params, *batches, recipe.validation_share
+        )
+        cost, log_part = step_cost(mixed, task.first_loss, best, recipe)
+        inputs = StepInputs(loss, task.told.loss, step / task.length, task.told.progress)
+        update, opt_state = optimizer.update(theta, prepared, layout, opt_state, grads, inputs)
+        params = {name: value + update[name] for name, value in params.items()}
+        value = jax.lax.stop_gradient(mixed)
+        smoothed = jnp.where(step == 0, value, 0.9 * smoothed + 0.1 * value)
+        best = jnp.where(step == 0, value, jnp.minimum(best, smoothed))
+        return (params, opt_state, step + 1.0, smoothed, best), (cost, log_part, value)
+
+    start = (task.params, task.opt_state, task.step, task.smoothed, task.best)
+    end, (costs, log_parts, losses) = jax.lax.scan(body, start, (train, held_out))
+    params, opt_state, step, smoothed, best = end
+    is_last = (step >= task.length).astype(jnp.float32)
+    meta_loss = jnp.mean(costs)
+    meta_loss = meta_loss + is_last * recipe.last_weight * jnp.mean(log_parts[-_LAST_STEPS:])
+    metrics = WindowMetrics(
+        meta_loss=meta_loss,
+        last_ratio=jnp.mean(losses[length // 2 :]) / task.first_loss,
+        spikes=jnp.mean((losses > 2.0 * task.first_loss).astype(jnp.float32)),
+    )
+    next_task = task._replace(
+        params=params,
+        opt_state=opt_state,
+        step=step,
+        smoothed=smoothed,
+        best=best,
+    )
+    return meta_loss, (next_task, jax.lax.stop_gradient(metrics))
