@@ -1,0 +1,33 @@
+"""Client of mnemosyned, an optimizer as a service: push gradients, get updates back."""
+
+from mnemosyne_client import messages
+from mnemosyne_client.client import Client
+from mnemosyne_client.errors import (
+    InvalidRequestError,
+    MnemosyneError,
+    ResourceExhaustedError,
+    ServerError,
+    SessionLostError,
+    SupersededError,
+    UnavailableError,
+)
+from mnemosyne_client.session import Session, State
+from mnemosyne_client.stream import OptimizeStream, StepResult
+from mnemosyne_client.tensors import Update
+
+__all__ = [
+    "Client",
+    "InvalidRequestError",
+    "MnemosyneError",
+    "OptimizeStream",
+    "ResourceExhaustedError",
+    "ServerError",
+    "Session",
+    "SessionLostError",
+    "State",
+    "StepResult",
+    "SupersededError",
+    "UnavailableError",
+    "Update",
+    "messages",
+]

@@ -1,0 +1,65 @@
+"""The methods of `OptimizerService` on a channel, and the channel's options."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+
+from mnemosyne_client import messages
+
+_SERVICE = "/mnemosyne.v1.OptimizerService/"
+
+# The newest revision of the protocol that this package speaks.
+PROTOCOL_REVISION = 1
+
+_CHANNEL_OPTIONS = [
+    # Own messages stay below 4 MiB; unary steps and states may be larger in later daemons.
+    ("grpc.max_receive_message_length", 64 << 20),
+    ("grpc.max_send_message_length", -1),
+    # Reconnecting is paced by this package, so gRPC itself must not wait for long.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    # Each client has a connection of its own, and none goes through a proxy.
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.enable_http_proxy", 0),
+]
+
+
+def open_channel(address: str) -> grpc.Channel:
+    """Returns a channel to `host:port` or `unix:/path`; connects at the first call."""
+    return grpc.insecure_channel(address, options=_CHANNEL_OPTIONS)
+
+
+class Methods:
+    """One callable for each method of the service."""
+
+    def __init__(self, channel: grpc.Channel):
+        """Binds the methods to `channel`."""
+
+        def bind(kind: str, name: str, request: str, response: str) -> Any:
+            return getattr(channel, kind)(
+                _SERVICE + name,
+                request_serializer=getattr(messages, request).SerializeToString,
+                response_deserializer=getattr(messages, response).FromString,
+            )
+
+        def unary(name: str) -> Any:
+            return bind("unary_unary", name, name + "Request", name + "Response")
+
+        self.list_optimizers = unary("ListOptimizers")
+        self.create_session = unary("CreateSession")
+        self.get_session = unary("GetSession")
+        self.list_sessions = unary("ListSessions")
+        self.update_session = unary("UpdateSession")
+        self.delete_session = unary("DeleteSession")
+        self.step = unary("Step")
+        self.get_server_info = unary("GetServerInfo")
+        self.optimize = bind("stream_stream", "Optimize", "OptimizeRequest", "OptimizeResponse")
+        self.export_state = bind(
+            "unary_stream", "ExportState", "ExportStateRequest", "ExportStateResponse"
+        )
+        self.import_state = bind(
+            "stream_unary", "ImportState", "ImportStateRequest", "ImportStateResponse"
+        )

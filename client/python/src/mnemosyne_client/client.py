@@ -1,0 +1,384 @@
+"""The calls of a daemon."""
+
+from __future__ import annotations
+
+import os
+import threading
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Callable, TypeVar
+
+import grpc
+import numpy.typing as npt
+
+from mnemosyne_client import messages
+from mnemosyne_client._wire import Methods, open_channel
+from mnemosyne_client.errors import SessionLostError, UnavailableError, error_of_call
+from mnemosyne_client.patience import OnUnavailable, Patience, WaitPolicy
+from mnemosyne_client.session import Session, State
+from mnemosyne_client.stream import OptimizeStream, StepResult
+from mnemosyne_client.tensors import Grid, UpdateAssembler, encode, encoding_number
+
+_T = TypeVar("_T")
+
+# Channels of a parent process: kept, because destroying them in a fork may block for ever.
+_inherited: list[grpc.Channel] = []
+
+
+class Client:
+    """A daemon.
+
+    All methods may be called from several threads. The channel is made at the first call of each
+    process, so that a client may be made before a fork and used after it.
+
+    Every method raises UnavailableError if the daemon is away for longer than the policy allows,
+    ServerError if it fails, and the errors that it documents.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        on_unavailable: OnUnavailable = "wait",
+        wait_seconds: float = 600.0,
+        timeout: float = 60.0,
+    ) -> None:
+        """Makes a client; connects at the first call.
+
+        Args:
+            address: `host:port`, or `unix:/path` of the daemon's socket.
+            on_unavailable: `wait` tries again while the daemon is away and says so in the log
+                `mnemosyne_client`; `raise` gives up at once.
+            wait_seconds: The longest wait of one call or step, in seconds.
+            timeout: How long one try of a call may take, in seconds. A stream takes a daemon that
+                sends nothing for this long as gone.
+        """
+        self._address = address
+        self._wait_policy = WaitPolicy(on_unavailable, wait_seconds)
+        self._timeout = timeout
+        self._lock = threading.Lock()
+        self._pid = os.getpid()
+        self._channel: grpc.Channel | None = None
+        self._methods: Methods | None = None
+
+    @property
+    def address(self) -> str:
+        """The daemon's address."""
+        return self._address
+
+    @property
+    def wait_policy(self) -> WaitPolicy:
+        """What to do while the daemon is away."""
+        return self._wait_policy
+
+    @property
+    def timeout(self) -> float:
+        """How long one try of a call may take, in seconds."""
+        return self._timeout
+
+    @property
+    def methods(self) -> Methods:
+        """The service's methods on this process's channel."""
+        if self._pid != os.getpid():
+            if self._channel is not None:
+                _inherited.append(self._channel)
+            self._lock = threading.Lock()
+            self._pid = os.getpid()
+            self._channel = self._methods = None
+        with self._lock:
+            if self._methods is None:
+                self._channel = open_channel(self._address)
+                self._methods = Methods(self._channel)
+            return self._methods
+
+    def server_info(self) -> messages.GetServerInfoResponse:
+        """Returns what the daemon is and what it allows."""
+        request = messages.GetServerInfoRequest()
+        return self._call("get_server_info", request, messages.GetServerInfoResponse)
+
+    def list_optimizers(self) -> list[messages.Optimizer]:
+        """Returns the optimizers that a session can name."""
+        request = messages.ListOptimizersRequest()
+        response = self._call("list_optimizers", request, messages.ListOptimizersResponse)
+        return list(response.optimizers)
+
+    def create_session(
+        self,
+        optimizer: str,
+        parameters: Sequence[messages.ParameterSpec],
+        *,
+        hyperparameters: Mapping[str, float] | None = None,
+        groups: Sequence[messages.ParameterGroup] = (),
+        schedule: messages.LearningRateSchedule | None = None,
+        clipping: messages.GradientClipping | None = None,
+        non_finite_policy: int = messages.NON_FINITE_POLICY_REJECT,
+        optimizer_version: str = "",
+        horizon: int | None = None,
+        label: str = "",
+        request_id: str | None = None,
+    ) -> Session:
+        """Makes a session and reserves its memory.
+
+        Args:
+            optimizer: Such as `adamw`; list_optimizers() has all of them.
+            parameters: At least one. Their order is that of the gradients and updates.
+            hyperparameters: Values for all groups; what is not here has its default.
+            groups: Groups of parameters, with values of their own.
+            schedule: The schedule of the learning rate; None is constant.
+            clipping: Bounds on gradients; None is none.
+            non_finite_policy: What happens to gradients that are not finite.
+            optimizer_version: None given is the newest.
+            horizon: How many steps the job will take, if it knows.
+            label: A name for people.
+            request_id: A unique text of 1 to 128 bytes. A second call with the same one returns
+                the same session, also in another process: so a job that starts again finds its
+                session.
+
+        Raises:
+            InvalidRequestError: The daemon refuses a value; the message says what is allowed.
+            ResourceExhaustedError: There is no room; the message says what would fit.
+        """
+        spec = messages.SessionSpec(
+            optimizer=optimizer,
+            optimizer_version=optimizer_version,
+            parameters=parameters,
+            groups=groups,
+            hyperparameters=hyperparameters or {},
+            schedule=schedule,
+            clipping=clipping,
+            non_finite_policy=non_finite_policy,
+            horizon=horizon,
+            label=label,
+        )
+        request = messages.CreateSessionRequest(
+            request_id=uuid.uuid4().hex if request_id is None else request_id, spec=spec
+        )
+        response = self._call("create_session", request, messages.CreateSessionResponse)
+        # A daemon need not repeat the parameters, which may be many.
+        del response.session.spec.parameters[:]
+        response.session.spec.parameters.extend(spec.parameters)
+        return Session(response.session.name, response.token, response.session)
+
+    def get_session(self, name: str) -> messages.Session:
+        """Returns a session.
+
+        Raises:
+            SessionLostError: There is no such session.
+        """
+        request = messages.GetSessionRequest(name=name)
+        return self._call("get_session", request, messages.GetSessionResponse).session
+
+    def attach(self, name: str, token: str) -> Session:
+        """Returns the session of another client for use by this one.
+
+        Raises:
+            SessionLostError: There is no such session.
+        """
+        return Session(name, token, self.get_session(name))
+
+    def list_sessions(self) -> Iterator[messages.Session]:
+        """Yields all sessions in order of creation, without their parameters."""
+        request = messages.ListSessionsRequest()
+        while True:
+            response = self._call("list_sessions", request, messages.ListSessionsResponse)
+            yield from response.sessions
+            if not response.next_page_token:
+                return
+            request.page_token = response.next_page_token
+
+    def update_session(self, session: Session, **changes: Any) -> messages.Session:
+        """Changes values of a session from the next step on.
+
+        Args:
+            session: The session.
+            **changes: Any of `hyperparameters`, `groups`, `schedule`, `clipping`,
+                `non_finite_policy` and `label`, as create_session() takes them. Hyper-parameters
+                and groups are merged with what there is; groups must be as many as before.
+
+        Raises:
+            InvalidRequestError: A value is not allowed; nothing was changed.
+            SessionLostError: There is no such session.
+        """
+        request = messages.UpdateSessionRequest(
+            name=session.name,
+            token=session.token,
+            spec=messages.SessionSpec(**changes),
+            update_mask=messages.FieldMask(paths=list(changes)),
+        )
+        return self._call("update_session", request, messages.UpdateSessionResponse).session
+
+    def delete_session(self, session: Session) -> None:
+        """Ends a session and frees its memory.
+
+        Raises:
+            SessionLostError: There is no such session.
+            InvalidRequestError: The token is not the session's.
+        """
+        request = messages.DeleteSessionRequest(name=session.name, token=session.token)
+        self._call("delete_session", request, messages.DeleteSessionResponse)
+
+    def open_stream(self, session: Session, **options: Any) -> OptimizeStream:
+        """Opens a stream on a session; see OptimizeStream for the options and errors."""
+        return OptimizeStream(self, session, **options)
+
+    def step(
+        self,
+        session: Session,
+        step: int,
+        gradients: Sequence[npt.NDArray[Any] | None],
+        *,
+        epoch: int = 0,
+        loss: float | None = None,
+        learning_rates: Sequence[float] = (),
+        encoding: str = "float32",
+    ) -> tuple[StepResult, int]:
+        """Runs one step of a small model in a single call.
+
+        Args:
+            session: The session.
+            step: The step's number: 1, then the last plus 1, or the last again.
+            gradients: As OptimizeStream.step() takes them.
+            epoch: The epoch that the last call returned; 0 takes the session over.
+            loss: The training loss, if it is to be told.
+            learning_rates: One value a group, in place of the group's value and the schedule.
+            encoding: The encoding of gradients and updates.
+
+        Returns:
+            The result and the session's epoch.
+
+        Raises:
+            InvalidRequestError: The daemon refused the step; it was not applied.
+            SupersededError: Somebody else took the session over.
+            SessionLostError: There is no such session.
+            ResourceExhaustedError: The step is larger than a message.
+        """
+        number = encoding_number(encoding)
+        cell_elements = session.details.cell_elements
+        arrays = [None if g is None else encode(g, number) for g in gradients]
+        request = messages.StepRequest(
+            session=session.name,
+            token=session.token,
+            epoch=epoch,
+            begin=messages.StepBegin(
+                step=step,
+                loss=loss,
+                learning_rates=learning_rates,
+                absent_parameters=[i for i, array in enumerate(arrays) if array is None],
+            ),
+            gradient_encoding=number,
+            update_encoding=number,
+        )
+        for group in Grid(session.sizes, cell_elements).pack(arrays, checksums=False):
+            request.chunks.extend(group)
+        response = self._call("step", request, messages.StepResponse)
+        assembler = UpdateAssembler(session.shapes, cell_elements, number)
+        for chunk in response.chunks:
+            assembler.add(chunk)
+        result = StepResult(response.done.step, assembler.updates(), response.done)
+        return result, response.epoch
+
+    def export_state(self, session: Session) -> State:
+        """Returns the state of a session between two steps.
+
+        Raises:
+            SessionLostError: There is no such session.
+            InvalidRequestError: The token is not the session's.
+        """
+        request = messages.ExportStateRequest(name=session.name, token=session.token)
+
+        def read() -> State:
+            answers = self.methods.export_state(request)
+            return State.of_parts(answer.part for answer in answers)
+
+        return self._with_patience(read)
+
+    def import_state(self, session: Session, state: State) -> messages.Session:
+        """Replaces the state of a session; it goes on at the step after the state's.
+
+        A stream on the session is superseded. A broken import changes nothing.
+
+        Raises:
+            InvalidRequestError: The state belongs to other parameters or another optimizer.
+            ResourceExhaustedError: There is no room for the new state beside the old one.
+            SessionLostError: There is no such session.
+        """
+
+        def requests() -> Iterator[messages.ImportStateRequest]:
+            for number, part in enumerate(state.parts()):
+                request = messages.ImportStateRequest(part=part)
+                if number == 0:
+                    request.name, request.token = session.name, session.token
+                yield request
+
+        def write() -> messages.ImportStateResponse:
+            response: messages.ImportStateResponse = self.methods.import_state(requests())
+            return response
+
+        return self._with_patience(write).session
+
+    def current_epoch(self, name: str) -> int:
+        """Returns a session's epoch in a single try.
+
+        Raises:
+            SessionLostError: There is no such session.
+        """
+        try:
+            request = messages.GetSessionRequest(name=name)
+            response = self.methods.get_session(request, timeout=self._timeout)
+        except grpc.RpcError as error:
+            raise error_of_call(error) from None
+        return int(response.session.epoch)
+
+    def close(self) -> None:
+        """Closes the channel; streams on it end. A later call opens another one."""
+        if self._pid != os.getpid():
+            return
+        with self._lock:
+            channel, self._channel, self._methods = self._channel, None, None
+        if channel is not None:
+            channel.close()
+
+    def __enter__(self) -> Client:
+        """Returns the client."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Closes the client."""
+        self.close()
+
+    def _call(self, method: str, request: messages.Message, answer: type[_T]) -> _T:
+        """Calls a unary method, which returns an `answer`."""
+        tries = 0
+
+        def attempt() -> _T:
+            nonlocal tries
+            tries += 1
+            try:
+                response: _T = getattr(self.methods, method)(request, timeout=self._timeout)
+            except grpc.RpcError as error:
+                if (
+                    method == "delete_session"
+                    and tries > 1
+                    and isinstance(error_of_call(error), SessionLostError)
+                ):
+                    # An earlier try deleted it and only the answer was lost.
+                    return answer()
+                raise
+            return response
+
+        return self._with_patience(attempt)
+
+    def _with_patience(self, attempt: Callable[[], _T]) -> _T:
+        """Makes a call again while the daemon is away."""
+        patience = Patience(self._wait_policy, f"the daemon at {self._address}")
+        while True:
+            try:
+                result = attempt()
+            except grpc.RpcError as rpc_error:
+                error = error_of_call(rpc_error)
+                if not isinstance(error, UnavailableError) or error.code == "DEADLINE_EXCEEDED":
+                    raise error from None
+                patience.pause(error)
+            else:
+                patience.succeed()
+                return result
