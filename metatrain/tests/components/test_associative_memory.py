@@ -179,10 +179,6 @@ def test_delta_rule_forgets_by_its_discount():
 def test_delta_rnn_equals_the_loops():
     q, k = positive(15, STEPS, FEATURES), positive(16, STEPS, FEATURES)
     v = normal(17, STEPS, VALUES)
-        positive(15, STEPS, FEATURES),
-        positive(16, STEPS, FEATURES),
-        normal(17, STEPS, VALUES),
-    )
     rk, rv = positive(18, STEPS, VALUES), normal(19, STEPS, VALUES)
     beta, rbeta = write_strengths(20), write_strengths(21)
     start = DeltaRnnState(
