@@ -1,0 +1,79 @@
+// The one seam between the optimizers and the devices that run them: memory on a device, and the
+// operations that an optimizer is made of. Everything above this header is the same code on a CPU
+// and on a GPU.
+//
+// Calls are queued in order and may return before the work is done; Download, Synchronize and the
+// ops that return numbers to the host wait.
+//
+// Thread-safety: not thread-safe, but for Allocate and freeing a Buffer, which any thread may do.
+// Each StepExecutor owns one Backend and is the only caller of its ops.
+// Errors: InvalidArgument for shapes that do not agree, ResourceExhausted when the device is out of
+// memory, Internal for a device fault, after which the Backend must not be used again.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "kernels/buffer.h"
+#include "kernels/gradient_statistics.h"
+#include "kernels/optimizer_steps.h"
+
+namespace mnemosyne::kernels {
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+
+  // `cpu` or `cuda:<ordinal>`. For logs and test names, never to branch on.
+  virtual std::string_view name() const = 0;
+
+  // For people: instruction set and threads, or the GPU's name.
+  virtual std::string description() const = 0;
+
+  // Whether Buffers are ordinary host memory, so that a gradient can be received where it is used.
+  virtual bool host_accessible() const = 0;
+
+  // Returns `size` zeroed bytes, aligned to 64.
+  virtual absl::StatusOr<Buffer> Allocate(size_t size) = 0;
+
+  // The same in host memory, from where this device copies fastest.
+  virtual absl::StatusOr<Buffer> AllocateHost(size_t size) = 0;
+
+  // Copies `size` bytes between host and device. Download waits for all earlier calls.
+  virtual absl::Status Upload(const std::byte* host, std::byte* device, size_t size) = 0;
+  virtual absl::Status Download(const std::byte* device, std::byte* host, size_t size) = 0;
+
+  // Measures gradients; returns when `args.statistics` is written.
+  virtual absl::Status MeasureGradients(const GradientStatisticsArgs& args) = 0;
+
+  // Sets elements that are NaN or infinite to 0.
+  virtual absl::Status ZeroNonFinite(std::span<const Segment> segments, float* values) = 0;
+
+  // Sets all elements to 0.
+  virtual absl::Status SetZero(std::span<const Segment> segments, float* values) = 0;
+
+  // One step of an update rule over all segments; see optimizer_steps.h.
+  virtual absl::Status SgdStep(const SgdStepArgs& args) = 0;
+  virtual absl::Status AdamStep(const AdamStepArgs& args) = 0;
+  virtual absl::Status LionStep(const LionStepArgs& args) = 0;
+
+  virtual absl::Status Synchronize() = 0;
+};
+
+// Options of a backend on the CPU.
+struct CpuOptions {
+  int threads = 0;           // 0 is one for each core.
+  std::string isa = "auto";  // auto, baseline, avx2, avx512; FailedPrecondition if not supported.
+};
+
+// Makes the backend `device`: `cpu` or `cuda:<ordinal>`. FailedPrecondition if this build or this
+// machine lacks it; the message says which.
+absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(std::string_view device,
+                                                       const CpuOptions& options = {});
+
+}  // namespace mnemosyne::kernels

@@ -1,0 +1,28 @@
+// Segments cut into blocks: the unit in which work is spread over threads and sums are formed. The
+// cut depends on the segments alone, so the bits of a sum do not depend on who computed its parts.
+#pragma once
+
+#include <cstddef>
+#include <span>
+#include <vector>
+
+#include "kernels/step_coefficients.h"
+
+namespace mnemosyne::kernels {
+
+// A part of a segment.
+struct Block {
+  size_t segment;  // Position in the op's segments.
+  size_t offset;   // In the arena, in elements.
+  size_t count;
+};
+
+// Writes the blocks of all segments to `blocks`, in order; each has at most `size` elements and
+// starts a multiple of `size` after the start of its segment.
+void CutIntoBlocks(std::span<const Segment> segments, size_t size, std::vector<Block>& blocks);
+
+// Adds up `partial` [blocks] for each segment, in the order of the blocks: `sums` [segments].
+void SumBlocks(std::span<const Block> blocks, std::span<const double> partial,
+               std::span<double> sums);
+
+}  // namespace mnemosyne::kernels

@@ -1,0 +1,145 @@
+#include "kernels/cpu/cpu_backend.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <limits>
+#include <thread>
+
+#include "base/error.h"
+#include "base/status_macros.h"
+#include "kernels/cpu/instruction_set.h"
+#include "kernels/op_check.h"
+
+namespace mnemosyne::kernels::cpu {
+namespace {
+
+// Elements of a block, a multiple of every vector and of kSignsPerWord: long enough that the sums
+// at its end cost nothing, short enough to spread a small model over threads.
+constexpr size_t kBlockElements = size_t{1} << 14;
+
+constexpr size_t kCacheLine = 64;
+constexpr size_t kHugePage = size_t{2} << 20;
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Backend>> CpuBackend::Create(const CpuOptions& options) {
+  if (options.threads < 0) {
+    return InvalidArgument("wrong number of threads: {}, expected at least 0", options.threads);
+  }
+  MNEMO_ASSIGN_OR_RETURN(const KernelTable* kernels, FindKernels(options.isa));
+  const int cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+  return std::unique_ptr<Backend>(
+      new CpuBackend(*kernels, options.threads == 0 ? cores : options.threads));
+}
+
+std::string CpuBackend::description() const {
+  return fmt::format("{}, {} threads", kernels_.name, runner_.threads());
+}
+
+absl::StatusOr<Buffer> CpuBackend::Allocate(size_t size) {
+  if (size == 0) return Buffer();
+  const size_t alignment = size >= 2 * kHugePage ? kHugePage : kCacheLine;
+  void* data = nullptr;
+  if (size <= std::numeric_limits<size_t>::max() - alignment) {
+    data = std::aligned_alloc(alignment, (size + alignment - 1) / alignment * alignment);
+  }
+  if (data == nullptr) return ResourceExhausted("out of memory: {} bytes", size);
+  // A hint, of which it does not matter whether it is taken.
+  if (alignment == kHugePage) madvise(data, size, MADV_HUGEPAGE);
+  // Also touches every page, so that a later step cannot be the one that finds no memory.
+  std::memset(data, 0, size);
+  return Buffer(static_cast<std::byte*>(data), size, [](std::byte* freed) { std::free(freed); });
+}
+
+absl::Status CpuBackend::Upload(const std::byte* host, std::byte* device, size_t size) {
+  if (size > 0) std::memcpy(device, host, size);
+  return absl::OkStatus();
+}
+
+absl::Status CpuBackend::Download(const std::byte* device, std::byte* host, size_t size) {
+  if (size > 0) std::memcpy(host, device, size);
+  return absl::OkStatus();
+}
+
+template <typename Work>
+void CpuBackend::ForEachBlock(std::span<const Segment> segments, const Work& work) {
+  CutIntoBlocks(segments, kBlockElements, blocks_);
+  runner_.Run(blocks_, [&](size_t i) { work(blocks_[i]); });
+}
+
+template <typename Work>
+void CpuBackend::SumOverBlocks(std::span<const Segment> segments, std::span<double> sums,
+                               const Work& work) {
+  CutIntoBlocks(segments, kBlockElements, blocks_);
+  partial_.resize(blocks_.size());
+  runner_.Run(blocks_, [&](size_t i) { partial_[i] = work(blocks_[i]); });
+  SumBlocks(blocks_, partial_, sums);
+}
+
+absl::Status CpuBackend::MeasureGradients(const GradientStatisticsArgs& args) {
+  MNEMO_RETURN_IF_ERROR(Check(args));
+  CutIntoBlocks(args.segments, kBlockElements, blocks_);
+  partial_.resize(blocks_.size());
+  counts_.resize(blocks_.size());
+  runner_.Run(blocks_, [&](size_t i) {
+    kernels_.measure_gradients(args.values + blocks_[i].offset, blocks_[i].count, &partial_[i],
+                               &counts_[i]);
+  });
+  std::fill(args.statistics.begin(), args.statistics.end(), GradientStatistics());
+  for (size_t i = 0; i < blocks_.size(); ++i) {
+    args.statistics[blocks_[i].segment].square_sum += partial_[i];
+    args.statistics[blocks_[i].segment].non_finite_count += counts_[i];
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CpuBackend::ZeroNonFinite(std::span<const Segment> segments, float* values) {
+  MNEMO_RETURN_IF_ERROR(CheckSegments(segments, values));
+  ForEachBlock(segments, [&](const Block& block) {
+    kernels_.zero_non_finite(values + block.offset, block.count);
+  });
+  return absl::OkStatus();
+}
+
+absl::Status CpuBackend::SetZero(std::span<const Segment> segments, float* values) {
+  MNEMO_RETURN_IF_ERROR(CheckSegments(segments, values));
+  ForEachBlock(segments,
+               [&](const Block& block) { std::fill_n(values + block.offset, block.count, 0.0F); });
+  return absl::OkStatus();
+}
+
+absl::Status CpuBackend::SgdStep(const SgdStepArgs& args) {
+  MNEMO_RETURN_IF_ERROR(Check(args));
+  SumOverBlocks(args.segments, args.square_sums, [&](const Block& block) {
+    return kernels_.sgd_step(args.coefficients[block.segment], args.replay, block.count,
+                             args.values + block.offset, args.momentum + block.offset);
+  });
+  return absl::OkStatus();
+}
+
+absl::Status CpuBackend::AdamStep(const AdamStepArgs& args) {
+  MNEMO_RETURN_IF_ERROR(Check(args));
+  SumOverBlocks(args.segments, args.square_sums, [&](const Block& block) {
+    return kernels_.adam_step(args.coefficients[block.segment], args.replay, block.count,
+                              args.values + block.offset, args.first_moment + block.offset,
+                              args.second_moment + block.offset);
+  });
+  return absl::OkStatus();
+}
+
+absl::Status CpuBackend::LionStep(const LionStepArgs& args) {
+  MNEMO_RETURN_IF_ERROR(Check(args));
+  SumOverBlocks(args.segments, args.square_sums, [&](const Block& block) {
+    return kernels_.lion_step(args.coefficients[block.segment], args.replay, block.count,
+                              args.values + block.offset, args.momentum + block.offset,
+                              args.signs + block.offset / kSignsPerWord);
+  });
+  return absl::OkStatus();
+}
+
+absl::Status CpuBackend::Synchronize() { return absl::OkStatus(); }
+
+}  // namespace mnemosyne::kernels::cpu

@@ -1,0 +1,58 @@
+// The backend on the host's processor: fixed blocks, spread over threads, with loops for the
+// machine's instruction set.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "kernels/backend.h"
+#include "kernels/cpu/block_runner.h"
+#include "kernels/cpu/kernel_table.h"
+
+namespace mnemosyne::kernels::cpu {
+
+// Thread-safety and errors: as Backend. Every call returns when its work is done.
+class CpuBackend final : public Backend {
+ public:
+  // InvalidArgument for negative threads or an unknown instruction set, FailedPrecondition for one
+  // that this machine lacks.
+  static absl::StatusOr<std::unique_ptr<Backend>> Create(const CpuOptions& options);
+
+  std::string_view name() const override { return "cpu"; }
+  std::string description() const override;
+  bool host_accessible() const override { return true; }
+
+  absl::StatusOr<Buffer> Allocate(size_t size) override;
+  absl::Status Upload(const std::byte* host, std::byte* device, size_t size) override;
+  absl::Status Download(const std::byte* device, std::byte* host, size_t size) override;
+
+  absl::Status MeasureGradients(const GradientStatisticsArgs& args) override;
+  absl::Status ZeroNonFinite(std::span<const Segment> segments, float* values) override;
+  absl::Status SetZero(std::span<const Segment> segments, float* values) override;
+  absl::Status SgdStep(const SgdStepArgs& args) override;
+  absl::Status AdamStep(const AdamStepArgs& args) override;
+  absl::Status LionStep(const LionStepArgs& args) override;
+
+  absl::Status Synchronize() override;
+
+ private:
+  CpuBackend(const KernelTable& kernels, int threads) : kernels_(kernels), runner_(threads) {}
+
+  // Cuts `segments` and calls work(block) for each block.
+  template <typename Work>
+  void ForEachBlock(std::span<const Segment> segments, const Work& work);
+
+  // As above; work returns a number, and the numbers of a segment's blocks are added up.
+  template <typename Work>
+  void SumOverBlocks(std::span<const Segment> segments, std::span<double> sums, const Work& work);
+
+  const KernelTable& kernels_;
+  BlockRunner runner_;
+  std::vector<Block> blocks_;    // Workspace.
+  std::vector<double> partial_;  // Workspace: a sum a block.
+  std::vector<int64_t> counts_;  // Workspace: a count a block.
+};
+
+}  // namespace mnemosyne::kernels::cpu

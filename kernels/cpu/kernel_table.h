@@ -1,0 +1,37 @@
+// The hot loops, one set for each instruction set.
+//
+// A file for an instruction set is compiled with flags of its own. It includes nothing but C and
+// intrinsics headers, this one and kernel_loops.h, so that no inline function of a library is
+// compiled with instructions that another file's copy must not have.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "kernels/step_coefficients.h"
+
+namespace mnemosyne::kernels::cpu {
+
+// Loops over one block of `count` elements. Those of a step return the sum of the squares of the
+// updates. Pointers are to the block's first element; they need no alignment. Elementwise results
+// of AVX2 and AVX-512 are the same bits, and so are the sums of all sets.
+struct KernelTable {
+  const char* name;
+  void (*measure_gradients)(const float* values, size_t count, double* square_sum,
+                            int64_t* non_finite_count);
+  void (*zero_non_finite)(float* values, size_t count);
+  double (*sgd_step)(const SgdCoefficients& coefficients, bool replay, size_t count, float* values,
+                     float* momentum);
+  double (*adam_step)(const AdamCoefficients& coefficients, bool replay, size_t count,
+                      float* values, float* first_moment, float* second_moment);
+  double (*lion_step)(const LionCoefficients& coefficients, bool replay, size_t count,
+                      float* values, float* momentum, uint32_t* signs);
+};
+
+extern const KernelTable kBaselineKernels;
+#if defined(__x86_64__)
+extern const KernelTable kAvx2Kernels;    // Needs AVX2 and FMA.
+extern const KernelTable kAvx512Kernels;  // Needs AVX2, FMA, AVX-512F and AVX-512DQ.
+#endif
+
+}  // namespace mnemosyne::kernels::cpu

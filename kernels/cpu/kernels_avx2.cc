@@ -1,0 +1,102 @@
+// The loops for AVX2 and FMA: a vector is two registers.
+#include <immintrin.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "kernels/cpu/kernel_table.h"
+
+namespace mnemosyne::kernels::cpu {
+namespace {
+
+struct Floats {
+  __m256 low, high;
+};
+
+inline Floats Load(const float* source) {
+  return {_mm256_loadu_ps(source), _mm256_loadu_ps(source + 8)};
+}
+inline void Store(float* target, Floats x) {
+  _mm256_storeu_ps(target, x.low);
+  _mm256_storeu_ps(target + 8, x.high);
+}
+inline Floats Splat(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
+inline Floats operator+(Floats a, Floats b) {
+  return {_mm256_add_ps(a.low, b.low), _mm256_add_ps(a.high, b.high)};
+}
+inline Floats operator*(Floats a, Floats b) {
+  return {_mm256_mul_ps(a.low, b.low), _mm256_mul_ps(a.high, b.high)};
+}
+inline Floats operator/(Floats a, Floats b) {
+  return {_mm256_div_ps(a.low, b.low), _mm256_div_ps(a.high, b.high)};
+}
+inline Floats Sqrt(Floats a) { return {_mm256_sqrt_ps(a.low), _mm256_sqrt_ps(a.high)}; }
+inline Floats Fma(Floats a, Floats b, Floats c) {
+  return {_mm256_fmadd_ps(a.low, b.low, c.low), _mm256_fmadd_ps(a.high, b.high, c.high)};
+}
+
+// All ones in the lanes that are finite.
+inline __m256 FiniteMask(__m256 x) {
+  const __m256 magnitude = _mm256_andnot_ps(_mm256_set1_ps(-0.0F), x);
+  return _mm256_cmp_ps(magnitude, _mm256_set1_ps(__builtin_inff()), _CMP_LT_OQ);
+}
+inline Floats ZeroNonFinite(Floats a) {
+  return {_mm256_and_ps(FiniteMask(a.low), a.low), _mm256_and_ps(FiniteMask(a.high), a.high)};
+}
+// One bit for each lane of the two halves.
+inline uint32_t Bits(__m256 low, __m256 high) {
+  return static_cast<uint32_t>(_mm256_movemask_ps(low)) |
+         static_cast<uint32_t>(_mm256_movemask_ps(high)) << 8;
+}
+inline int CountNonFinite(Floats a) {
+  return 16 - __builtin_popcount(Bits(FiniteMask(a.low), FiniteMask(a.high)));
+}
+
+inline uint32_t Signs(Floats a) {
+  const __m256 zero = _mm256_setzero_ps();
+  const uint32_t negative =
+      Bits(_mm256_cmp_ps(a.low, zero, _CMP_LT_OQ), _mm256_cmp_ps(a.high, zero, _CMP_LT_OQ));
+  const uint32_t positive =
+      Bits(_mm256_cmp_ps(a.low, zero, _CMP_GT_OQ), _mm256_cmp_ps(a.high, zero, _CMP_GT_OQ));
+  return negative | positive << 16;
+}
+// `value` in the lanes whose bit, counted from the lowest, is set.
+inline __m256 Where(uint32_t bits, float value) {
+  const __m256i lane_bits = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+  const __m256i all = _mm256_set1_epi32(static_cast<int>(bits));
+  const __m256i mask = _mm256_cmpeq_epi32(_mm256_and_si256(all, lane_bits), lane_bits);
+  return _mm256_and_ps(_mm256_castsi256_ps(mask), _mm256_set1_ps(value));
+}
+inline Floats FromSigns(uint32_t word) {
+  return {_mm256_or_ps(Where(word, -1), Where(word >> 16, 1)),
+          _mm256_or_ps(Where(word >> 8, -1), Where(word >> 24, 1))};
+}
+
+struct SquareSum {
+  __m256d lanes[4] = {_mm256_setzero_pd(), _mm256_setzero_pd(), _mm256_setzero_pd(),
+                      _mm256_setzero_pd()};
+
+  void Add(Floats x) {
+    AddFour(lanes[0], _mm256_castps256_ps128(x.low));
+    AddFour(lanes[1], _mm256_extractf128_ps(x.low, 1));
+    AddFour(lanes[2], _mm256_castps256_ps128(x.high));
+    AddFour(lanes[3], _mm256_extractf128_ps(x.high, 1));
+  }
+  void Store(double* target) const {
+    for (size_t i = 0; i < 4; ++i) _mm256_storeu_pd(target + 4 * i, lanes[i]);
+  }
+
+ private:
+  static void AddFour(__m256d& sum, __m128 x) {
+    const __m256d wide = _mm256_cvtps_pd(x);
+    sum = _mm256_fmadd_pd(wide, wide, sum);
+  }
+};
+
+}  // namespace
+}  // namespace mnemosyne::kernels::cpu
+
+#include "kernels/cpu/kernel_loops.h"
+
+namespace mnemosyne::kernels::cpu {
+const KernelTable kAvx2Kernels = MakeTable("avx2");
+}  // namespace mnemosyne::kernels::cpu

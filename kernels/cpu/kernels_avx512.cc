@@ -1,0 +1,67 @@
+// The loops for AVX-512F and AVX-512DQ: a vector is one register.
+#include <immintrin.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "kernels/cpu/kernel_table.h"
+
+namespace mnemosyne::kernels::cpu {
+namespace {
+
+struct Floats {
+  __m512 v;
+};
+
+inline Floats Load(const float* source) { return {_mm512_loadu_ps(source)}; }
+inline void Store(float* target, Floats x) { _mm512_storeu_ps(target, x.v); }
+inline Floats Splat(float x) { return {_mm512_set1_ps(x)}; }
+inline Floats operator+(Floats a, Floats b) { return {_mm512_add_ps(a.v, b.v)}; }
+inline Floats operator*(Floats a, Floats b) { return {_mm512_mul_ps(a.v, b.v)}; }
+inline Floats operator/(Floats a, Floats b) { return {_mm512_div_ps(a.v, b.v)}; }
+inline Floats Sqrt(Floats a) { return {_mm512_sqrt_ps(a.v)}; }
+inline Floats Fma(Floats a, Floats b, Floats c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+
+inline __mmask16 FiniteMask(Floats a) {
+  return _mm512_cmp_ps_mask(_mm512_abs_ps(a.v), _mm512_set1_ps(__builtin_inff()), _CMP_LT_OQ);
+}
+inline Floats ZeroNonFinite(Floats a) { return {_mm512_maskz_mov_ps(FiniteMask(a), a.v)}; }
+inline int CountNonFinite(Floats a) {
+  return 16 - __builtin_popcount(static_cast<uint32_t>(FiniteMask(a)));
+}
+
+inline uint32_t Signs(Floats a) {
+  const __m512 zero = _mm512_setzero_ps();
+  const uint32_t negative = _mm512_cmp_ps_mask(a.v, zero, _CMP_LT_OQ);
+  const uint32_t positive = _mm512_cmp_ps_mask(a.v, zero, _CMP_GT_OQ);
+  return negative | positive << 16;
+}
+inline Floats FromSigns(uint32_t word) {
+  const __m512 positive =
+      _mm512_maskz_mov_ps(static_cast<__mmask16>(word >> 16), _mm512_set1_ps(1));
+  return {_mm512_mask_mov_ps(positive, static_cast<__mmask16>(word), _mm512_set1_ps(-1))};
+}
+
+struct SquareSum {
+  __m512d low = _mm512_setzero_pd();
+  __m512d high = _mm512_setzero_pd();
+
+  void Add(Floats x) {
+    const __m512d first = _mm512_cvtps_pd(_mm512_castps512_ps256(x.v));
+    const __m512d second = _mm512_cvtps_pd(_mm512_extractf32x8_ps(x.v, 1));
+    low = _mm512_fmadd_pd(first, first, low);
+    high = _mm512_fmadd_pd(second, second, high);
+  }
+  void Store(double* target) const {
+    _mm512_storeu_pd(target, low);
+    _mm512_storeu_pd(target + 8, high);
+  }
+};
+
+}  // namespace
+}  // namespace mnemosyne::kernels::cpu
+
+#include "kernels/cpu/kernel_loops.h"
+
+namespace mnemosyne::kernels::cpu {
+const KernelTable kAvx512Kernels = MakeTable("avx512");
+}  // namespace mnemosyne::kernels::cpu

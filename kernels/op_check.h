@@ -1,0 +1,20 @@
+// The checks of each op's arguments, the same for all backends. InvalidArgument says what is wrong.
+#pragma once
+
+#include <span>
+
+#include "absl/status/status.h"
+#include "kernels/gradient_statistics.h"
+#include "kernels/optimizer_steps.h"
+
+namespace mnemosyne::kernels {
+
+// Segments must have elements, ascend and not overlap; `values` must be there if they are.
+absl::Status CheckSegments(std::span<const Segment> segments, const float* values);
+
+absl::Status Check(const GradientStatisticsArgs& args);
+absl::Status Check(const SgdStepArgs& args);
+absl::Status Check(const AdamStepArgs& args);
+absl::Status Check(const LionStepArgs& args);
+
+}  // namespace mnemosyne::kernels

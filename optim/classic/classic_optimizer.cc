@@ -1,0 +1,79 @@
+#include "optim/classic/classic_optimizer.h"
+
+#include <algorithm>
+
+#include "base/error.h"
+#include "base/status_macros.h"
+
+namespace mnemosyne::optim {
+namespace {
+
+absl::Status CheckPlan(const ParameterLayout& layout, const StepPlan& plan,
+                       std::span<const double> square_sums) {
+  const size_t count = layout.parameters().size();
+  if (plan.parameters.size() != count || square_sums.size() != count) {
+    return Internal("wrong size: plan has {} parameters and square_sums {}, expected {}",
+                    plan.parameters.size(), square_sums.size(), count);
+  }
+  for (const ParameterSpec& parameter : layout.parameters()) {
+    if (parameter.group >= plan.groups.size()) {
+      return Internal("missing group: parameter {} is in group {}, plan has {}", parameter.name,
+                      parameter.group, plan.groups.size());
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+size_t ClassicOptimizer::StateBytes(const ParameterLayout& layout) const {
+  return ArenaState::ByteCount(layout, slots_);
+}
+
+absl::StatusOr<std::unique_ptr<OptimizerState>> ClassicOptimizer::Init(
+    const ParameterLayout& layout) {
+  return ArenaState::Create(layout, slots_, backend_);
+}
+
+absl::Status ClassicOptimizer::Update(OptimizerState& state, const StepPlan& plan, float* values,
+                                      std::span<double> square_sums) {
+  return Take(static_cast<const ArenaState&>(state), plan, /*replay=*/false, values, square_sums);
+}
+
+absl::Status ClassicOptimizer::Replay(const OptimizerState& state, const StepPlan& plan,
+                                      float* values, std::span<double> square_sums) {
+  return Take(static_cast<const ArenaState&>(state), plan, /*replay=*/true, values, square_sums);
+}
+
+absl::Status ClassicOptimizer::Take(const ArenaState& state, const StepPlan& plan, bool replay,
+                                    float* values, std::span<double> square_sums) {
+  const ParameterLayout& layout = state.layout();
+  MNEMO_RETURN_IF_ERROR(CheckPlan(layout, plan, square_sums));
+  parameters_.clear();
+  segments_.clear();
+  idle_segments_.clear();
+  for (size_t i = 0; i < layout.runs().size(); ++i) {
+    const kernels::Segment segment = {layout.runs()[i].offset, layout.runs()[i].count};
+    if (plan.parameters[i].takes_part) {
+      parameters_.push_back(i);
+      segments_.push_back(segment);
+    } else {
+      idle_segments_.push_back(segment);
+    }
+  }
+
+  MNEMO_RETURN_IF_ERROR(backend_.SetZero(idle_segments_, values));
+  step_square_sums_.resize(segments_.size());
+  MNEMO_RETURN_IF_ERROR(
+      Run({state, plan, parameters_, segments_, values, step_square_sums_, replay}));
+
+  std::fill(square_sums.begin(), square_sums.end(), 0.0);
+  for (size_t k = 0; k < parameters_.size(); ++k) {
+    const size_t i = parameters_[k];
+    const double scale = Rule(plan.groups[layout.parameters()[i].group]).scale;
+    square_sums[i] = step_square_sums_[k] * scale * scale;
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace mnemosyne::optim
