@@ -2,7 +2,6 @@
 
 #include <fmt/ranges.h>
 
-#include <algorithm>
 #include <cmath>
 #include <cstddef>
 
@@ -27,19 +26,23 @@ absl::Status CheckValue(const HyperparameterSpec& spec, double value) {
                          spec.name, value, spec.minimum, spec.maximum);
 }
 
+absl::StatusOr<size_t> FindPosition(std::span<const HyperparameterSpec> table,
+                                    std::string_view name) {
+  std::vector<std::string_view> names;
+  for (size_t i = 0; i < table.size(); ++i) {
+    if (table[i].name == name) return i;
+    names.push_back(table[i].name);
+  }
+  return InvalidArgument("unknown hyper-parameter: {}, expected one of {}", name,
+                         fmt::join(names, ", "));
+}
+
 absl::Status Override(std::span<const HyperparameterSpec> table,
                       const std::map<std::string, double>& given, HyperparameterValues& values) {
   for (const auto& [name, value] : given) {
-    const auto spec = std::find_if(table.begin(), table.end(),
-                                   [&](const HyperparameterSpec& s) { return s.name == name; });
-    if (spec == table.end()) {
-      std::vector<std::string_view> names;
-      for (const HyperparameterSpec& known : table) names.push_back(known.name);
-      return InvalidArgument("unknown hyper-parameter: {}, expected one of {}", name,
-                             fmt::join(names, ", "));
-    }
-    MNEMO_RETURN_IF_ERROR(CheckValue(*spec, value));
-    values[static_cast<size_t>(spec - table.begin())] = value;
+    MNEMO_ASSIGN_OR_RETURN(const size_t position, FindPosition(table, name));
+    MNEMO_RETURN_IF_ERROR(CheckValue(table[position], value));
+    values[position] = value;
   }
   return absl::OkStatus();
 }

@@ -25,6 +25,7 @@ class CpuBackend final : public Backend {
   bool host_accessible() const override { return true; }
 
   absl::StatusOr<Buffer> Allocate(size_t size) override;
+  absl::StatusOr<Buffer> AllocateHost(size_t size) override { return Allocate(size); }
   absl::Status Upload(const std::byte* host, std::byte* device, size_t size) override;
   absl::Status Download(const std::byte* device, std::byte* host, size_t size) override;
 
