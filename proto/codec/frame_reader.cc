@@ -102,10 +102,13 @@ absl::StatusOr<ChunkView> ReadChunk(SliceCursor cursor) {
   return chunk;
 }
 
-FramePart MakePart(uint32_t field, SliceCursor cursor) {
-  FramePart part{field, std::string(cursor.remaining(), '\0')};
-  cursor.Read(reinterpret_cast<std::byte*>(part.bytes.data()), part.bytes.size());
-  return part;
+// Adds a part. A message that comes in two pieces is, in protobuf's encoding, their concatenation.
+void AddPart(uint32_t field, SliceCursor cursor, std::vector<FramePart>& parts) {
+  auto part = std::ranges::find(parts, field, &FramePart::field);
+  if (part == parts.end()) part = parts.insert(part, FramePart{field, {}});
+  const size_t start = part->bytes.size();
+  part->bytes.resize(start + cursor.remaining());
+  cursor.Read(reinterpret_cast<std::byte*>(part->bytes.data()) + start, cursor.remaining());
 }
 
 }  // namespace
@@ -129,8 +132,7 @@ absl::StatusOr<Frame> ReadFrame(std::span<const Slice> slices) {
       continue;
     }
     if (tag->field > kPartFieldMax) continue;
-    std::erase_if(frame.parts, [&](const FramePart& part) { return part.field == tag->field; });
-    frame.parts.push_back(MakePart(tag->field, *bytes));
+    AddPart(tag->field, *bytes, frame.parts);
   }
   std::ranges::sort(frame.parts, {}, &FramePart::field);
   return frame;

@@ -33,7 +33,7 @@ struct FramePart {
 };
 
 struct Frame {
-  std::vector<FramePart> parts;   // In the order of their numbers, of equal numbers only the last.
+  std::vector<FramePart> parts;   // In the order of their numbers, those of equal numbers merged.
   std::vector<ChunkView> chunks;  // In the order of the message.
 };
 

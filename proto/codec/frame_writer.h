@@ -15,7 +15,7 @@ struct ChunkHeader {
   int32_t cell = 0;
   double decay = 0;
   double scale = 1;
-  std::optional<uint32_t> crc32c;
+  std::optional<uint32_t> crc32c = std::nullopt;
 };
 
 // Appends to `out` the bytes of a chunk up to its payload, which the caller sends right after them.
