@@ -167,6 +167,19 @@ def test_delta_rule_stays_bounded_for_normalized_keys_and_diverges_for_raw_ones(
     assert not run(normalize=False) < 1e100
 
 
+def test_heads_may_have_discounts_of_their_own():
+    content, discounts = normal(27, 2, FEATURES, VALUES), np.array([[0.5], [0.9]])
+    memory = AdditiveMemory(jnp.asarray(content), jnp.ones((2, FEATURES)))
+    nothing = (jnp.zeros((2, FEATURES)), jnp.zeros((2, VALUES)))
+
+    additive = memories.write_additive(memory, *nothing, discounts)
+    delta = memories.write_delta(memory.content, *nothing, jnp.zeros(2), discounts)
+
+    np.testing.assert_allclose(additive.content, content * discounts[..., None], rtol=1e-15)
+    np.testing.assert_allclose(delta, content * discounts[..., None], rtol=1e-15)
+    np.testing.assert_allclose(additive.normalizer, np.tile(discounts, FEATURES), rtol=1e-15)
+
+
 def test_delta_rule_forgets_by_its_discount():
     content = normal(14, FEATURES, VALUES)
     nothing = jnp.asarray(0.0)

@@ -83,14 +83,19 @@ def write_additive(
         memory: The memory before.
         phi_k: Features of the key, [..., M].
         value: v, [..., D].
-        discount: lambda in (0, 1]; a scalar, or [..., M] for features with discounts of their own.
+        discount: lambda in (0, 1]; a scalar, or an array that broadcasts to [..., M], for heads
+            or features with discounts of their own.
 
     Source: arXiv 2302.01128, the section on compact associative memory (exponential discount).
     """
-    decay = jnp.asarray(discount, phi_k.dtype)
-    content_decay = decay[..., None] if decay.ndim else decay
-    content = content_decay * memory.content + phi_k[..., :, None] * value[..., None, :]
-    return AdditiveMemory(content, decay * memory.normalizer + phi_k)
+    content = _fade(memory.content, discount) + phi_k[..., :, None] * value[..., None, :]
+    return AdditiveMemory(content, discount * memory.normalizer + phi_k)
+
+
+def _fade(content: jax.Array, discount: Discount) -> jax.Array:
+    """Multiplies [..., M, D] by a discount that is a scalar or broadcasts to [..., M]."""
+    decay = jnp.asarray(discount, content.dtype)
+    return content * (decay[..., None] if decay.ndim else decay)
 
 
 def read_additive(memory: AdditiveMemory, phi_q: jax.Array) -> jax.Array:
@@ -145,11 +150,11 @@ def write_delta(
         key: phi(k) normalized to sum 1, [..., M].
         value: v, [..., D].
         beta: Learned write strength in [0, 1], [...].
-        discount: lambda, a scalar.
+        discount: lambda, as for `write_additive`.
 
     Source: arXiv 2102.11174, section 4.2 (the improved programming instruction).
     """
-    content = discount * content
+    content = _fade(content, discount)
     old = read_delta(content, key)
     return content + key[..., :, None] * (beta[..., None] * (value - old))[..., None, :]
 
