@@ -68,8 +68,12 @@ class FakeDaemon:
 
     def list_optimizers(self, _):
         table = [m.Hyperparameter(name=k, default_value=v) for k, v in DEFAULTS.items()]
-        optimizer = m.Optimizer(name="adamw", version="1", hyperparameters=table)
-        return m.ListOptimizersResponse(optimizers=[optimizer])
+        return m.ListOptimizersResponse(
+            optimizers=[
+                m.Optimizer(name=name, version="1", hyperparameters=table)
+                for name in ("adam", "adamw")
+            ]
+        )
 
     def create_session(self, request):
         if request.spec.optimizer not in ("adamw", "adam"):

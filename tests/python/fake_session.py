@@ -14,7 +14,7 @@ DEFAULTS = {
     "beta1": 0.9,
     "beta2": 0.999,
     "epsilon": 1e-8,
-    "weight_decay": 0.0,
+    "weight_decay": 0.01,
 }
 SLOTS = ("exp_avg", "exp_avg_sq")
 
