@@ -1,0 +1,51 @@
+// Every option of the daemon, once: a struct with the defaults in place, and a table with names,
+// units, bounds and help from which the flags, the configuration file and the help text are made.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+
+namespace mnemosyne::server {
+
+struct ServerConfig {
+  // Where the daemon listens. An empty list and an empty path are refused.
+  std::vector<std::string> listen = {"127.0.0.1:7717"};
+  std::string socket;
+  std::string ready_file;
+
+  // What it computes with.
+  std::string device = "auto";
+  int64_t threads = 0;  // 0 is one for each core.
+  std::string isa = "auto";
+
+  // Bounds.
+  int64_t memory_max = 0;  // Bytes; 0 is half of the machine's.
+  int64_t sessions_max = 1024;
+  int64_t parameters_max = 100'000;
+  int64_t streams_max = 1024;
+  int64_t queue_max = 4096;
+  int64_t message_max = int64_t{4} << 20;  // Bytes.
+  int64_t cell_elements = int64_t{1} << 18;
+
+  // Times, in seconds.
+  int64_t heartbeat_seconds = 20;
+  int64_t step_timeout_seconds = 120;
+  int64_t drain_seconds = 10;
+
+  // Logs.
+  std::string log_level = "info";
+  std::string log_format = "text";
+};
+
+// Adds every option of the table to `app`, bound to `config`, and the configuration file.
+void AddOptions(CLI::App& app, ServerConfig& config);
+
+// Fills in what depends on the machine, and checks what single bounds cannot. InvalidArgument names
+// the option and what it may be.
+absl::Status CompleteConfig(ServerConfig& config);
+
+}  // namespace mnemosyne::server

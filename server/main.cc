@@ -1,0 +1,127 @@
+// mnemosyned: arguments to ServerConfig to Server; signals; nothing else.
+#include <pthread.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <atomic>
+#include <csignal>
+#include <cstdio>
+#include <ctime>
+#include <filesystem>
+#include <fstream>
+#include <iostream>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <thread>
+
+#include "base/error.h"
+#include "base/status_macros.h"
+#include "server/config/server_config.h"
+#include "server/listen_check.h"
+#include "server/server.h"
+#include "server/telemetry/log.h"
+#include "server/version.h"
+
+namespace mnemosyne::server {
+namespace {
+
+constexpr int kExitRefused = 1;  // The options are well-formed but cannot be met.
+constexpr int kExitForced = 3;   // A second signal cut the shutdown short.
+
+// The signals that end the daemon. They are blocked in every thread and waited for in main.
+sigset_t EndingSignals() {
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGTERM);
+  sigaddset(&signals, SIGINT);
+  return signals;
+}
+
+// Writes the file aside and renames it, so that a reader never sees half of it.
+absl::Status WriteReadyFile(const Server& server) {
+  const std::string& path = server.config().ready_file;
+  const nlohmann::json ready = {
+      {"pid", getpid()}, {"listen", server.addresses()}, {"socket", server.config().socket}};
+  const std::string aside = path + ".new";
+  std::ofstream(aside) << ready.dump() << "\n";
+  std::error_code error;
+  std::filesystem::rename(aside, path, error);
+  if (error) return FailedPrecondition("--ready-file {}: {}", path, error.message());
+  return absl::OkStatus();
+}
+
+// Waits for a signal, then lets the server drain; a second signal ends the process at once.
+void ServeUntilSignalled(Server& server) {
+  const sigset_t signals = EndingSignals();
+  int signal = 0;
+  sigwait(&signals, &signal);
+  Log(spdlog::level::info, "shutting down",
+      {{"signal", strsignal(signal)}, {"drain_seconds", server.config().drain_seconds}});
+  std::atomic<bool> drained = false;
+  std::thread drain([&] {
+    server.Drain();
+    drained = true;
+  });
+  while (!drained) {
+    constexpr timespec kPoll{0, 20'000'000};
+    if (sigtimedwait(&signals, nullptr, &kPoll) > 0) {
+      Log(spdlog::level::warn, "second signal, exiting at once");
+      _exit(kExitForced);
+    }
+  }
+  drain.join();
+}
+
+absl::Status Run(ServerConfig config) {
+  MNEMO_RETURN_IF_ERROR(CompleteConfig(config));
+  if (!config.ready_file.empty()) {
+    MNEMO_RETURN_IF_ERROR(CheckWritableFile(config.ready_file, "--ready-file"));
+  }
+  SetUpLogging(spdlog::level::from_str(config.log_level),
+               config.log_format == "json" ? LogFormat::kJson : LogFormat::kText);
+  MNEMO_ASSIGN_OR_RETURN(std::unique_ptr<Server> server, Server::Start(config, Clock::Real()));
+  if (!config.ready_file.empty()) MNEMO_RETURN_IF_ERROR(WriteReadyFile(*server));
+  Log(spdlog::level::info, "serving",
+      {{"version", kVersion},
+       {"commit", kCommit},
+       {"listen", fmt::format("{}", fmt::join(server->addresses(), ","))},
+       {"socket", config.socket},
+       {"device", server->executor().device_name()},
+       {"description", server->executor().device_description()},
+       {"memory_max", config.memory_max},
+       {"pid", getpid()}});
+  ServeUntilSignalled(*server);
+  if (!config.ready_file.empty()) std::filesystem::remove(config.ready_file);
+  Log(spdlog::level::info, "stopped");
+  return absl::OkStatus();
+}
+
+int Main(int argc, char** argv) {
+  CLI::App app(
+      "mnemosyned hosts optimizers for training jobs: they push gradients over gRPC and get\n"
+      "parameter updates back. Without options it serves 127.0.0.1:7717 and computes on a GPU if\n"
+      "there is one, else on all cores.\n",
+      "mnemosyned");
+  app.set_version_flag("--version", std::string("mnemosyned ") + kVersion + " " + kCommit);
+  app.footer(
+      "Signals: SIGTERM and SIGINT finish the steps in hand and exit 0; a second one exits at "
+      "once.\nExit codes: 0 stopped as asked, 1 an option cannot be met, 3 a second signal, others "
+      "a bad flag.");
+  ServerConfig config;
+  AddOptions(app, config);
+  CLI11_PARSE(app, argc, argv);
+
+  const sigset_t signals = EndingSignals();
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  const absl::Status status = Run(config);
+  if (!status.ok()) {
+    std::cerr << "mnemosyned: " << ErrorMessage(status) << "\n";
+    return kExitRefused;
+  }
+  return 0;
+}
+
+}  // namespace
+}  // namespace mnemosyne::server
+
+int main(int argc, char** argv) { return mnemosyne::server::Main(argc, argv); }

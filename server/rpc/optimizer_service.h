@@ -1,0 +1,82 @@
+// OptimizerService: one short method an rpc; no logic.
+#pragma once
+
+#include <grpcpp/support/server_callback.h>
+
+#include <string>
+
+#include "base/clock.h"
+#include "mnemosyne/v1/optimizer_service.grpc.pb.h"
+#include "server/rpc/stream_registry.h"
+#include "server/session/session_store.h"
+#include "server/session/step_executor.h"
+
+namespace mnemosyne::server {
+
+// Every method in gRPC's callback form, and Optimize with raw messages, so that tensors are not
+// copied on their way through protobuf.
+using RawOptimizeService = v1::OptimizerService::WithRawCallbackMethod_Optimize<
+    v1::OptimizerService::WithCallbackMethod_ListOptimizers<
+        v1::OptimizerService::WithCallbackMethod_CreateSession<
+            v1::OptimizerService::WithCallbackMethod_GetSession<
+                v1::OptimizerService::WithCallbackMethod_ListSessions<
+                    v1::OptimizerService::WithCallbackMethod_UpdateSession<
+                        v1::OptimizerService::WithCallbackMethod_DeleteSession<
+                            v1::OptimizerService::WithCallbackMethod_Step<
+                                v1::OptimizerService::WithCallbackMethod_ExportState<
+                                    v1::OptimizerService::WithCallbackMethod_ImportState<
+                                        v1::OptimizerService::WithCallbackMethod_GetServerInfo<
+                                            v1::OptimizerService::Service>>>>>>>>>>>;
+
+// Thread-safety: thread-safe; gRPC calls it from its own threads.
+// Lifetime: everything it is given outlives it.
+class OptimizerService final : public RawOptimizeService {
+ public:
+  OptimizerService(SessionStore& store, StepExecutor& executor, StreamRegistry& streams,
+                   const StreamLimits& limits, const Clock& clock);
+
+  grpc::ServerUnaryReactor* ListOptimizers(grpc::CallbackServerContext* context,
+                                           const v1::ListOptimizersRequest* request,
+                                           v1::ListOptimizersResponse* response) override;
+  grpc::ServerUnaryReactor* CreateSession(grpc::CallbackServerContext* context,
+                                          const v1::CreateSessionRequest* request,
+                                          v1::CreateSessionResponse* response) override;
+  grpc::ServerUnaryReactor* GetSession(grpc::CallbackServerContext* context,
+                                       const v1::GetSessionRequest* request,
+                                       v1::GetSessionResponse* response) override;
+  grpc::ServerUnaryReactor* ListSessions(grpc::CallbackServerContext* context,
+                                         const v1::ListSessionsRequest* request,
+                                         v1::ListSessionsResponse* response) override;
+  grpc::ServerUnaryReactor* UpdateSession(grpc::CallbackServerContext* context,
+                                          const v1::UpdateSessionRequest* request,
+                                          v1::UpdateSessionResponse* response) override;
+  grpc::ServerUnaryReactor* DeleteSession(grpc::CallbackServerContext* context,
+                                          const v1::DeleteSessionRequest* request,
+                                          v1::DeleteSessionResponse* response) override;
+  grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* Optimize(
+      grpc::CallbackServerContext* context) override;
+  grpc::ServerUnaryReactor* Step(grpc::CallbackServerContext* context,
+                                 const v1::StepRequest* request,
+                                 v1::StepResponse* response) override;
+  grpc::ServerWriteReactor<v1::ExportStateResponse>* ExportState(
+      grpc::CallbackServerContext* context, const v1::ExportStateRequest* request) override;
+  grpc::ServerReadReactor<v1::ImportStateRequest>* ImportState(
+      grpc::CallbackServerContext* context, v1::ImportStateResponse* response) override;
+  grpc::ServerUnaryReactor* GetServerInfo(grpc::CallbackServerContext* context,
+                                          const v1::GetServerInfoRequest* request,
+                                          v1::GetServerInfoResponse* response) override;
+
+ private:
+  absl::Status Update(const v1::UpdateSessionRequest& request, v1::UpdateSessionResponse& response);
+  absl::Status Delete(const v1::DeleteSessionRequest& request, bool from_socket);
+  absl::Status List(const v1::ListSessionsRequest& request, v1::ListSessionsResponse& response);
+
+  SessionStore& store_;
+  StepExecutor& executor_;
+  StreamRegistry& streams_;
+  const StreamLimits limits_;
+  const Clock& clock_;
+  const Clock::Time start_time_;
+};
+
+}  // namespace mnemosyne::server

@@ -1,0 +1,266 @@
+#include "server/rpc/state_call.h"
+
+#include <algorithm>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/checksum.h"
+#include "base/error.h"
+#include "base/status_macros.h"
+#include "server/rpc/session_codec.h"
+#include "server/rpc/state_header.h"
+#include "server/rpc/status_codec.h"
+
+namespace mnemosyne::server {
+namespace {
+
+// Bytes of a state in one message.
+constexpr size_t kPartBytes = 1 << 20;
+
+absl::Status Violation(std::string_view what) {
+  return WithReason(InvalidArgument("{}", what), "PROTOCOL_VIOLATION");
+}
+
+// A place in the bytes of all tensors together.
+class TensorCursor {
+ public:
+  explicit TensorCursor(std::vector<optim::StateTensor> tensors) : tensors_(std::move(tensors)) {}
+
+  // Calls `visit(device bytes, size)` for the next runs, `size` bytes in all, or as many as are
+  // left; returns how many.
+  template <typename Visit>
+  absl::StatusOr<size_t> Advance(size_t size, Visit visit) {
+    size_t done = 0;
+    while (done < size && index_ < tensors_.size()) {
+      const optim::StateTensor& tensor = tensors_[index_];
+      const size_t part = std::min(size - done, tensor.byte_count - offset_);
+      if (part > 0) MNEMO_RETURN_IF_ERROR(visit(tensor.data + offset_, part));
+      done += part;
+      offset_ += part;
+      if (offset_ == tensor.byte_count) {
+        ++index_;
+        offset_ = 0;
+      }
+    }
+    return done;
+  }
+
+  bool at_end() const { return index_ == tensors_.size(); }
+
+ private:
+  std::vector<optim::StateTensor> tensors_;
+  size_t index_ = 0;
+  size_t offset_ = 0;
+};
+
+// Each step of an export follows from the one before, so that no two run at once: the turn, the
+// header, then read and write in turn, then the end. Only Finish, the last, lets OnDone delete it.
+class ExportReactor final : public grpc::ServerWriteReactor<v1::ExportStateResponse> {
+ public:
+  ExportReactor(SessionStore& store, StepExecutor& executor, const v1::ExportStateRequest& request)
+      : executor_(executor) {
+    const absl::Status status = Start(store, request);
+    if (!status.ok()) End(status);
+  }
+
+  void OnWriteDone(bool ok) override {
+    if (!ok) return End(absl::CancelledError("the client is gone"));
+    if (ended_) return End(absl::OkStatus());
+    const absl::Status submitted =
+        executor_.Submit([this](StepExecutor::Device& device) { WriteNext(device.backend()); });
+    if (!submitted.ok()) End(submitted);
+  }
+
+  void OnDone() override { delete this; }
+
+ private:
+  absl::Status Start(SessionStore& store, const v1::ExportStateRequest& request) {
+    MNEMO_ASSIGN_OR_RETURN(session_, store.FindWithToken(request.name(), request.token()));
+    return session_->turnstile().Ask([this](std::unique_ptr<Turnstile::Turn> turn) {
+      turn_ = std::move(turn);
+      WriteHeader();
+    });
+  }
+
+  void WriteHeader() {
+    std::vector<optim::StateTensor> tensors = session_->state().optimizer->Tensors();
+    *message_.mutable_part()->mutable_header() = MakeStateHeader(*session_, tensors);
+    cursor_ = std::make_unique<TensorCursor>(std::move(tensors));
+    StartWrite(&message_);
+  }
+
+  void WriteNext(kernels::Backend& backend) {
+    if (cursor_->at_end()) {
+      ended_ = true;
+      message_.mutable_part()->mutable_end()->set_crc32c(crc32c_);
+      return StartWrite(&message_);
+    }
+    std::string& data = *message_.mutable_part()->mutable_data();
+    data.resize(kPartBytes);
+    auto* target = reinterpret_cast<std::byte*>(data.data());
+    const auto read = cursor_->Advance(kPartBytes, [&](std::byte* source, size_t size) {
+      const absl::Status status = backend.Download(source, target, size);
+      target += size;
+      return status;
+    });
+    if (!read.ok()) return End(read.status());
+    data.resize(*read);
+    crc32c_ = ExtendCrc32c(crc32c_, std::as_bytes(std::span(data)));
+    StartWrite(&message_);
+  }
+
+  void End(const absl::Status& status) {
+    turn_.reset();
+    Finish(ToGrpcStatus(status));
+  }
+
+  StepExecutor& executor_;
+  std::shared_ptr<Session> session_;
+  std::unique_ptr<Turnstile::Turn> turn_;
+  std::unique_ptr<TensorCursor> cursor_;
+  v1::ExportStateResponse message_;
+  uint32_t crc32c_ = 0;
+  bool ended_ = false;
+};
+
+// As an export, in the other direction: the new state is filled aside.
+class ImportReactor final : public grpc::ServerReadReactor<v1::ImportStateRequest> {
+ public:
+  ImportReactor(SessionStore& store, StepExecutor& executor, v1::ImportStateResponse& response)
+      : store_(store), executor_(executor), response_(response) {
+    StartRead(&message_);
+  }
+
+  void OnReadDone(bool ok) override {
+    if (!ok) return End(Violation("the import ended before its end part; nothing was changed"));
+    switch (message_.part().part_case()) {
+      case v1::StatePart::kHeader:
+        return EndOnError(TakeHeader());
+      case v1::StatePart::kData:
+        return EndOnError(TakeData());
+      case v1::StatePart::kEnd:
+        return EndOnError(TakeEnd());
+      case v1::StatePart::PART_NOT_SET:
+        return End(Violation("a message of the import holds no part"));
+    }
+  }
+
+  void OnDone() override { delete this; }
+
+ private:
+  // Runs `task` on the executor's thread, and ends the import if it fails.
+  absl::Status Submit(std::function<absl::Status(StepExecutor::Device&)> task) {
+    return executor_.Submit([this, task = std::move(task)](StepExecutor::Device& device) {
+      const absl::Status status = task(device);
+      if (!status.ok()) End(status);
+    });
+  }
+
+  absl::Status TakeHeader() {
+    if (session_ != nullptr) return Violation("a second header came");
+    MNEMO_ASSIGN_OR_RETURN(session_, store_.FindWithToken(message_.name(), message_.token()));
+    MNEMO_ASSIGN_OR_RETURN(reservation_, store_.budget().Reserve(session_->state_bytes()));
+    header_ = message_.part().header();
+    return Submit([this](StepExecutor::Device& device) -> absl::Status {
+      const optim::OptimizerInfo& info = session_->optimizer();
+      MNEMO_ASSIGN_OR_RETURN(optim::Optimizer * optimizer,
+                             device.GetOptimizer(info.name, info.version));
+      MNEMO_ASSIGN_OR_RETURN(state_, optimizer->Init(session_->layout()));
+      std::vector<optim::StateTensor> tensors = state_->Tensors();
+      MNEMO_RETURN_IF_ERROR(CheckStateHeader(header_, *session_, tensors));
+      cursor_ = std::make_unique<TensorCursor>(std::move(tensors));
+      StartRead(&message_);
+      return absl::OkStatus();
+    });
+  }
+
+  absl::Status TakeData() {
+    if (cursor_ == nullptr) return Violation("data came before the header");
+    return Submit([this](StepExecutor::Device& device) -> absl::Status {
+      const std::string& data = message_.part().data();
+      const auto* source = reinterpret_cast<const std::byte*>(data.data());
+      MNEMO_ASSIGN_OR_RETURN(
+          const size_t taken, cursor_->Advance(data.size(), [&](std::byte* target, size_t size) {
+            const absl::Status status = device.backend().Upload(source, target, size);
+            source += size;
+            return status;
+          }));
+      if (taken < data.size()) return Violation("the state has more data than its header says");
+      crc32c_ = ExtendCrc32c(crc32c_, std::as_bytes(std::span(data)));
+      MNEMO_RETURN_IF_ERROR(device.backend().Synchronize());
+      StartRead(&message_);
+      return absl::OkStatus();
+    });
+  }
+
+  absl::Status TakeEnd() {
+    if (cursor_ == nullptr) return Violation("the end came before the header");
+    if (!cursor_->at_end()) {
+      return WithReason(DataLoss("the state is shorter than its header says; nothing was changed"),
+                        "STATE_TRUNCATED");
+    }
+    if (message_.part().end().crc32c() != crc32c_) {
+      return WithReason(DataLoss("the state's checksum does not fit its data; nothing was changed"),
+                        "CHECKSUM_MISMATCH");
+    }
+    MNEMO_ASSIGN_OR_RETURN(const int64_t epoch, session_->Take(nullptr));
+    session_->Release(epoch);
+    return session_->turnstile().Ask([this](std::unique_ptr<Turnstile::Turn> turn) {
+      turn_ = std::move(turn);
+      EndOnError(Submit([this](StepExecutor::Device&) {
+        PutInPlace();
+        return absl::OkStatus();
+      }));
+    });
+  }
+
+  void PutInPlace() {
+    SessionState& state = session_->state();
+    state.optimizer = std::move(state_);
+    state.last_step = header_.step();
+    state.clocks.assign(header_.parameter_steps().begin(), header_.parameter_steps().end());
+    state.last.reset();
+    session_->ReportStep(state.last_step);
+    *response_.mutable_session() = ToProto(*session_, /*with_parameters=*/false);
+    End(absl::OkStatus());
+  }
+
+  void EndOnError(const absl::Status& status) {
+    if (!status.ok()) End(status);
+  }
+
+  void End(const absl::Status& status) {
+    turn_.reset();
+    state_.reset();
+    Finish(ToGrpcStatus(status));
+  }
+
+  SessionStore& store_;
+  StepExecutor& executor_;
+  v1::ImportStateResponse& response_;
+  v1::ImportStateRequest message_;
+  std::shared_ptr<Session> session_;
+  MemoryBudget::Reservation reservation_;
+  v1::StateHeader header_;
+  std::unique_ptr<optim::OptimizerState> state_;
+  std::unique_ptr<TensorCursor> cursor_;
+  std::unique_ptr<Turnstile::Turn> turn_;
+  uint32_t crc32c_ = 0;
+};
+
+}  // namespace
+
+grpc::ServerWriteReactor<v1::ExportStateResponse>* StartExport(
+    SessionStore& store, StepExecutor& executor, const v1::ExportStateRequest& request) {
+  return new ExportReactor(store, executor, request);
+}
+
+grpc::ServerReadReactor<v1::ImportStateRequest>* StartImport(SessionStore& store,
+                                                             StepExecutor& executor,
+                                                             v1::ImportStateResponse& response) {
+  return new ImportReactor(store, executor, response);
+}
+
+}  // namespace mnemosyne::server

@@ -1,0 +1,123 @@
+#include "server/rpc/step_call.h"
+
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "base/error.h"
+#include "base/status_macros.h"
+#include "server/rpc/session_codec.h"
+#include "server/rpc/status_codec.h"
+#include "server/session/pending_step.h"
+
+namespace mnemosyne::server {
+namespace {
+
+// A call on its way; held by whatever it waits for, and freed with the last of them.
+class StepCall : public std::enable_shared_from_this<StepCall> {
+ public:
+  StepCall(SessionStore& store, StepExecutor& executor, int64_t message_bytes_max,
+           const v1::StepRequest& request, v1::StepResponse& response,
+           grpc::ServerUnaryReactor& reactor)
+      : store_(store),
+        executor_(executor),
+        message_bytes_max_(message_bytes_max),
+        request_(request),
+        response_(response),
+        reactor_(reactor) {}
+
+  void Start() {
+    if (const absl::Status status = TryStart(); !status.ok()) Finish(status);
+  }
+
+ private:
+  absl::Status TryStart();
+  absl::Status TryStep(std::unique_ptr<Turnstile::Turn> turn);
+  void Answer(PendingStep& step);
+  void Finish(const absl::Status& status) { reactor_.Finish(ToGrpcStatus(status)); }
+
+  SessionStore& store_;
+  StepExecutor& executor_;
+  const int64_t message_bytes_max_;
+  const v1::StepRequest& request_;
+  v1::StepResponse& response_;
+  grpc::ServerUnaryReactor& reactor_;
+
+  std::shared_ptr<Session> session_;
+  int64_t epoch_ = 0;
+  DataType gradient_encoding_ = DataType::kFloat32;
+  DataType update_encoding_ = DataType::kFloat32;
+};
+
+absl::Status StepCall::TryStart() {
+  MNEMO_ASSIGN_OR_RETURN(session_, store_.FindWithToken(request_.session(), request_.token()));
+  MNEMO_ASSIGN_OR_RETURN(gradient_encoding_,
+                         WireEncoding(request_.gradient_encoding(), "gradient_encoding"));
+  MNEMO_ASSIGN_OR_RETURN(update_encoding_,
+                         WireEncoding(request_.update_encoding(), "update_encoding"));
+  const auto answer_bytes =
+      static_cast<int64_t>(session_->layout().element_count() * ElementSize(update_encoding_));
+  if (answer_bytes > message_bytes_max_) {
+    return WithReason(InvalidArgument("the updates have {} bytes, a message has at most {}; use "
+                                      "the Optimize stream",
+                                      answer_bytes, message_bytes_max_),
+                      "UNSUPPORTED");
+  }
+  if (request_.epoch() != 0) {
+    epoch_ = request_.epoch();
+  } else {
+    MNEMO_ASSIGN_OR_RETURN(epoch_, session_->Take(nullptr));
+    session_->Release(epoch_);
+  }
+  return session_->turnstile().Ask(
+      [self = shared_from_this()](std::unique_ptr<Turnstile::Turn> turn) {
+        if (const absl::Status status = self->TryStep(std::move(turn)); !status.ok()) {
+          self->Finish(status);
+        }
+      });
+}
+
+absl::Status StepCall::TryStep(std::unique_ptr<Turnstile::Turn> turn) {
+  MNEMO_RETURN_IF_ERROR(session_->CheckHolder(epoch_));
+  MNEMO_ASSIGN_OR_RETURN(std::unique_ptr<PendingStep> step,
+                         PendingStep::Begin(session_, std::move(turn), FromProto(request_.begin()),
+                                            gradient_encoding_, /*accepts_loss=*/false));
+  for (const v1::TensorChunk& chunk : request_.chunks()) {
+    const codec::Slice payload = std::as_bytes(std::span(chunk.payload()));
+    codec::ChunkView view{.parameter = chunk.parameter(),
+                          .cell = chunk.cell(),
+                          .crc32c = std::nullopt,
+                          .payload = codec::SliceCursor(std::span(&payload, 1))};
+    if (chunk.has_crc32c()) view.crc32c = chunk.crc32c();
+    MNEMO_RETURN_IF_ERROR(step->Place(view));
+  }
+  MNEMO_RETURN_IF_ERROR(step->CheckComplete());
+  return executor_.SubmitStep(
+      std::move(step),
+      [self = shared_from_this()](std::unique_ptr<PendingStep> done, const absl::Status& status) {
+        if (status.ok()) self->Answer(*done);
+        done.reset();  // The turn ends before the client can send the next step.
+        self->Finish(status);
+      });
+}
+
+void StepCall::Answer(PendingStep& step) {
+  response_.set_epoch(epoch_);
+  *response_.mutable_done() = ToProto(step.outcome());
+  while (!step.exhausted()) {
+    v1::OptimizeResponse part;
+    part.ParseFromString(step.NextUpdates(update_encoding_, 1 << 20, /*checksums=*/false));
+    response_.mutable_chunks()->MergeFrom(part.chunks());
+  }
+}
+
+}  // namespace
+
+void RunStepCall(SessionStore& store, StepExecutor& executor, int64_t message_bytes_max,
+                 const v1::StepRequest& request, v1::StepResponse& response,
+                 grpc::ServerUnaryReactor& reactor) {
+  std::make_shared<StepCall>(store, executor, message_bytes_max, request, response, reactor)
+      ->Start();
+}
+
+}  // namespace mnemosyne::server

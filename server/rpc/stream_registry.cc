@@ -1,0 +1,73 @@
+#include "server/rpc/stream_registry.h"
+
+#include <utility>
+
+#include "absl/time/time.h"
+#include "base/error.h"
+
+namespace mnemosyne::server {
+
+StreamRegistry::StreamRegistry(size_t stream_count_max)
+    : stream_count_max_(stream_count_max), ticker_([this] { TickUntilStopped(); }) {}
+
+StreamRegistry::~StreamRegistry() {
+  {
+    absl::MutexLock lock(&mutex_);
+    stopped_ = true;
+  }
+  ticker_.join();
+}
+
+absl::Status StreamRegistry::Add(const std::shared_ptr<OptimizeConversation>& conversation) {
+  absl::MutexLock lock(&mutex_);
+  if (draining_) {
+    return WithReason(Unavailable("the daemon is shutting down; open the stream again a little "
+                                  "later"),
+                      "SHUTTING_DOWN");
+  }
+  std::erase_if(streams_, [](const auto& stream) { return stream.expired(); });
+  if (streams_.size() >= stream_count_max_) {
+    return WithReason(ResourceExhausted("there are {} streams already, which is the most; close "
+                                        "some, or raise --streams-max",
+                                        streams_.size()),
+                      "TOO_MANY_STREAMS");
+  }
+  streams_.push_back(conversation);
+  return absl::OkStatus();
+}
+
+void StreamRegistry::Drain() {
+  {
+    absl::MutexLock lock(&mutex_);
+    draining_ = true;
+  }
+  for (const auto& stream : Alive()) stream->OnDrain();
+}
+
+size_t StreamRegistry::count() const {
+  absl::MutexLock lock(&mutex_);
+  size_t count = 0;
+  for (const auto& stream : streams_) count += stream.expired() ? 0 : 1;
+  return count;
+}
+
+std::vector<std::shared_ptr<OptimizeConversation>> StreamRegistry::Alive() {
+  absl::MutexLock lock(&mutex_);
+  std::vector<std::shared_ptr<OptimizeConversation>> alive;
+  for (const auto& stream : streams_) {
+    if (auto conversation = stream.lock()) alive.push_back(std::move(conversation));
+  }
+  return alive;
+}
+
+void StreamRegistry::TickUntilStopped() {
+  while (true) {
+    {
+      absl::MutexLock lock(&mutex_);
+      if (mutex_.AwaitWithTimeout(absl::Condition(&stopped_), absl::Seconds(1))) return;
+    }
+    for (const auto& stream : Alive()) stream->OnTick();
+  }
+}
+
+}  // namespace mnemosyne::server

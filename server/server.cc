@@ -1,0 +1,127 @@
+#include "server/server.h"
+
+#include <grpcpp/ext/proto_server_reflection_plugin.h>
+#include <grpcpp/grpcpp.h>
+#include <grpcpp/health_check_service_interface.h>
+#include <sys/stat.h>
+
+#include <chrono>
+#include <utility>
+
+#include "base/error.h"
+#include "base/status_macros.h"
+#include "server/listen_check.h"
+#include "server/telemetry/log.h"
+
+namespace mnemosyne::server {
+namespace {
+
+constexpr int kKeepaliveMs = 60'000;
+constexpr int kKeepaliveTimeoutMs = 20'000;
+constexpr int kClientPingIntervalMs = 10'000;
+constexpr int kHandshakeTimeoutMs = 20'000;
+constexpr int kMetadataBytesMax = 16 * 1024;
+constexpr int kStreamsPerConnectionMax = 1024;
+
+StreamLimits MakeStreamLimits(const ServerConfig& config) {
+  return {.message_bytes_max = config.message_max,
+          .heartbeat_seconds = static_cast<int32_t>(config.heartbeat_seconds),
+          .step_timeout_seconds = static_cast<int32_t>(config.step_timeout_seconds)};
+}
+
+SessionLimits MakeSessionLimits(const ServerConfig& config) {
+  return {.session_count_max = static_cast<size_t>(config.sessions_max),
+          .parameter_count_max = static_cast<size_t>(config.parameters_max),
+          .cell_elements = static_cast<size_t>(config.cell_elements)};
+}
+
+absl::StatusOr<std::unique_ptr<kernels::Backend>> OpenDevice(const ServerConfig& config) {
+  const kernels::CpuOptions cpu{.threads = static_cast<int>(config.threads), .isa = config.isa};
+  if (config.device != "auto") return kernels::CreateBackend(config.device, cpu);
+  if (auto gpu = kernels::CreateBackend("cuda:0", cpu); gpu.ok()) return gpu;
+  return kernels::CreateBackend("cpu", cpu);
+}
+
+void SetBounds(const ServerConfig& config, grpc::ServerBuilder& builder) {
+  builder.SetMaxReceiveMessageSize(static_cast<int>(config.message_max));
+  builder.SetMaxSendMessageSize(-1);
+  // Without this a second daemon on the same port would share its clients instead of failing.
+  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveMs);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeoutMs);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS,
+                             kClientPingIntervalMs);
+  builder.AddChannelArgument(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, kHandshakeTimeoutMs);
+  builder.AddChannelArgument(GRPC_ARG_MAX_METADATA_SIZE, kMetadataBytesMax);
+  builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, kStreamsPerConnectionMax);
+}
+
+}  // namespace
+
+Server::Server(const ServerConfig& config, std::unique_ptr<kernels::Backend> backend,
+               const Clock& clock)
+    : config_(config),
+      budget_(config.memory_max),
+      executor_(std::make_unique<StepExecutor>(std::move(backend),
+                                               static_cast<size_t>(config.queue_max), clock)),
+      store_(MakeSessionLimits(config), budget_, *executor_, clock),
+      streams_(static_cast<size_t>(config.streams_max)),
+      service_(store_, *executor_, streams_, MakeStreamLimits(config), clock) {}
+
+Server::~Server() {
+  if (grpc_ != nullptr) Drain();
+}
+
+absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerConfig& config,
+                                                      const Clock& clock) {
+  for (const std::string& address : config.listen) MNEMO_RETURN_IF_ERROR(CheckTcpAddress(address));
+  if (!config.socket.empty()) MNEMO_RETURN_IF_ERROR(CheckSocketPath(config.socket));
+  MNEMO_ASSIGN_OR_RETURN(std::unique_ptr<kernels::Backend> backend, OpenDevice(config));
+  std::unique_ptr<Server> server(new Server(config, std::move(backend), clock));
+  MNEMO_RETURN_IF_ERROR(server->Listen());
+  return server;
+}
+
+absl::Status Server::Listen() {
+  grpc::EnableDefaultHealthCheckService(true);
+  grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+  grpc::ServerBuilder builder;
+  SetBounds(config_, builder);
+  builder.RegisterService(&service_);
+  std::vector<int> ports(config_.listen.size());
+  for (size_t i = 0; i < ports.size(); ++i) {
+    builder.AddListeningPort(config_.listen[i], grpc::InsecureServerCredentials(), &ports[i]);
+  }
+  if (!config_.socket.empty()) {
+    builder.AddListeningPort("unix:" + config_.socket, grpc::InsecureServerCredentials());
+  }
+  const mode_t mask = umask(0077);  // The socket file is its owner's alone.
+  grpc_ = builder.BuildAndStart();
+  umask(mask);
+  if (grpc_ == nullptr) {
+    return Unavailable("cannot listen on {}{}; another program may have taken it a moment ago",
+                       fmt::join(config_.listen, ", "),
+                       config_.socket.empty() ? "" : " unix:" + config_.socket);
+  }
+  for (size_t i = 0; i < ports.size(); ++i) {
+    const std::string& address = config_.listen[i];
+    addresses_.push_back(fmt::format("{}:{}", address.substr(0, address.rfind(':')), ports[i]));
+  }
+  return absl::OkStatus();
+}
+
+void Server::Drain() {
+  const auto deadline =
+      std::chrono::system_clock::now() + std::chrono::seconds(config_.drain_seconds);
+  if (auto* health = grpc_->GetHealthCheckService()) health->Shutdown();
+  streams_.Drain();
+  // Cancels what is left at the deadline: no client can hold the daemon up.
+  grpc_->Shutdown(deadline);
+  grpc_->Wait();
+  executor_->Stop();
+  grpc_.reset();
+  if (!config_.socket.empty()) ::unlink(config_.socket.c_str());
+}
+
+}  // namespace mnemosyne::server

@@ -1,0 +1,55 @@
+// The daemon: owns everything, in order; starts, drains, stops.
+#pragma once
+
+#include <grpcpp/server.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "base/clock.h"
+#include "server/config/server_config.h"
+#include "server/rpc/optimizer_service.h"
+#include "server/rpc/stream_registry.h"
+#include "server/session/memory_budget.h"
+#include "server/session/session_store.h"
+#include "server/session/step_executor.h"
+
+namespace mnemosyne::server {
+
+// Thread-safety: Start, Drain and the destructor belong to one thread.
+class Server {
+ public:
+  // Makes the device ready and listens. FailedPrecondition or Unavailable say which option cannot
+  // be met and why: a busy port, a folder that cannot be written, a device that is not there.
+  static absl::StatusOr<std::unique_ptr<Server>> Start(const ServerConfig& config,
+                                                       const Clock& clock);
+
+  // Lets steps in hand finish, ends all streams, takes no more calls, and stops. Returns within
+  // config.drain_seconds and a little more.
+  void Drain();
+
+  // Where it listens, with the ports that were taken.
+  const std::vector<std::string>& addresses() const { return addresses_; }
+  const ServerConfig& config() const { return config_; }
+  const StepExecutor& executor() const { return *executor_; }
+
+  ~Server();
+
+ private:
+  Server(const ServerConfig& config, std::unique_ptr<kernels::Backend> backend, const Clock& clock);
+
+  absl::Status Listen();
+
+  const ServerConfig config_;
+  MemoryBudget budget_;
+  std::unique_ptr<StepExecutor> executor_;
+  SessionStore store_;
+  StreamRegistry streams_;
+  OptimizerService service_;
+  std::unique_ptr<grpc::Server> grpc_;
+  std::vector<std::string> addresses_;
+};
+
+}  // namespace mnemosyne::server

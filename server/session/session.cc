@@ -1,0 +1,146 @@
+#include "server/session/session.h"
+
+#include <openssl/crypto.h>
+
+#include <utility>
+#include <vector>
+
+#include "base/error.h"
+#include "base/status_macros.h"
+
+namespace mnemosyne::server {
+namespace {
+
+std::vector<size_t> ElementCounts(const optim::ParameterLayout& layout) {
+  std::vector<size_t> counts;
+  for (const optim::ParameterLayout::Run& run : layout.runs()) counts.push_back(run.count);
+  return counts;
+}
+
+absl::Status Superseded() {
+  return WithReason(
+      MakeError(absl::StatusCode::kAborted,
+                "a newer stream or call holds this session; do not open it again from here"),
+      "SUPERSEDED");
+}
+
+}  // namespace
+
+Session::Session(Parts parts, const Clock& clock)
+    : name_(std::move(parts.name)),
+      token_(std::move(parts.token)),
+      device_(std::move(parts.device)),
+      optimizer_(parts.optimizer),
+      layout_(std::move(parts.layout)),
+      grid_(ElementCounts(layout_), parts.cell_elements),
+      state_bytes_(parts.state_bytes),
+      reservation_(std::move(parts.reservation)),
+      clock_(clock),
+      create_time_(clock.Now()),
+      turnstile_(std::make_shared<Turnstile>()),
+      spec_(std::move(parts.spec)),
+      rules_(std::move(parts.rules)) {}
+
+absl::Status Session::Allocate(optim::Optimizer& optimizer, kernels::Backend& backend) {
+  const size_t bytes = layout_.arena_size() * sizeof(float);
+  state_.clocks.assign(layout_.parameters().size(), 0);
+  MNEMO_ASSIGN_OR_RETURN(state_.optimizer, optimizer.Init(layout_));
+  MNEMO_ASSIGN_OR_RETURN(state_.staging, backend.AllocateHost(bytes));
+  if (!backend.host_accessible()) {
+    MNEMO_ASSIGN_OR_RETURN(state_.values, backend.Allocate(bytes));
+  }
+  return absl::OkStatus();
+}
+
+bool Session::TokenMatches(std::string_view token) const {
+  return token.size() == token_.size() &&
+         CRYPTO_memcmp(token.data(), token_.data(), token.size()) == 0;
+}
+
+SessionSpec Session::spec() const {
+  absl::MutexLock lock(&mutex_);
+  return spec_;
+}
+
+std::shared_ptr<const StepRules> Session::rules() const {
+  absl::MutexLock lock(&mutex_);
+  return rules_;
+}
+
+void Session::SetRules(SessionSpec spec, std::shared_ptr<const StepRules> rules) {
+  absl::MutexLock lock(&mutex_);
+  spec_ = std::move(spec);
+  rules_ = std::move(rules);
+}
+
+absl::StatusOr<int64_t> Session::Take(Eviction eviction) {
+  Eviction evicted;
+  int64_t epoch = 0;
+  {
+    absl::MutexLock lock(&mutex_);
+    MNEMO_RETURN_IF_ERROR(CheckOpen());
+    evicted = std::exchange(eviction_, std::move(eviction));
+    epoch = ++progress_.epoch;
+    progress_.held = true;
+  }
+  if (evicted) evicted(Superseded());
+  return epoch;
+}
+
+void Session::Release(int64_t epoch) {
+  Eviction released;  // Destroyed without the lock.
+  absl::MutexLock lock(&mutex_);
+  if (progress_.epoch != epoch) return;
+  released = std::exchange(eviction_, nullptr);
+  progress_.held = false;
+}
+
+absl::Status Session::CheckHolder(int64_t epoch) const {
+  absl::MutexLock lock(&mutex_);
+  MNEMO_RETURN_IF_ERROR(CheckOpen());
+  return progress_.epoch == epoch ? absl::OkStatus() : Superseded();
+}
+
+void Session::Close() {
+  Eviction evicted;
+  const absl::Status deleted = WithReason(NotFound("the session was deleted"), "SESSION_NOT_FOUND");
+  {
+    absl::MutexLock lock(&mutex_);
+    closed_ = deleted;
+    evicted = std::exchange(eviction_, nullptr);
+    progress_.held = false;
+  }
+  if (evicted) evicted(deleted);
+}
+
+void Session::Quarantine(const absl::Status& cause) {
+  Eviction evicted;
+  const absl::Status faulted = WithReason(
+      Internal(
+          "this session failed and takes no more steps: {}; export what can be had, delete it, "
+          "and make a new one",
+          ErrorMessage(cause)),
+      "SESSION_FAULTED");
+  {
+    absl::MutexLock lock(&mutex_);
+    closed_ = faulted;
+    evicted = std::exchange(eviction_, nullptr);
+    progress_.held = false;
+  }
+  if (evicted) evicted(faulted);
+}
+
+Session::Progress Session::progress() const {
+  absl::MutexLock lock(&mutex_);
+  return progress_;
+}
+
+void Session::ReportStep(int64_t last_step) {
+  absl::MutexLock lock(&mutex_);
+  progress_.last_step = last_step;
+  progress_.last_step_time = clock_.Now();
+}
+
+absl::Status Session::CheckOpen() const { return closed_; }
+
+}  // namespace mnemosyne::server

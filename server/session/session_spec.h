@@ -1,0 +1,61 @@
+// All that decides how a session steps, checked and with its values resolved.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "optim/gradient_policy.h"
+#include "optim/hyperparameters.h"
+#include "optim/learning_rate_schedule.h"
+#include "optim/optimizer.h"
+#include "optim/parameter_spec.h"
+
+namespace mnemosyne::server {
+
+// Parameters that share hyper-parameters.
+struct GroupSpec {
+  std::string name;
+  std::map<std::string, double> hyperparameters;
+};
+
+// What a client asks for. Plain values, not checked yet.
+struct SessionSpec {
+  std::string optimizer;
+  std::string optimizer_version;  // Empty for the newest.
+  std::vector<optim::ParameterSpec> parameters;
+  std::vector<GroupSpec> groups;  // None is one group without values of its own.
+  std::map<std::string, double> hyperparameters;
+  optim::LearningRateSchedule schedule;
+  optim::GradientPolicy policy;
+  std::optional<int64_t> horizon;
+  std::string label;
+};
+
+// The most bytes of a label.
+inline constexpr size_t kLabelBytesMax = 256;
+
+// The part of a spec that may change between steps, with every hyper-parameter filled in. A step
+// keeps the rules that were in force when it began.
+struct StepRules {
+  std::vector<optim::HyperparameterValues> groups;  // [groups], in the order of the table.
+  optim::LearningRateSchedule schedule;
+  optim::GradientPolicy policy;
+};
+
+// Checks the optimizer's name, the groups, the schedule, the policy and the label, fills in
+// optimizer_version and a first group, and returns the optimizer.
+//
+// Errors: NotFound for an unknown optimizer; InvalidArgument for the rest, with a reason.
+absl::StatusOr<const optim::OptimizerInfo*> CheckSessionSpec(SessionSpec& spec);
+
+// The rules of a checked spec. InvalidArgument for a hyper-parameter that the optimizer lacks or
+// that is out of its bounds.
+absl::StatusOr<std::shared_ptr<const StepRules>> ResolveRules(const SessionSpec& spec,
+                                                              const optim::OptimizerInfo& info);
+
+}  // namespace mnemosyne::server

@@ -1,0 +1,36 @@
+// What a session keeps between steps.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "kernels/buffer.h"
+#include "optim/optimizer.h"
+#include "optim/step_plan.h"
+#include "server/session/step_request.h"
+
+namespace mnemosyne::server {
+
+// What is needed to answer the last step once more.
+struct LastStep {
+  optim::StepPlan plan;
+  std::vector<uint64_t> fingerprints;  // [cells of the grid]; 0 for cells of absent parameters.
+  StepOutcome outcome;
+  bool zero_non_finite = false;
+};
+
+// Only the holder of the session's turn touches it. The staging buffer holds gradients in the
+// layout's arena until the step is computed, and updates after it; on a device with memory of its
+// own, `values` is the copy there.
+struct SessionState {
+  std::unique_ptr<optim::OptimizerState> optimizer;
+  int64_t last_step = 0;
+  std::vector<int64_t> clocks;   // [parameters]: steps that each took part in.
+  std::optional<LastStep> last;  // Nothing before the first step and after an import.
+  kernels::Buffer staging;       // [arena_size] floats on the host.
+  kernels::Buffer values;        // The same on the device; empty if the device uses `staging`.
+};
+
+}  // namespace mnemosyne::server

@@ -1,0 +1,206 @@
+#include "server/session/session_store.h"
+
+#include <openssl/rand.h>
+
+#include <array>
+#include <span>
+#include <utility>
+
+#include "base/check.h"
+#include "base/error.h"
+#include "base/status_macros.h"
+
+namespace mnemosyne::server {
+namespace {
+
+// `size` random bytes in hexadecimal, from the operating system's generator.
+std::string RandomHex(size_t size) {
+  std::vector<unsigned char> bytes(size);
+  MNEMO_CHECK(RAND_bytes(bytes.data(), static_cast<int>(size)) == 1);
+  std::string text;
+  for (const unsigned char byte : bytes) text += fmt::format("{:02x}", byte);
+  return text;
+}
+
+constexpr size_t kNameBytes = 8;    // 64 bits: unique among the sessions of a daemon.
+constexpr size_t kTokenBytes = 32;  // 256 bits: not to be guessed.
+
+// What a session keeps beside its arenas, for each parameter and each cell: specs, clocks, plans,
+// bitmaps and fingerprints of the last step and of the one on its way.
+constexpr int64_t kBytesPerParameter = 512;
+constexpr int64_t kBytesPerCell = 32;
+constexpr int64_t kBytesPerSession = 16 * 1024;
+
+int64_t TableBytes(const optim::ParameterLayout& layout, size_t cell_elements) {
+  int64_t bytes = kBytesPerSession;
+  for (size_t i = 0; i < layout.parameters().size(); ++i) {
+    const size_t cells = (layout.runs()[i].count + cell_elements - 1) / cell_elements;
+    bytes += kBytesPerParameter + static_cast<int64_t>(layout.parameters()[i].name.size()) +
+             kBytesPerCell * static_cast<int64_t>(cells);
+  }
+  return bytes;
+}
+
+}  // namespace
+
+SessionStore::SessionStore(SessionLimits limits, MemoryBudget& budget, StepExecutor& executor,
+                           const Clock& clock)
+    : limits_(limits), budget_(budget), executor_(executor), clock_(clock) {}
+
+absl::StatusOr<std::shared_ptr<Session>> SessionStore::Prepare(SessionSpec spec,
+                                                               optim::Optimizer& optimizer,
+                                                               kernels::Backend& backend) const {
+  MNEMO_ASSIGN_OR_RETURN(auto rules, ResolveRules(spec, optimizer.info()));
+  auto created = optim::ParameterLayout::Create(std::exchange(spec.parameters, {}));
+  if (!created.ok()) return WithReason(created.status(), "INVALID_PARAMETER");
+  optim::ParameterLayout layout = *std::move(created);
+
+  const auto state_bytes = static_cast<int64_t>(optimizer.StateBytes(layout));
+  const auto arena_bytes = static_cast<int64_t>(layout.arena_size() * sizeof(float));
+  const int64_t arenas = backend.host_accessible() ? 1 : 2;
+  MNEMO_ASSIGN_OR_RETURN(MemoryBudget::Reservation reservation,
+                         budget_.Reserve(state_bytes + arenas * arena_bytes +
+                                         TableBytes(layout, limits_.cell_elements)));
+  auto session =
+      std::make_shared<Session>(Session::Parts{.name = "sessions/" + RandomHex(kNameBytes),
+                                               .token = RandomHex(kTokenBytes),
+                                               .device = std::string(backend.name()),
+                                               .spec = std::move(spec),
+                                               .optimizer = &optimizer.info(),
+                                               .rules = std::move(rules),
+                                               .layout = std::move(layout),
+                                               .cell_elements = limits_.cell_elements,
+                                               .state_bytes = state_bytes,
+                                               .reservation = std::move(reservation)},
+                                clock_);
+  MNEMO_RETURN_IF_ERROR(session->Allocate(optimizer, backend));
+  return session;
+}
+
+void SessionStore::Create(const std::string& request_id, uint64_t spec_fingerprint,
+                          SessionSpec spec, CreateCallback done) {
+  const auto checked = CheckSessionSpec(spec);
+  if (!checked.ok()) return done(checked.status());
+  if (spec.parameters.size() > limits_.parameter_count_max) {
+    return done(WithReason(
+        ResourceExhausted("the session has {} parameters, the most is {}; raise --parameters-max",
+                          spec.parameters.size(), limits_.parameter_count_max),
+        "TOO_MANY_PARAMETERS"));
+  }
+
+  absl::Status refused;
+  std::shared_ptr<Session> made_before;
+  {
+    absl::MutexLock lock(&mutex_);
+    if (const auto found = creations_.find(request_id); found != creations_.end()) {
+      Creation& creation = found->second;
+      if (creation.spec_fingerprint != spec_fingerprint) {
+        refused = WithReason(
+            MakeError(absl::StatusCode::kAlreadyExists,
+                      "this request_id made a session with another spec; use a new request_id"),
+            "REQUEST_ID_REUSED");
+      } else if (creation.session == nullptr) {
+        creation.waiting.push_back(std::move(done));
+        return;
+      } else {
+        made_before = creation.session;
+      }
+    } else if (creations_.size() >= limits_.session_count_max) {
+      refused = WithReason(ResourceExhausted("there are {} sessions already, which is the most; "
+                                             "delete some, or raise --sessions-max",
+                                             creations_.size()),
+                           "TOO_MANY_SESSIONS");
+    } else {
+      Creation& creation = creations_[request_id];
+      creation.spec_fingerprint = spec_fingerprint;
+      creation.waiting.push_back(done);
+    }
+  }
+  if (!refused.ok()) return done(refused);
+  if (made_before != nullptr) return done(made_before);
+
+  const absl::Status submitted =
+      executor_.Submit([this, request_id, spec = std::move(spec)](StepExecutor::Device& device) {
+        const auto optimizer = device.GetOptimizer(spec.optimizer, spec.optimizer_version);
+        if (!optimizer.ok()) return Finish(request_id, optimizer.status());
+        Finish(request_id, Prepare(spec, **optimizer, device.backend()));
+      });
+  if (!submitted.ok()) Finish(request_id, submitted);
+}
+
+void SessionStore::Finish(const std::string& request_id,
+                          absl::StatusOr<std::shared_ptr<Session>> result) {
+  std::vector<CreateCallback> waiting;
+  {
+    absl::MutexLock lock(&mutex_);
+    Creation& creation = creations_[request_id];
+    waiting = std::move(creation.waiting);
+    creation.waiting.clear();
+    if (result.ok()) {
+      creation.session = *result;
+      const uint64_t number = ++last_number_;
+      order_[number] = (*result)->name();
+      sessions_[(*result)->name()] = {*result, request_id, number};
+    } else {
+      creations_.erase(request_id);
+    }
+  }
+  for (const CreateCallback& done : waiting) done(result);
+}
+
+absl::StatusOr<std::shared_ptr<Session>> SessionStore::Find(std::string_view name) const {
+  absl::MutexLock lock(&mutex_);
+  const auto found = sessions_.find(name);
+  if (found == sessions_.end()) {
+    return WithReason(NotFound("there is no such session; it may have been deleted, or the daemon "
+                               "was started anew: create one"),
+                      "SESSION_NOT_FOUND");
+  }
+  return found->second.session;
+}
+
+absl::StatusOr<std::shared_ptr<Session>> SessionStore::FindWithToken(std::string_view name,
+                                                                     std::string_view token) const {
+  MNEMO_ASSIGN_OR_RETURN(std::shared_ptr<Session> session, Find(name));
+  if (!session->TokenMatches(token)) {
+    return WithReason(MakeError(absl::StatusCode::kPermissionDenied,
+                                "the token is not this session's; use the one that CreateSession "
+                                "returned"),
+                      "WRONG_TOKEN");
+  }
+  return session;
+}
+
+std::vector<std::shared_ptr<Session>> SessionStore::List(size_t count, uint64_t after,
+                                                         uint64_t* next) const {
+  absl::MutexLock lock(&mutex_);
+  std::vector<std::shared_ptr<Session>> sessions;
+  *next = 0;
+  for (auto at = order_.upper_bound(after); at != order_.end(); ++at) {
+    if (sessions.size() == count) {
+      *next = std::prev(at)->first;
+      break;
+    }
+    sessions.push_back(sessions_.find(at->second)->second.session);
+  }
+  return sessions;
+}
+
+void SessionStore::Delete(const std::shared_ptr<Session>& session) {
+  {
+    absl::MutexLock lock(&mutex_);
+    const auto found = sessions_.find(session->name());
+    if (found == sessions_.end()) return;
+    creations_.erase(found->second.request_id);
+    order_.erase(found->second.number);
+    sessions_.erase(found);
+  }
+  session->Close();
+}
+
+size_t SessionStore::count() const {
+  absl::MutexLock lock(&mutex_);
+  return sessions_.size();
+}
+
+}  // namespace mnemosyne::server

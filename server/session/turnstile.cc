@@ -1,0 +1,41 @@
+#include "server/session/turnstile.h"
+
+#include <utility>
+
+#include "base/error.h"
+
+namespace mnemosyne::server {
+
+absl::Status Turnstile::Ask(Callback ready) {
+  {
+    absl::MutexLock lock(&mutex_);
+    if (taken_) {
+      if (line_.size() >= kLineMax) {
+        return WithReason(
+            ResourceExhausted("{} calls already wait for their turn on this session", kLineMax),
+            "QUEUE_FULL");
+      }
+      line_.push_back(std::move(ready));
+      return absl::OkStatus();
+    }
+    taken_ = true;
+  }
+  ready(std::make_unique<Turn>(shared_from_this()));
+  return absl::OkStatus();
+}
+
+void Turnstile::Next() {
+  Callback ready;
+  {
+    absl::MutexLock lock(&mutex_);
+    if (line_.empty()) {
+      taken_ = false;
+      return;
+    }
+    ready = std::move(line_.front());
+    line_.pop_front();
+  }
+  ready(std::make_unique<Turn>(shared_from_this()));
+}
+
+}  // namespace mnemosyne::server

@@ -1,0 +1,8 @@
+#include "server/version.h"
+
+namespace mnemosyne::server {
+
+const char* const kVersion = MNEMOSYNE_VERSION;
+const char* const kCommit = MNEMOSYNE_COMMIT;
+
+}  // namespace mnemosyne::server
