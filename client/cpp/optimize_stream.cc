@@ -1,0 +1,311 @@
+#include "mnemosyne/optimize_stream.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/error.h"
+#include "base/status_macros.h"
+#include "client/cpp/backoff.h"
+#include "client/cpp/channel.h"
+#include "client/cpp/frames.h"
+#include "client/cpp/rpc_status.h"
+#include "client/cpp/step_reader.h"
+#include "client/cpp/step_writer.h"
+#include "client/cpp/stream_impl.h"
+#include "mnemosyne/v1/optimizer_service.pb.h"
+#include "proto/codec/frame_writer.h"
+
+namespace mnemosyne {
+namespace {
+
+using std::chrono::steady_clock;
+
+constexpr int kProtocolRevision = 1;
+constexpr char kMethod[] = "/mnemosyne.v1.OptimizerService/Optimize";
+
+// Fields of OptimizeRequest.
+constexpr uint32_t kRequestOpen = 1;
+constexpr uint32_t kRequestHeartbeat = 5;
+
+// Fields of OptimizeResponse.
+constexpr uint32_t kResponseOpened = 1;
+constexpr uint32_t kResponseDone = 4;
+constexpr uint32_t kResponseError = 5;
+
+// A daemon that misses this many of its heartbeats is taken for gone.
+constexpr int kHeartbeatsMissedMax = 3;
+
+// How long the end of a stream may take before it is cancelled.
+constexpr std::chrono::seconds kCloseTimeout{1};
+
+}  // namespace
+
+OptimizeStream::Impl::Impl(std::string target, std::string session, std::string token,
+                           std::vector<size_t> element_counts, StreamOptions options)
+    : target_(std::move(target)),
+      session_(std::move(session)),
+      token_(std::move(token)),
+      element_counts_(std::move(element_counts)),
+      options_(std::move(options)) {}
+
+OptimizeStream::Impl::~Impl() {
+  {
+    const absl::MutexLock lock(&mutex_);
+    stopping_ = true;
+  }
+  if (heartbeats_.joinable()) heartbeats_.join();
+  const absl::MutexLock lock(&mutex_);
+  if (stream_) stream_->Close(steady_clock::now() + kCloseTimeout);
+}
+
+absl::Status OptimizeStream::Impl::Open() {
+  if (!IsWireType(options_.gradient_encoding) || !IsWireType(options_.update_encoding)) {
+    return InvalidArgument("wrong encoding: tensors travel as float32, bfloat16 or float16");
+  }
+  {
+    const absl::MutexLock lock(&mutex_);
+    const auto deadline = steady_clock::now() + options_.open_timeout;
+    Backoff backoff(options_.retry);
+    absl::Status opened = Connect(deadline);
+    while (IsTransient(opened) && WaitFor(backoff.Next(), deadline)) opened = Connect(deadline);
+    if (!opened.ok()) return opened;
+  }
+  heartbeats_ = std::thread([this] { HeartbeatLoop(); });
+  return absl::OkStatus();
+}
+
+absl::Status OptimizeStream::Impl::Connect(Time deadline) {
+  if (!channel_) channel_ = MakeChannel(target_);
+  v1::OpenStream open;
+  open.set_session(session_);
+  open.set_token(token_);
+  open.set_protocol_revision(kProtocolRevision);
+  open.set_gradient_encoding(static_cast<v1::DataType>(options_.gradient_encoding));
+  open.set_update_encoding(static_cast<v1::DataType>(options_.update_encoding));
+  open.set_accept_loss(options_.accept_loss);
+  open.set_checksums(options_.checksums);
+
+  stream_ = std::make_unique<RawStream>(channel_, kMethod);
+  const auto answer_end = std::min(deadline, steady_clock::now() + options_.open_timeout);
+  grpc::ByteBuffer answer;
+  absl::Status status = stream_->Write(PartMessage(kRequestOpen, open), answer_end);
+  if (status.ok()) status = stream_->Read(answer, answer_end);
+  if (status.ok()) {
+    const ReceivedFrame frame(answer);
+    v1::StreamOpened opened;
+    status = frame.GetPart(kResponseOpened, opened) ? Hear(opened)
+                                                    : ProtocolViolation("no answer to open");
+  } else if (absl::IsDeadlineExceeded(status) && !HasReason(status)) {
+    status = Unavailable("the daemon did not answer the opening of a stream in time");
+  }
+  if (!status.ok()) Drop(status);
+  return status;
+}
+
+absl::Status OptimizeStream::Impl::Hear(const v1::StreamOpened& opened) {
+  const auto granted = [](v1::DataType type, DataType asked) {
+    return type == v1::DATA_TYPE_UNSPECIFIED ? asked == DataType::kFloat32
+                                             : static_cast<int>(type) == static_cast<int>(asked);
+  };
+  if (!granted(opened.gradient_encoding(), options_.gradient_encoding) ||
+      !granted(opened.update_encoding(), options_.update_encoding)) {
+    return WithReason(FailedPrecondition("the daemon does not speak the asked encodings"),
+                      "UNSUPPORTED");
+  }
+  if (opened.cell_elements() < 1) return ProtocolViolation("a chunk grid without cells");
+  grid_.emplace(element_counts_, static_cast<size_t>(opened.cell_elements()));
+  if (open_count_++ == 0) last_step_ = opened.last_applied_step();
+  epoch_ = opened.epoch();
+  if (opened.heartbeat_seconds() > 0) heartbeat_ = std::chrono::seconds(opened.heartbeat_seconds());
+  return absl::OkStatus();
+}
+
+absl::StatusOr<StepResult> OptimizeStream::Impl::Step(Tensors gradients, MutableTensors updates,
+                                                      const StepOptions& options) {
+  MNEMO_RETURN_IF_ERROR(CheckTensors(element_counts_, gradients, updates, options));
+  const absl::MutexLock lock(&mutex_);
+  const int64_t step = options.step > 0 ? options.step : last_step_ + 1;
+  stepping_ = true;
+  auto result = TryUntilAnswered(
+      {step, gradients, updates, options, steady_clock::now() + options_.step_timeout});
+  stepping_ = false;
+  if (result.ok()) last_step_ = std::max(last_step_, step);
+  return result;
+}
+
+absl::StatusOr<StepResult> OptimizeStream::Impl::TryUntilAnswered(const Job& job) {
+  Backoff backoff(options_.retry);
+  while (true) {
+    auto result = Try(job);
+    if (result.ok() || !IsTransient(result.status())) return result;
+    if (WaitFor(backoff.Next(), job.deadline)) continue;
+
+    const auto message = fmt::format("step {} has no answer after {} ms: {}", job.step,
+                                     options_.step_timeout.count(), ErrorMessage(result.status()));
+    absl::Status error = MakeError(result.status().code(), message);
+    result.status().ForEachPayload(
+        [&](absl::string_view url, const absl::Cord& value) { error.SetPayload(url, value); });
+    return error;
+  }
+}
+
+absl::StatusOr<StepResult> OptimizeStream::Impl::Try(const Job& job) {
+  MNEMO_RETURN_IF_ERROR(fatal_);
+  if (!stream_) MNEMO_RETURN_IF_ERROR(Connect(job.deadline));
+
+  Lease lease;
+  bool refused = false;
+  auto result = Exchange(job, lease, refused);
+  if (!result.ok() && absl::IsDeadlineExceeded(result.status()) && !HasReason(result.status())) {
+    result = Unavailable("the daemon is silent");
+  }
+  if (!result.ok() && !refused) Drop(result.status());
+
+  // The answer means that the daemon has the gradients, so that gRPC is about to drop them, if it
+  // has not yet. After a failure a socket may hold some; closing its connection frees them.
+  while (!lease.free() && stream_ && stream_->Pump(steady_clock::now())) {
+  }
+  if (!lease.free() && !stream_) channel_.reset();
+  lease.WaitUntilFree();
+  return result;
+}
+
+absl::StatusOr<StepResult> OptimizeStream::Impl::Exchange(const Job& job, Lease& lease,
+                                                          bool& refused) {
+  StepWriter writer(*grid_, options_.gradient_encoding, options_.checksums, job.step, job.options,
+                    job.gradients, lease);
+  while (!writer.done()) {
+    MNEMO_RETURN_IF_ERROR(stream_->Write(writer.Next(), SilenceEnd(job.deadline)));
+    if (!writer.done()) MNEMO_RETURN_IF_ERROR(EarlyError(refused));
+  }
+  return ReadAnswer(job, refused);
+}
+
+absl::Status OptimizeStream::Impl::EarlyError(bool& refused) {
+  while (stream_->HasMessage()) {
+    grpc::ByteBuffer message;
+    MNEMO_RETURN_IF_ERROR(stream_->Read(message, steady_clock::now()));
+    const ReceivedFrame frame(message);
+    MNEMO_RETURN_IF_ERROR(frame.status());
+    v1::StepError error;
+    if (frame.GetPart(kResponseError, error)) {
+      refused = true;
+      return FromStepError(error);
+    }
+    if (!frame.chunks().empty()) return ProtocolViolation("an update before the step's end");
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<StepResult> OptimizeStream::Impl::ReadAnswer(const Job& job, bool& refused) {
+  StepReader reader(*grid_, options_.update_encoding, job.updates);
+  while (true) {
+    grpc::ByteBuffer message;
+    MNEMO_RETURN_IF_ERROR(stream_->Read(message, SilenceEnd(job.deadline)));
+    const ReceivedFrame frame(message);
+    MNEMO_RETURN_IF_ERROR(frame.status());
+    for (const auto& chunk : frame.chunks()) MNEMO_RETURN_IF_ERROR(reader.Take(chunk));
+    if (v1::StepDone done; frame.GetPart(kResponseDone, done)) {
+      if (done.step() != job.step) return ProtocolViolation("an answer to another step");
+      return reader.Finish(done, job.options.absent_parameters);
+    }
+    if (v1::StepError error; frame.GetPart(kResponseError, error)) {
+      refused = true;
+      return FromStepError(error);
+    }
+  }
+}
+
+void OptimizeStream::Impl::Drop(const absl::Status& why) {
+  if (ErrorReason(why) == "SUPERSEDED") fatal_ = why;
+  stream_.reset();
+}
+
+OptimizeStream::Impl::Time OptimizeStream::Impl::SilenceEnd(Time deadline) const {
+  return std::min(deadline, steady_clock::now() + heartbeat_ * kHeartbeatsMissedMax);
+}
+
+bool OptimizeStream::Impl::WaitFor(std::chrono::milliseconds wait, Time deadline) {
+  if (steady_clock::now() + wait >= deadline) return false;
+  return !mutex_.AwaitWithTimeout(absl::Condition(&stopping_), absl::FromChrono(wait));
+}
+
+void OptimizeStream::Impl::HeartbeatLoop() {
+  const absl::MutexLock lock(&mutex_);
+  while (!mutex_.AwaitWithTimeout(absl::Condition(&stopping_), absl::FromChrono(heartbeat_))) {
+    if (!stepping_ && stream_) KeepAlive();
+  }
+}
+
+void OptimizeStream::Impl::KeepAlive() {
+  const auto deadline = steady_clock::now() + kCloseTimeout;
+  absl::Status status;
+  grpc::ByteBuffer message;
+  while (status.ok() && stream_->HasMessage()) status = stream_->Read(message, deadline);
+  if (status.ok() && stream_->ended()) status = stream_->EndStatus();
+  if (status.ok()) {
+    v1::Heartbeat heartbeat;
+    heartbeat.set_last_step(last_step_);
+    status = stream_->Write(PartMessage(kRequestHeartbeat, heartbeat), deadline);
+  }
+  if (!status.ok()) Drop(status);
+}
+
+absl::StatusOr<StepResult> OptimizeStream::Impl::StepAndApply(Tensors gradients,
+                                                              MutableTensors parameters,
+                                                              const StepOptions& options) {
+  MNEMO_RETURN_IF_ERROR(CheckTensors(element_counts_, gradients, parameters, options));
+  updates_.resize(element_counts_.size());
+  std::vector<std::span<float>> targets;
+  for (size_t i = 0; i < updates_.size(); ++i) {
+    updates_[i].resize(element_counts_[i]);
+    targets.emplace_back(updates_[i]);
+  }
+  MNEMO_ASSIGN_OR_RETURN(StepResult result, Step(gradients, targets, options));
+
+  const std::vector<bool> absent = AbsentParameters(parameters.size(), options);
+  for (size_t i = 0; i < parameters.size(); ++i) {
+    if (absent[i]) continue;
+    const std::span<float> parameter = parameters[i];
+    const auto keep = static_cast<float>(1 - result.decays[i]);
+    for (size_t j = 0; j < parameter.size(); ++j) {
+      parameter[j] = keep * parameter[j] + updates_[i][j];
+    }
+  }
+  return result;
+}
+
+int64_t OptimizeStream::Impl::last_step() const {
+  const absl::MutexLock lock(&mutex_);
+  return last_step_;
+}
+
+int64_t OptimizeStream::Impl::epoch() const {
+  const absl::MutexLock lock(&mutex_);
+  return epoch_;
+}
+
+int64_t OptimizeStream::Impl::reopen_count() const {
+  const absl::MutexLock lock(&mutex_);
+  return open_count_ - 1;
+}
+
+OptimizeStream::OptimizeStream(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+OptimizeStream::~OptimizeStream() = default;
+
+absl::StatusOr<StepResult> OptimizeStream::Step(Tensors gradients, MutableTensors updates,
+                                                const StepOptions& options) {
+  return impl_->Step(gradients, updates, options);
+}
+
+absl::StatusOr<StepResult> OptimizeStream::StepAndApply(Tensors gradients,
+                                                        MutableTensors parameters,
+                                                        const StepOptions& options) {
+  return impl_->StepAndApply(gradients, parameters, options);
+}
+
+int64_t OptimizeStream::last_step() const { return impl_->last_step(); }
+int64_t OptimizeStream::epoch() const { return impl_->epoch(); }
+int64_t OptimizeStream::reopen_count() const { return impl_->reopen_count(); }
+
+}  // namespace mnemosyne

@@ -1,0 +1,99 @@
+// The inside of OptimizeStream.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/synchronization/mutex.h"
+#include "client/cpp/lease.h"
+#include "client/cpp/raw_stream.h"
+#include "mnemosyne/optimize_stream.h"
+#include "mnemosyne/v1/optimize_stream.pb.h"
+#include "proto/codec/chunk_grid.h"
+
+namespace mnemosyne {
+
+// The connection of a stream, its place in the session, and the thread of its heartbeats.
+//
+// A step holds `mutex_` from its beginning to its end, but for the waits between tries, in which
+// `stepping_` keeps the thread of heartbeats away.
+class OptimizeStream::Impl {
+ public:
+  // `element_counts` are those of the session's parameters.
+  Impl(std::string target, std::string session, std::string token,
+       std::vector<size_t> element_counts, StreamOptions options);
+  ~Impl();
+
+  // Opens the stream for the first time.
+  absl::Status Open();
+
+  absl::StatusOr<StepResult> Step(Tensors gradients, MutableTensors updates,
+                                  const StepOptions& options);
+  absl::StatusOr<StepResult> StepAndApply(Tensors gradients, MutableTensors parameters,
+                                          const StepOptions& options);
+
+  int64_t last_step() const;
+  int64_t epoch() const;
+  int64_t reopen_count() const;
+
+ private:
+  using Time = RawStream::Time;
+
+  // One step, as its helpers need it.
+  struct Job {
+    int64_t step;
+    Tensors gradients;
+    MutableTensors updates;
+    const StepOptions& options;
+    Time deadline;
+  };
+
+  absl::Status Connect(Time deadline) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status Hear(const v1::StreamOpened& opened) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Waits before the next try; false if `deadline` comes first.
+  bool WaitFor(std::chrono::milliseconds wait, Time deadline) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::StatusOr<StepResult> TryUntilAnswered(const Job& job) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::StatusOr<StepResult> Try(const Job& job) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Sends a step and reads its answer. `refused` tells an error that the stream survives.
+  absl::StatusOr<StepResult> Exchange(const Job& job, Lease& lease, bool& refused)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::StatusOr<StepResult> ReadAnswer(const Job& job, bool& refused)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // The error in the messages that came before a step was sent whole, if there is one.
+  absl::Status EarlyError(bool& refused) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Gives a broken stream up; remembers what it must never be opened after.
+  void Drop(const absl::Status& why) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  Time SilenceEnd(Time deadline) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  void HeartbeatLoop();
+  void KeepAlive() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  const std::string target_;
+  const std::string session_;
+  const std::string token_;
+  const std::vector<size_t> element_counts_;
+  const StreamOptions options_;
+
+  mutable absl::Mutex mutex_;
+  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+  bool stepping_ ABSL_GUARDED_BY(mutex_) = false;
+  std::shared_ptr<grpc::Channel> channel_ ABSL_GUARDED_BY(mutex_);
+  std::unique_ptr<RawStream> stream_ ABSL_GUARDED_BY(mutex_);  // Null while broken.
+  std::optional<codec::ChunkGrid> grid_ ABSL_GUARDED_BY(mutex_);
+  absl::Status fatal_ ABSL_GUARDED_BY(mutex_);  // SUPERSEDED: the end of this stream.
+  int64_t last_step_ ABSL_GUARDED_BY(mutex_) = 0;
+  int64_t epoch_ ABSL_GUARDED_BY(mutex_) = 0;
+  int64_t open_count_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::chrono::seconds heartbeat_ ABSL_GUARDED_BY(mutex_){30};
+
+  std::vector<std::vector<float>> updates_;  // [parameters], of StepAndApply.
+
+  std::thread heartbeats_;
+};
+
+}  // namespace mnemosyne
