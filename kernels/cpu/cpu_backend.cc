@@ -1,11 +1,11 @@
 #include "kernels/cpu/cpu_backend.h"
 
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
-#include <limits>
 #include <thread>
 
 #include "base/error.h"
@@ -22,6 +22,11 @@ constexpr size_t kBlockElements = size_t{1} << 14;
 
 constexpr size_t kCacheLine = 64;
 constexpr size_t kHugePage = size_t{2} << 20;
+
+// The system promises more memory than it has, and kills whoever comes to use it.
+size_t PhysicalMemory() {
+  return static_cast<size_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<size_t>(sysconf(_SC_PAGESIZE));
+}
 
 }  // namespace
 
@@ -43,7 +48,7 @@ absl::StatusOr<Buffer> CpuBackend::Allocate(size_t size) {
   if (size == 0) return Buffer();
   const size_t alignment = size >= 2 * kHugePage ? kHugePage : kCacheLine;
   void* data = nullptr;
-  if (size <= std::numeric_limits<size_t>::max() - alignment) {
+  if (size <= PhysicalMemory()) {
     data = std::aligned_alloc(alignment, (size + alignment - 1) / alignment * alignment);
   }
   if (data == nullptr) return ResourceExhausted("out of memory: {} bytes", size);
