@@ -74,9 +74,9 @@ def test_cwy_equals_the_product_of_its_reflections(reflections, size, columns):
 
 
 def test_cwy_stays_orthogonal_to_1e_6_through_training():
-    vectors = projections.draw_householder(jax.random.key(4), 48, 32)
-    norms = projections.draw_norms(jax.random.key(5), 48, 32)
-    target = jax.random.normal(jax.random.key(6), (48, 32))
+    vectors = projections.draw_householder(jax.random.key(4), 24, 16)
+    norms = projections.draw_norms(jax.random.key(5), 24, 16)
+    target = jax.random.normal(jax.random.key(6), (24, 16))
     optimizer = optax.adam(3e-2)
 
     def loss(v: jax.Array) -> jax.Array:
@@ -93,12 +93,12 @@ def test_cwy_stays_orthogonal_to_1e_6_through_training():
 
     assert directions.dtype == jnp.float32
     assert losses[-1] < 0.9 * losses[0]
-    assert max(orthogonality_error(d, 32) for d in np.asarray(directions)[::10]) < 1e-6
+    assert max(orthogonality_error(d, 16) for d in np.asarray(directions)[::10]) < 1e-6
 
 
 @pytest.mark.parametrize("size", [8, 32])
 def test_cwy_is_orthogonal_to_1e_6_for_every_draw(size):
-    vectors = np.random.default_rng(size).normal(size=(500, size, size)).astype(np.float32)
+    vectors = np.random.default_rng(size).normal(size=(200, size, size)).astype(np.float32)
 
     drawn = np.asarray(jax.jit(jax.vmap(projections.cwy))(vectors))
 
