@@ -27,7 +27,8 @@ inline std::ostream& operator<<(std::ostream& out, Rule rule) {
 inline std::vector<Segment> ExampleSegments() {
   std::vector<Segment> segments;
   size_t offset = 16;
-  for (const size_t count : {1, 15, 16, 17, 31, 200, 16384, 16385, 40003}) {
+  for (const size_t count :
+       std::initializer_list<size_t>{1, 15, 16, 17, 31, 200, 16384, 16385, 40003}) {
     segments.push_back({offset, count});
     offset += (count + 15) / 16 * 16 + 16;
   }

@@ -11,7 +11,7 @@ namespace {
 
 TEST(BlockRunnerTest, WorksOnEachBlockOnce) {
   for (const size_t size : {size_t{100}, size_t{10'000}, size_t{100'000}}) {
-    for (const size_t count : {0, 1, 2, 3, 50, 1000}) {
+    for (const size_t count : std::initializer_list<size_t>{0, 1, 2, 3, 50, 1000}) {
       const std::vector<Block> blocks(count, Block{0, 0, size});
       for (const int threads : {1, 2, 5}) {
         BlockRunner runner(threads);
