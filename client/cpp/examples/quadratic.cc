@@ -10,7 +10,7 @@ int main(int argc, char** argv) {
   if (!client.ok()) return std::puts(client.status().ToString().c_str()), 1;
 
   mnemosyne::v1::SessionSpec spec;
-  spec.set_optimizer("adamw");
+  spec.set_optimizer("sgd");
   (*spec.mutable_hyperparameters())["learning_rate"] = 0.1;
   for (const int size : {1000, 10}) {
     auto* parameter = spec.add_parameters();

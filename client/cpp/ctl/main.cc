@@ -1,0 +1,63 @@
+// mnemosynectl: the command line of a daemon. Each command has a file of its own.
+#include <exception>
+
+#include "client/cpp/ctl/command.h"
+
+namespace mnemosyne::ctl {
+namespace {
+
+constexpr char kFooter[] =
+    "Exit codes:\n"
+    "  0  done\n"
+    "  1  the daemon said no, or is not serving\n"
+    "  2  the command line is wrong\n"
+    "  3  no daemon answers at the address, or not in time\n"
+    "\n"
+    "Examples:\n"
+    "  mnemosynectl health\n"
+    "  mnemosynectl --address unix:/run/mnemosyne/mnemosyned.sock sessions list\n"
+    "  mnemosynectl bench --parameters 1e7 --optimizer adamw --seconds 10\n";
+
+int Main(int argc, char** argv) {
+  GlobalOptions options;
+  Action action;
+  CLI::App app("Looks at a Mnemosyne daemon, its optimizers and its sessions, and measures it.",
+               "mnemosynectl");
+  app.add_option("--address", options.address,
+                 "Where the daemon listens: HOST:PORT, HOST, or unix:/path/of/socket")
+      ->capture_default_str();
+  app.add_option("--timeout", options.timeout_seconds,
+                 "Seconds that the connection and then each call may take")
+      ->check(CLI::Range(0.001, 86'400.0))
+      ->capture_default_str();
+  app.add_flag("--json", options.json, "Print JSON, errors too");
+  app.require_subcommand(1);
+  app.fallthrough();  // Global options may stand behind a command.
+  AddOptimizersCommand(app, options, action);
+  AddSessionsCommand(app, options, action);
+  AddBenchCommand(app, options, action);
+  AddHealthCommand(app, options, action);
+  AddVersionCommand(app, options, action);
+  app.footer(kFooter);  // After the commands, which would take it over.
+
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? kExitOk : kExitUsage;
+  }
+  const absl::Status status = action();
+  if (!status.ok()) PrintError(status, options.json);
+  return ExitCodeOf(status);
+}
+
+}  // namespace
+}  // namespace mnemosyne::ctl
+
+int main(int argc, char** argv) {
+  try {
+    return mnemosyne::ctl::Main(argc, argv);
+  } catch (const std::exception& error) {  // Of a library, such as when the memory ends.
+    std::fprintf(stderr, "mnemosynectl: %s\n", error.what());
+    return mnemosyne::ctl::kExitRefused;
+  }
+}

@@ -1,0 +1,51 @@
+#include <fmt/format.h>
+
+#include "base/status_macros.h"
+#include "client/cpp/ctl/command.h"
+#include "client/cpp/ctl/json.h"
+#include "client/cpp/ctl/text.h"
+
+namespace mnemosyne::ctl {
+namespace {
+
+void Print(const v1::GetServerInfoResponse& info) {
+  std::vector<std::pair<std::string, std::string>> rows = {
+      {"mnemosynectl", MNEMOSYNE_VERSION},
+      {"daemon", info.version() + (info.commit().empty() ? "" : " (" + info.commit() + ")")},
+      {"protocol", "revision " + std::to_string(info.protocol_revision())},
+      {"started", FormatAge(info.start_time())},
+      {"sessions", fmt::format("{} of at most {}", FormatCount(info.session_count()),
+                               FormatCount(info.session_count_max()))},
+      {"memory",
+       fmt::format("{} of at most {}", FormatBytes(static_cast<double>(info.reserved_bytes())),
+                   FormatBytes(static_cast<double>(info.reserved_bytes_max())))},
+  };
+  for (const auto& device : info.devices()) {
+    rows.emplace_back("device",
+                      fmt::format("{} ({}), {} steps", device.name(), device.description(),
+                                  FormatCount(device.step_count())));
+  }
+  fmt::print("{}", FormatList(rows));
+}
+
+absl::Status Run(const GlobalOptions& options) {
+  MNEMO_ASSIGN_OR_RETURN(const auto client, Connect(options));
+  MNEMO_ASSIGN_OR_RETURN(const auto info, client->GetServerInfo());
+  if (options.json) {
+    PrintJson({{"client", {{"version", MNEMOSYNE_VERSION}}}, {"daemon", ToJson(info)}});
+  } else {
+    Print(info);
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+void AddVersionCommand(CLI::App& app, const GlobalOptions& options, Action& action) {
+  app.set_version_flag("--version", "mnemosynectl " MNEMOSYNE_VERSION,
+                       "Print the version of this program and exit");
+  app.add_subcommand("version", "Show the versions of this program and of the daemon, and its use")
+      ->callback([&] { action = [&] { return Run(options); }; });
+}
+
+}  // namespace mnemosyne::ctl
