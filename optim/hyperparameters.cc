@@ -11,7 +11,7 @@
 namespace mnemosyne::optim {
 namespace {
 
-absl::Status CheckValue(const HyperparameterSpec& spec, double value) {
+absl::Status CheckBounds(const HyperparameterSpec& spec, double value) {
   if (spec.boolean && value != 0 && value != 1) {
     return InvalidArgument("wrong hyper-parameter: {} is {}, expected 0 or 1", spec.name, value);
   }
@@ -26,6 +26,11 @@ absl::Status CheckValue(const HyperparameterSpec& spec, double value) {
                          spec.name, value, spec.minimum, spec.maximum);
 }
 
+absl::Status CheckValue(const HyperparameterSpec& spec, double value) {
+  const absl::Status status = CheckBounds(spec, value);
+  return status.ok() ? status : WithReason(status, "INVALID_HYPERPARAMETER");
+}
+
 absl::StatusOr<size_t> FindPosition(std::span<const HyperparameterSpec> table,
                                     std::string_view name) {
   std::vector<std::string_view> names;
@@ -33,8 +38,9 @@ absl::StatusOr<size_t> FindPosition(std::span<const HyperparameterSpec> table,
     if (table[i].name == name) return i;
     names.push_back(table[i].name);
   }
-  return InvalidArgument("unknown hyper-parameter: {}, expected one of {}", name,
-                         fmt::join(names, ", "));
+  return WithReason(InvalidArgument("unknown hyper-parameter: {}, expected one of {}", name,
+                                    fmt::join(names, ", ")),
+                    "UNKNOWN_HYPERPARAMETER");
 }
 
 absl::Status Override(std::span<const HyperparameterSpec> table,

@@ -24,8 +24,9 @@ struct HyperparameterSpec {
 // Values in the order of the optimizer's table.
 using HyperparameterValues = std::vector<double>;
 
-// Fills in defaults, then `session` values, then `group` values over them. InvalidArgument for a
-// name that the table lacks (the message lists those it has), a value outside its bounds or NaN.
+// Fills in defaults, then `session` values, then `group` values over them. InvalidArgument
+// with reason UNKNOWN_HYPERPARAMETER for a name that the table lacks (the message lists those it
+// has), INVALID_HYPERPARAMETER for a value outside its bounds or NaN.
 absl::StatusOr<HyperparameterValues> ResolveHyperparameters(
     std::span<const HyperparameterSpec> table, const std::map<std::string, double>& session,
     const std::map<std::string, double>& group);

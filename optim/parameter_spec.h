@@ -23,8 +23,8 @@ struct ParameterSpec {
   std::vector<int64_t> shape;               // Empty for a scalar; each size at least 1.
   DataType data_type = DataType::kFloat32;  // In the client's memory.
   size_t group = 0;                         // Position among the session's groups.
-  std::string role;                         // Such as `weight`; empty if unknown.
-  std::optional<int32_t> fan_in_axis;
+  std::string role = {};                    // Such as `weight`; empty if unknown.
+  std::optional<int32_t> fan_in_axis = std::nullopt;
 };
 
 // The number of elements of `shape`. InvalidArgument for more than kRankMax dimensions, a size

@@ -20,7 +20,7 @@
 #include "server/listen_check.h"
 #include "server/server.h"
 #include "server/telemetry/log.h"
-#include "server/version.h"
+#include "server/telemetry/version.h"
 
 namespace mnemosyne::server {
 namespace {

@@ -126,6 +126,7 @@ absl::StatusOr<Frame> ReadFrame(std::span<const Slice> slices) {
     const auto bytes = ReadBytes(cursor);
     if (!bytes) return Malformed("a field is longer than the message");
     if (tag->field == kChunksField) {
+      if (frame.chunks.size() == kChunksMax) return Malformed("it has too many chunks");
       auto chunk = ReadChunk(*bytes);
       if (!chunk.ok()) return chunk.status();
       frame.chunks.push_back(*std::move(chunk));

@@ -16,6 +16,9 @@ namespace mnemosyne::codec {
 // The field that holds chunks in OptimizeRequest and OptimizeResponse.
 inline constexpr uint32_t kChunksField = 3;
 
+// The most chunks in one message: more would take far more memory than the message has bytes.
+inline constexpr size_t kChunksMax = 65'536;
+
 // A TensorChunk whose payload still lies in the message.
 struct ChunkView {
   int32_t parameter = 0;
@@ -39,7 +42,7 @@ struct Frame {
 
 // Parses a message that lies in `slices`, which outlive the result. Fields may come in any order
 // and unknown ones are passed over, as protobuf asks. InvalidArgument with reason
-// PROTOCOL_VIOLATION if it is malformed.
+// PROTOCOL_VIOLATION if it is malformed or has more than kChunksMax chunks.
 absl::StatusOr<Frame> ReadFrame(std::span<const Slice> slices);
 
 }  // namespace mnemosyne::codec

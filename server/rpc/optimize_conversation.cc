@@ -8,6 +8,7 @@
 #include "proto/codec/frame_writer.h"
 #include "server/rpc/session_codec.h"
 #include "server/rpc/status_codec.h"
+#include "server/telemetry/log.h"
 
 namespace mnemosyne::server {
 namespace {
@@ -237,6 +238,10 @@ void OptimizeConversation::TurnToOpen(std::unique_ptr<Turnstile::Turn> turn) {
   opened.set_heartbeat_seconds(limits_.heartbeat_seconds);
   opened.set_step_timeout_seconds(limits_.step_timeout_seconds);
   state_ = State::kIdle;
+  Log(spdlog::level::info, "stream opened",
+      {{"session", session_->name()},
+       {"epoch", epoch_},
+       {"last_step", opened.last_applied_step()}});
   Send(Part(Response::kOpenedFieldNumber, opened));
   Proceed();
 }
@@ -305,6 +310,8 @@ void OptimizeConversation::RefuseStep(const absl::Status& status) {
   step_.reset();
   discarding_ = true;
   state_ = State::kIdle;
+  Log(spdlog::level::warn, "step refused",
+      {{"session", session_->name()}, {"step", step_number_}, {"reason", ErrorReason(status)}});
   Send(Part(Response::kErrorFieldNumber, ToStepError(step_number_, status)));
 }
 
@@ -315,7 +322,14 @@ void OptimizeConversation::Finish(const absl::Status& status) {
   current_.reset();
   asked_.reset();
   step_.reset();
-  if (session_ != nullptr) session_->Release(epoch_);
+  if (session_ != nullptr) {
+    session_->Release(epoch_);
+    Log(spdlog::level::info, "stream ended",
+        {{"session", session_->name()},
+         {"epoch", epoch_},
+         {"last_step", session_->progress().last_step},
+         {"reason", status.ok() ? std::string("OK") : ErrorReason(status)}});
+  }
   if (sink_ == nullptr) return;
   if (writing_) {
     goodbye_ = status;

@@ -19,7 +19,7 @@
 #include "server/rpc/status_codec.h"
 #include "server/rpc/step_call.h"
 #include "server/telemetry/log.h"
-#include "server/version.h"
+#include "server/telemetry/version.h"
 
 namespace mnemosyne::server {
 namespace {

@@ -12,6 +12,8 @@ namespace {
 
 using Shape = optim::LearningRateSchedule::Shape;
 
+constexpr size_t kParameterNameBytesMax = 1024;
+
 absl::Status InvalidSpec(absl::Status status) {
   return WithReason(std::move(status), "INVALID_SPEC");
 }
@@ -19,6 +21,11 @@ absl::Status InvalidSpec(absl::Status status) {
 absl::StatusOr<optim::ParameterSpec> ParameterFromProto(const v1::ParameterSpec& proto) {
   optim::ParameterSpec parameter;
   parameter.name = proto.name();
+  if (parameter.name.size() > kParameterNameBytesMax) {
+    return WithReason(InvalidArgument("a parameter's name has {} bytes, the most is {}",
+                                      parameter.name.size(), kParameterNameBytesMax),
+                      "INVALID_PARAMETER");
+  }
   parameter.shape.assign(proto.shape().begin(), proto.shape().end());
   switch (proto.data_type()) {
     case v1::DATA_TYPE_UNSPECIFIED:

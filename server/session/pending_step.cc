@@ -11,6 +11,10 @@
 namespace mnemosyne::server {
 namespace {
 
+// What goes around a payload, at most; counted, so that tiny tensors do not make a message of
+// headers alone.
+constexpr size_t kChunkHeaderBytes = 64;
+
 template <typename... Args>
 absl::Status Refuse(std::string_view reason, fmt::format_string<Args...> format, Args&&... args) {
   return WithReason(InvalidArgument(format, std::forward<Args>(args)...), reason);
@@ -168,9 +172,9 @@ std::string PendingStep::NextUpdates(DataType encoding, size_t payload_bytes, bo
     }
     const codec::ChunkGrid::Cell place = grid.At(parameter, next_cell_);
     const size_t size = place.count * ElementSize(encoding);
-    if (used > 0 && used + size > payload_bytes) break;
-    if (used == 0) message.reserve(std::max(size, payload_bytes) + payload_bytes / 64);
-    used += size;
+    if (used > 0 && used + size + kChunkHeaderBytes > payload_bytes) break;
+    if (used == 0) message.reserve(std::max(size + kChunkHeaderBytes, payload_bytes));
+    used += size + kChunkHeaderBytes;
 
     const float* const source = session_->state().staging.as<float>() +
                                 session_->layout().runs()[parameter].offset + place.start;

@@ -31,6 +31,9 @@ constexpr int64_t kBytesPerParameter = 512;
 constexpr int64_t kBytesPerCell = 32;
 constexpr int64_t kBytesPerSession = 16 * 1024;
 
+// Beyond any machine's memory, and far from where a count of bytes would overflow.
+constexpr size_t kArenaElementsMax = size_t{1} << 48;
+
 int64_t TableBytes(const optim::ParameterLayout& layout, size_t cell_elements) {
   int64_t bytes = kBytesPerSession;
   for (size_t i = 0; i < layout.parameters().size(); ++i) {
@@ -55,6 +58,13 @@ absl::StatusOr<std::shared_ptr<Session>> SessionStore::Prepare(SessionSpec spec,
   if (!created.ok()) return WithReason(created.status(), "INVALID_PARAMETER");
   optim::ParameterLayout layout = *std::move(created);
 
+  if (layout.arena_size() > kArenaElementsMax) {
+    return WithReason(
+        ResourceExhausted("no room: the parameters have {} elements; no machine holds "
+                          "more than {}",
+                          layout.element_count(), kArenaElementsMax),
+        "MEMORY_EXHAUSTED");
+  }
   const auto state_bytes = static_cast<int64_t>(optimizer.StateBytes(layout));
   const auto arena_bytes = static_cast<int64_t>(layout.arena_size() * sizeof(float));
   const int64_t arenas = backend.host_accessible() ? 1 : 2;

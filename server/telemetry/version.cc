@@ -1,4 +1,4 @@
-#include "server/version.h"
+#include "server/telemetry/version.h"
 
 namespace mnemosyne::server {
 

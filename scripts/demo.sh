@@ -1,0 +1,59 @@
+#!/usr/bin/env bash
+# Shows Mnemosyne at work: installs what is missing, builds the daemon, starts it, trains a
+# convolutional net on handwritten digits through it, draws the curves to demo/training.png, and
+# stops the daemon.
+#
+# usage: scripts/demo.sh [options of scripts/demo_train.py: --optimizer --model --steps --seed]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+if [[ "${1:-}" == -h || "${1:-}" == --help ]]; then
+  sed -n '2,6s/^# \{0,1\}//p' "$0"
+  exit 0
+fi
+
+scripts/setup.sh
+echo "demo: building the daemon (minutes the first time, seconds after that)"
+scripts/build.sh release mnemosyned mnemosynectl >/dev/null
+
+mkdir -p demo
+work=$(mktemp -d)
+daemon=
+finish() {
+  local code=$?
+  if [[ -n "$daemon" ]] && kill -0 "$daemon" 2>/dev/null; then
+    kill -TERM "$daemon"
+    wait "$daemon" || code=$?
+    echo "demo: the daemon has stopped"
+  fi
+  rm -rf "$work"
+  exit "$code"
+}
+trap finish EXIT
+
+build/release/bin/mnemosyned --listen 127.0.0.1:0 --ready-file "$work/ready" \
+  2>demo/mnemosyned.log &
+daemon=$!
+for _ in $(seq 100); do
+  [[ -s "$work/ready" ]] && break
+  kill -0 "$daemon" 2>/dev/null || {
+    cat demo/mnemosyned.log >&2
+    exit 1
+  }
+  sleep 0.1
+done
+address=$(.venv/bin/python -c 'import json,sys; print(json.load(open(sys.argv[1]))["listen"][0])' \
+  "$work/ready")
+echo "demo: mnemosyned serves $address"
+
+.venv/bin/python scripts/demo_train.py --address "$address" --plot demo/training.png "$@"
+
+build/release/bin/mnemosynectl --address "$address" version
+cat <<'TEXT'
+
+What to try next:
+  scripts/demo.sh --optimizer lion            another optimizer
+  scripts/demo.sh --model mlp --steps 2000    another net, a longer run
+  build/release/bin/mnemosyned --help         all options of the daemon
+  build/release/bin/mnemosynectl --help       look into a running daemon
+  README.md                                   ten lines to use it in your own training
+TEXT

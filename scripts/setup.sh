@@ -1,0 +1,54 @@
+#!/usr/bin/env bash
+# Installs what a Debian 12 machine lacks to build, test and demonstrate Mnemosyne: packages by apt
+# (as root, or through sudo), and a Python environment in .venv. Does nothing where all is there.
+#
+# usage: scripts/setup.sh [--tests]    --tests also installs what only the tests need
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+packages=(
+  ccache cmake g++ git libabsl-dev libbenchmark-dev libcli11-dev libeigen3-dev libfmt-dev
+  libgrpc++-dev libprotobuf-dev libspdlog-dev libssl-dev libxxhash-dev ninja-build
+  nlohmann-json3-dev pkg-config protobuf-compiler protobuf-compiler-grpc
+  python3-grpcio python3-matplotlib python3-protobuf python3-sklearn python3-torch python3-venv
+)
+python_packages=()
+if [[ "${1:-}" == --tests ]]; then
+  packages+=(clang-14 clang-format-14 libclang-rt-14-dev libgmock-dev libgtest-dev
+    python3-pytest shellcheck)
+  python_packages+=(ruff mypy buf-bin)
+fi
+
+missing=()
+for package in "${packages[@]}"; do
+  dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'ok installed' ||
+    missing+=("$package")
+done
+if ((${#missing[@]})); then
+  echo "setup: installing ${missing[*]}"
+  as_root=()
+  if [[ "$(id -u)" != 0 ]]; then
+    command -v sudo >/dev/null || {
+      echo "setup: these packages are missing and need root: apt-get install ${missing[*]}" >&2
+      exit 1
+    }
+    as_root=(sudo)
+  fi
+  "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get update -qq
+  "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
+    --no-install-recommends "${missing[@]}" >/dev/null
+fi
+
+# Debian's Python: another one on the path would not see Debian's torch.
+if [[ ! -x .venv/bin/python ]]; then
+  echo "setup: making the Python environment .venv"
+  /usr/bin/python3 -m venv --system-site-packages .venv
+fi
+stamp=.venv/installed
+wanted="$(sha256sum client/python/pyproject.toml | cut -c1-16) ${python_packages[*]}"
+if [[ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]]; then
+  echo "setup: installing the Python client${python_packages[*]:+ and ${python_packages[*]}}"
+  .venv/bin/pip install --quiet --disable-pip-version-check -e ./client/python \
+    "${python_packages[@]}"
+  echo "$wanted" >"$stamp"
+fi

@@ -1,0 +1,91 @@
+#!/usr/bin/env bash
+# Builds Mnemosyne and passes all its tests: formats and lints, C++ and Python tests in the `dev`
+# preset, the C++ tests again under AddressSanitizer, those below server/rpc under ThreadSanitizer,
+# clang's warnings, the CUDA code where nvcc is found, and the meta-training package.
+#
+# usage: scripts/test.sh [--full | STAGE ...]
+#   --full   also what takes long: benchmarks and everything under every sanitizer
+#   STAGE    only these: setup style dev python clang asan tsan cuda metatrain
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+full=false
+stages=()
+for argument in "$@"; do
+  case "$argument" in
+    --full) full=true ;;
+    -h | --help)
+      sed -n '2,9s/^# \{0,1\}//p' "$0"
+      exit 0
+      ;;
+    *) stages+=("$argument") ;;
+  esac
+done
+((${#stages[@]})) || stages=(setup style dev python clang asan tsan cuda metatrain)
+
+python=.venv/bin/python
+cxx_files() { git ls-files '*.h' '*.cc' '*.cu' '*.cuh'; }
+
+stage_setup() { scripts/setup.sh --tests; }
+
+stage_style() {
+  "$python" scripts/check_layers.py
+  cxx_files | xargs clang-format-14 --dry-run --Werror
+  .venv/bin/ruff check --quiet client/python scripts tests bench
+  .venv/bin/ruff format --quiet --check client/python scripts tests bench
+  .venv/bin/mypy --config-file client/python/pyproject.toml client/python/src
+  .venv/bin/buf lint proto
+  git ls-files '*.sh' '.ci/run' | xargs shellcheck
+}
+
+stage_dev() {
+  scripts/build.sh dev
+  ctest --preset dev -j "$(nproc)"
+}
+
+stage_python() {
+  scripts/build.sh dev mnemosyned mnemosynectl
+  MNEMOSYNED="$PWD/build/dev/bin/mnemosyned" "$python" -m pytest -q tests/python tests/e2e
+}
+
+# clang checks every file of ours; g++ has built them already.
+stage_clang() {
+  cmake --preset clang >/dev/null
+  cmake --build --preset clang --target mnemosyne_proto -j "$(nproc)" >/dev/null
+  "$python" scripts/check_clang.py build/clang/compile_commands.json
+}
+
+stage_asan() {
+  scripts/build.sh asan
+  ctest --preset asan -j "$(nproc)"
+}
+
+# Debian's gRPC is not built for ThreadSanitizer: what runs inside it stays out.
+stage_tsan() {
+  scripts/build.sh tsan base_test codec_test kernels_test optim_test session_test rpc_test
+  ctest --preset tsan -j "$(nproc)" -L below_grpc
+}
+
+stage_cuda() {
+  if ! command -v nvcc >/dev/null; then
+    echo "cuda: skipped, nvcc is not on the path"
+    return
+  fi
+  scripts/build.sh cuda mnemosyne_kernels kernels_test
+}
+
+stage_metatrain() { metatrain/scripts/test.sh; }
+
+for stage in "${stages[@]}"; do
+  started=$SECONDS
+  printf '\n== %s\n' "$stage"
+  "stage_$stage"
+  printf '== %s: ok in %d s\n' "$stage" $((SECONDS - started))
+done
+if $full; then
+  scripts/build.sh tsan
+  ctest --preset tsan -j "$(nproc)" -LE uses_grpc
+  scripts/build.sh release
+  bench/run.sh
+fi
+printf '\nAll stages passed: %s (%d s)\n' "${stages[*]}" "$SECONDS"

@@ -1,0 +1,196 @@
+#include "server/session/session_store.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <limits>
+#include <set>
+
+#include "base/error.h"
+#include "tests/server/testing/test_bench.h"
+#include "tests/testing/status_matchers.h"
+
+namespace mnemosyne::server {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+
+TEST(SessionStoreTest, MakesASessionWithItsMemoryReserved) {
+  TestBench bench;
+  const auto session = bench.Create();
+  EXPECT_THAT(session->name(), ::testing::StartsWith("sessions/"));
+  EXPECT_EQ(session->layout().element_count(), 9);
+  EXPECT_GT(session->reserved_bytes(), session->state_bytes());
+  EXPECT_EQ(bench.budget.bytes_reserved(), session->reserved_bytes());
+  EXPECT_EQ(*bench.store.Find(session->name()), session);
+}
+
+TEST(SessionStoreTest, ARepeatedRequestGetsTheSameSession) {
+  TestBench bench;
+  const auto first = bench.TryCreate(SmallSpec(), "id", 7);
+  const auto second = bench.TryCreate(SmallSpec(), "id", 7);
+  ASSERT_OK(first);
+  EXPECT_EQ(*first, *second);
+  EXPECT_EQ((*first)->token(), (*second)->token());
+  EXPECT_EQ(bench.store.count(), 1);
+}
+
+TEST(SessionStoreTest, RefusesARequestIdWithAnotherSpec) {
+  TestBench bench;
+  ASSERT_OK(bench.TryCreate(SmallSpec(), "id", 7));
+  EXPECT_EQ(ErrorReason(bench.TryCreate(SmallSpec("sgd"), "id", 8).status()), "REQUEST_ID_REUSED");
+}
+
+TEST(SessionStoreTest, AFailedRequestMayBeTriedAgain) {
+  TestBench bench;
+  SessionSpec bad = SmallSpec();
+  bad.hyperparameters["learning_rat"] = 1;
+  EXPECT_EQ(ErrorReason(bench.TryCreate(bad, "id", 1).status()), "UNKNOWN_HYPERPARAMETER");
+  EXPECT_OK(bench.TryCreate(SmallSpec(), "id", 2));
+}
+
+TEST(SessionStoreTest, NamesAndTokensAreUnique) {
+  TestBench bench;
+  std::set<std::string> seen;
+  for (int i = 0; i < 50; ++i) {
+    const auto session = bench.Create();
+    EXPECT_TRUE(seen.insert(session->name()).second);
+    EXPECT_TRUE(seen.insert(session->token()).second);
+    EXPECT_EQ(session->token().size(), 64);
+  }
+}
+
+TEST(SessionStoreTest, ChecksTheToken) {
+  TestBench bench;
+  const auto session = bench.Create();
+  EXPECT_OK(bench.store.FindWithToken(session->name(), session->token()));
+  for (const std::string& token : {std::string(), std::string("x"), session->token() + "0"}) {
+    EXPECT_EQ(ErrorReason(bench.store.FindWithToken(session->name(), token).status()),
+              "WRONG_TOKEN");
+  }
+}
+
+TEST(SessionStoreTest, DeletingFreesItsPlaceAndItsMemory) {
+  TestBench bench(SessionLimits{.session_count_max = 1});
+  auto session = bench.Create();
+  EXPECT_EQ(ErrorReason(bench.TryCreate(SmallSpec(), "other").status()), "TOO_MANY_SESSIONS");
+  bench.store.Delete(session);
+  session.reset();
+  bench.Settle();
+  EXPECT_EQ(bench.budget.bytes_reserved(), 0);
+  EXPECT_OK(bench.TryCreate(SmallSpec(), "other"));
+}
+
+TEST(SessionStoreTest, RefusesWhatDoesNotFitAndSaysWhatWould) {
+  TestBench bench({}, /*memory_max=*/100'000);
+  SessionSpec large = SmallSpec();
+  large.parameters.push_back({.name = "large", .shape = {1'000'000}});
+  const absl::Status status = bench.TryCreate(large, "id").status();
+  EXPECT_EQ(ErrorReason(status), "MEMORY_EXHAUSTED");
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(ErrorMetadata(status).at("available_bytes"), "100000");
+  EXPECT_OK(bench.TryCreate(SmallSpec(), "small"));
+}
+
+TEST(SessionStoreTest, ListsPagesInOrderOfCreation) {
+  TestBench bench;
+  std::vector<std::string> names;
+  for (int i = 0; i < 5; ++i) names.push_back(bench.Create()->name());
+  std::vector<std::string> listed;
+  uint64_t after = 0;
+  do {
+    const auto page = bench.store.List(2, after, &after);
+    EXPECT_LE(page.size(), 2);
+    for (const auto& session : page) listed.push_back(session->name());
+  } while (after != 0);
+  EXPECT_EQ(listed, names);
+}
+
+TEST(SessionStoreTest, HoldsTenThousandParameters) {
+  TestBench bench;
+  SessionSpec spec = SmallSpec();
+  for (int i = 0; i < 9'998; ++i) {
+    spec.parameters.push_back({.name = "p" + std::to_string(i), .shape = {1 + i % 40}});
+  }
+  EXPECT_EQ(bench.Create(spec)->layout().parameters().size(), 10'000);
+}
+
+struct BadSpec {
+  const char* name;
+  const char* reason;
+  const char* message;
+  void (*spoil)(SessionSpec&);
+};
+
+class BadSpecTest : public ::testing::TestWithParam<BadSpec> {};
+
+TEST_P(BadSpecTest, IsRefusedWithItsCauseAndReservesNothing) {
+  TestBench bench(SessionLimits{.parameter_count_max = 4});
+  SessionSpec spec = SmallSpec();
+  GetParam().spoil(spec);
+  const absl::Status status = bench.TryCreate(spec, "id").status();
+  EXPECT_EQ(ErrorReason(status), GetParam().reason) << status;
+  EXPECT_THAT(std::string(ErrorMessage(status)), HasSubstr(GetParam().message));
+  EXPECT_EQ(bench.budget.bytes_reserved(), 0);
+  EXPECT_EQ(bench.store.count(), 0);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Reasons, BadSpecTest,
+    ::testing::Values(
+        BadSpec{"UnknownOptimizer", "UNKNOWN_OPTIMIZER", "adamw",
+                [](SessionSpec& s) { s.optimizer = "adamv"; }},
+        BadSpec{"UnknownHyperparameter", "UNKNOWN_HYPERPARAMETER", "learning_rate",
+                [](SessionSpec& s) { s.hyperparameters["lr"] = 1; }},
+        BadSpec{"UnknownHyperparameterOfAGroup", "UNKNOWN_HYPERPARAMETER", "learning_rate",
+                [](SessionSpec& s) {
+                  s.groups = {{"all", {{"lr", 1}}}};
+                }},
+        BadSpec{"HyperparameterOutOfBounds", "INVALID_HYPERPARAMETER", "beta1",
+                [](SessionSpec& s) { s.hyperparameters["beta1"] = 1.5; }},
+        BadSpec{"HyperparameterNan", "INVALID_HYPERPARAMETER", "beta1",
+                [](SessionSpec& s) {
+                  s.hyperparameters["beta1"] = std::numeric_limits<double>::quiet_NaN();
+                }},
+        BadSpec{"NoParameters", "INVALID_PARAMETER", "no parameters",
+                [](SessionSpec& s) { s.parameters.clear(); }},
+        BadSpec{"DuplicateNames", "INVALID_PARAMETER", "weight",
+                [](SessionSpec& s) { s.parameters[1].name = "weight"; }},
+        BadSpec{"EmptyName", "INVALID_PARAMETER", "name",
+                [](SessionSpec& s) { s.parameters[1].name = ""; }},
+        BadSpec{"RankNine", "INVALID_PARAMETER", "8",
+                [](SessionSpec& s) { s.parameters[1].shape = {1, 1, 1, 1, 1, 1, 1, 1, 1}; }},
+        BadSpec{"EmptyTensor", "INVALID_PARAMETER", "bias",
+                [](SessionSpec& s) {
+                  s.parameters[1].shape = {3, 0};
+                }},
+        BadSpec{"NegativeSize", "INVALID_PARAMETER", "bias",
+                [](SessionSpec& s) { s.parameters[1].shape = {-3}; }},
+        BadSpec{"OverflowingShape", "INVALID_PARAMETER", "bias",
+                [](SessionSpec& s) {
+                  s.parameters[1].shape = {1LL << 31, 1LL << 31, 1LL << 31};
+                }},
+        BadSpec{"HugeShape", "MEMORY_EXHAUSTED", "are left",
+                [](SessionSpec& s) { s.parameters[1].shape = {1LL << 40}; }},
+        BadSpec{"ShapeBeyondAnyMachine", "MEMORY_EXHAUSTED", "no machine",
+                [](SessionSpec& s) { s.parameters[1].shape = {1LL << 58}; }},
+        BadSpec{"UnknownGroup", "INVALID_SPEC", "group 1",
+                [](SessionSpec& s) { s.parameters[1].group = 1; }},
+        BadSpec{
+            "BadSchedule", "INVALID_SPEC", "",
+            [](SessionSpec& s) { s.schedule.shape = optim::LearningRateSchedule::Shape::kCosine; }},
+        BadSpec{"BadClipping", "INVALID_SPEC", "",
+                [](SessionSpec& s) { s.policy.global_norm_max = 0; }},
+        BadSpec{"LongLabel", "INVALID_SPEC", "label",
+                [](SessionSpec& s) { s.label = std::string(1000, 'x'); }},
+        BadSpec{"TooManyParameters", "TOO_MANY_PARAMETERS", "4",
+                [](SessionSpec& s) {
+                  for (int i = 0; i < 3; ++i) {
+                    s.parameters.push_back({.name = std::to_string(i), .shape = {1}});
+                  }
+                }}),
+    [](const auto& param) { return std::string(param.param.name); });
+
+}  // namespace
+}  // namespace mnemosyne::server

@@ -1,0 +1,50 @@
+#include "server/session/session.h"
+
+#include <gtest/gtest.h>
+
+#include <vector>
+
+#include "base/error.h"
+#include "tests/server/testing/test_bench.h"
+#include "tests/testing/status_matchers.h"
+
+namespace mnemosyne::server {
+namespace {
+
+TEST(SessionTest, TheNewerHolderWins) {
+  TestBench bench;
+  const auto session = bench.Create();
+  std::vector<absl::Status> evictions;
+  const auto first = session->Take([&](const absl::Status& why) { evictions.push_back(why); });
+  const auto second = session->Take(nullptr);
+  ASSERT_EQ(evictions.size(), 1);
+  EXPECT_EQ(ErrorReason(evictions[0]), "SUPERSEDED");
+  EXPECT_EQ(*second, *first + 1);
+  EXPECT_EQ(ErrorReason(session->CheckHolder(*first)), "SUPERSEDED");
+  EXPECT_OK(session->CheckHolder(*second));
+}
+
+TEST(SessionTest, AReleaseOfAnOldEpochChangesNothing) {
+  TestBench bench;
+  const auto session = bench.Create();
+  const auto first = session->Take(nullptr);
+  const auto second = session->Take(nullptr);
+  session->Release(*first);
+  EXPECT_TRUE(session->progress().held);
+  session->Release(*second);
+  EXPECT_FALSE(session->progress().held);
+}
+
+TEST(SessionTest, NobodyTakesAQuarantinedSession) {
+  TestBench bench;
+  const auto session = bench.Create();
+  std::vector<absl::Status> evictions;
+  ASSERT_OK(session->Take([&](const absl::Status& why) { evictions.push_back(why); }));
+  session->Quarantine(Internal("a check failed"));
+  ASSERT_EQ(evictions.size(), 1);
+  EXPECT_EQ(ErrorReason(evictions[0]), "SESSION_FAULTED");
+  EXPECT_EQ(session->Take(nullptr).status().code(), absl::StatusCode::kInternal);
+}
+
+}  // namespace
+}  // namespace mnemosyne::server

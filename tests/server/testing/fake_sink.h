@@ -1,0 +1,183 @@
+// A stream without a network: the test plays the client.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <deque>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/synchronization/notification.h"
+#include "absl/time/time.h"
+#include "mnemosyne/v1/optimizer_service.pb.h"
+#include "server/rpc/optimize_conversation.h"
+
+namespace mnemosyne::server {
+
+// Takes what a conversation writes and feeds it what the test sends. Thread-safe.
+class FakeSink final : public StreamSink {
+ public:
+  // How long a test waits for what must come; reached only when it fails.
+  static constexpr absl::Duration kPatience = absl::Seconds(30);
+
+  explicit FakeSink(std::shared_ptr<OptimizeConversation> conversation)
+      : conversation_(std::move(conversation)) {
+    conversation_->Start(this);
+  }
+
+  // Returns once the conversation uses the sink no more.
+  ~FakeSink() override {
+    absl::Notification closed;
+    conversation_->OnClosed([&closed] { closed.Notify(); });
+    closed.WaitForNotification();
+  }
+
+  // The client sends a message.
+  void Send(const v1::OptimizeRequest& request) { SendBytes(request.SerializeAsString()); }
+
+  void SendBytes(std::string bytes) {
+    {
+      absl::MutexLock lock(&mutex_);
+      inbox_.push_back(std::move(bytes));
+    }
+    Deliver();
+  }
+
+  // The client has nothing more to send.
+  void CloseSending() {
+    {
+      absl::MutexLock lock(&mutex_);
+      closed_ = true;
+    }
+    Deliver();
+  }
+
+  // From now on writes stay in flight until Unblock.
+  void Block() {
+    absl::MutexLock lock(&mutex_);
+    blocked_ = true;
+  }
+  void Unblock() {
+    bool in_flight = false;
+    {
+      absl::MutexLock lock(&mutex_);
+      blocked_ = false;
+      in_flight = std::exchange(write_in_flight_, false);
+    }
+    if (in_flight) conversation_->OnWritten(true);
+  }
+
+  // The next message from the daemon; nothing, and a failure, if none comes.
+  v1::OptimizeResponse Receive() {
+    absl::MutexLock lock(&mutex_);
+    const auto ready = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return !outbox_.empty(); };
+    v1::OptimizeResponse response;
+    if (!mutex_.AwaitWithTimeout(absl::Condition(&ready), kPatience)) {
+      ADD_FAILURE() << "the daemon sent nothing; finished: "
+                    << (finished_ ? finished_->ToString() : "no");
+      return response;
+    }
+    EXPECT_TRUE(response.ParseFromString(outbox_.front()));
+    outbox_.pop_front();
+    return response;
+  }
+
+  // How the daemon ended the stream.
+  absl::Status AwaitFinish() {
+    absl::MutexLock lock(&mutex_);
+    const auto ready = [this]()
+                           ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return finished_.has_value(); };
+    if (!mutex_.AwaitWithTimeout(absl::Condition(&ready), kPatience)) {
+      ADD_FAILURE() << "the daemon did not end the stream";
+      return absl::OkStatus();
+    }
+    return *finished_;
+  }
+
+  bool finished() {
+    absl::MutexLock lock(&mutex_);
+    return finished_.has_value();
+  }
+  bool cancelled() {
+    absl::MutexLock lock(&mutex_);
+    return cancelled_;
+  }
+  bool quiet() {
+    absl::MutexLock lock(&mutex_);
+    return outbox_.empty();
+  }
+
+  OptimizeConversation& conversation() { return *conversation_; }
+
+ private:
+  void Read() override {
+    {
+      absl::MutexLock lock(&mutex_);
+      EXPECT_FALSE(std::exchange(reading_, true)) << "two reads at once";
+      EXPECT_FALSE(finished_.has_value()) << "a read after the end";
+    }
+    Deliver();
+  }
+
+  void Write(std::string message) override {
+    {
+      absl::MutexLock lock(&mutex_);
+      EXPECT_FALSE(write_in_flight_) << "two writes at once";
+      EXPECT_FALSE(finished_.has_value()) << "a write after the end";
+      outbox_.push_back(std::move(message));
+      if (blocked_) {
+        write_in_flight_ = true;
+        return;
+      }
+    }
+    conversation_->OnWritten(true);
+  }
+
+  void Finish(const absl::Status& status) override {
+    absl::MutexLock lock(&mutex_);
+    EXPECT_FALSE(finished_.has_value()) << "finished twice";
+    finished_ = status;
+  }
+
+  void Cancel() override {
+    absl::MutexLock lock(&mutex_);
+    cancelled_ = true;
+  }
+
+  // Answers the read that is outstanding, if there is something to answer it with.
+  void Deliver() {
+    std::optional<InboundMessage> message;
+    {
+      absl::MutexLock lock(&mutex_);
+      if (!reading_ || (inbox_.empty() && !closed_)) return;
+      reading_ = false;
+      if (!inbox_.empty()) {
+        auto owner = std::make_shared<std::string>(std::move(inbox_.front()));
+        inbox_.pop_front();
+        message = InboundMessage{{std::as_bytes(std::span(*owner))}, owner};
+      }
+    }
+    if (message) {
+      conversation_->OnMessage(*std::move(message));
+    } else {
+      conversation_->OnReadsDone();
+    }
+  }
+
+  const std::shared_ptr<OptimizeConversation> conversation_;
+  absl::Mutex mutex_;
+  std::deque<std::string> inbox_ ABSL_GUARDED_BY(mutex_);
+  std::deque<std::string> outbox_ ABSL_GUARDED_BY(mutex_);
+  std::optional<absl::Status> finished_ ABSL_GUARDED_BY(mutex_);
+  bool reading_ ABSL_GUARDED_BY(mutex_) = false;
+  bool closed_ ABSL_GUARDED_BY(mutex_) = false;
+  bool blocked_ ABSL_GUARDED_BY(mutex_) = false;
+  bool write_in_flight_ ABSL_GUARDED_BY(mutex_) = false;
+  bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
+};
+
+}  // namespace mnemosyne::server

@@ -1,0 +1,74 @@
+// What a daemon is made of, without the network: a device, an executor, a store.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <memory>
+#include <string>
+#include <thread>
+#include <utility>
+
+#include "absl/synchronization/notification.h"
+#include "base/clock.h"
+#include "kernels/backend.h"
+#include "server/session/memory_budget.h"
+#include "server/session/session_store.h"
+#include "server/session/step_executor.h"
+
+namespace mnemosyne::server {
+
+// A spec with parameters `weight` [2, 3] and `bias` [3].
+inline SessionSpec SmallSpec(std::string optimizer = "adamw") {
+  SessionSpec spec;
+  spec.optimizer = std::move(optimizer);
+  spec.parameters.push_back({.name = "weight", .shape = {2, 3}});
+  spec.parameters.push_back({.name = "bias", .shape = {3}});
+  return spec;
+}
+
+class TestBench {
+ public:
+  explicit TestBench(SessionLimits limits = {}, int64_t memory_max = int64_t{1} << 30,
+                     size_t queue_max = 64)
+      : budget(memory_max),
+        executor(*kernels::CreateBackend("cpu", {.threads = 1}), queue_max, clock),
+        store(limits, budget, executor, clock) {}
+
+  absl::StatusOr<std::shared_ptr<Session>> TryCreate(SessionSpec spec,
+                                                     const std::string& request_id,
+                                                     uint64_t fingerprint = 0) {
+    absl::Notification done;
+    absl::StatusOr<std::shared_ptr<Session>> result;
+    store.Create(request_id, fingerprint, std::move(spec), [&](auto created) {
+      result = std::move(created);
+      done.Notify();
+    });
+    done.WaitForNotification();
+    return result;
+  }
+
+  std::shared_ptr<Session> Create(SessionSpec spec = SmallSpec()) {
+    auto created = TryCreate(std::move(spec), "request " + std::to_string(++requests_));
+    EXPECT_TRUE(created.ok()) << created.status();
+    return *std::move(created);
+  }
+
+  // Waits until the executor has done all that was queued before.
+  void Settle() {
+    absl::Notification done;
+    while (!executor.Submit([&](StepExecutor::Device&) { done.Notify(); }).ok()) {
+      std::this_thread::yield();  // The queue is full for a moment.
+    }
+    done.WaitForNotification();
+  }
+
+  FakeClock clock;
+  MemoryBudget budget;
+  StepExecutor executor;
+  SessionStore store;
+
+ private:
+  int requests_ = 0;
+};
+
+}  // namespace mnemosyne::server
