@@ -53,9 +53,14 @@ std::string FormatList(const std::vector<std::pair<std::string, std::string>>& e
 }
 
 std::string FormatCount(int64_t count) {
-  std::string digits = std::to_string(count);
-  for (size_t place = digits.size(); place > 3; place -= 3) digits.insert(place - 3, ",");
-  return digits;
+  const std::string digits = std::to_string(count);
+  const size_t first = digits.starts_with('-') ? 1 : 0;
+  std::string grouped;
+  for (size_t i = 0; i < digits.size(); ++i) {
+    if (i > first && (digits.size() - i) % 3 == 0) grouped.push_back(',');
+    grouped.push_back(digits[i]);
+  }
+  return grouped;
 }
 
 std::string FormatBytes(double bytes) {

@@ -21,6 +21,7 @@ TEST(TextTest, GroupsDigits) {
   EXPECT_EQ(FormatCount(999), "999");
   EXPECT_EQ(FormatCount(1'000), "1,000");
   EXPECT_EQ(FormatCount(1'234'567), "1,234,567");
+  EXPECT_EQ(FormatCount(-123'456), "-123,456");
 }
 
 TEST(TextTest, ChoosesUnits) {
