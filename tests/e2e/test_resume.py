@@ -52,8 +52,8 @@ def test_a_lost_answer_is_fetched_with_the_same_bits(client, session):
             stream.step(gradients(step))
         first = stream.step(gradients(4))
         # As if the answer to step 4 had been lost with the connection.
-        stream._last_step = 3
-        stream._drop_connection()
+        stream._link.last_step = 3
+        stream._link.drop()
         again = stream.step(gradients(4))
 
     assert not first.statistics.replayed and again.statistics.replayed
@@ -103,7 +103,7 @@ session = client.attach(sys.argv[2], sys.argv[3])
 stream = client.open_stream(session)
 stream.step([np.full(s, 0.1, np.float32) for s in session.shapes])
 half = m.TensorChunk(payload=bytes(4 * stream.opened.cell_elements))
-stream._connection.send([m.OptimizeRequest(begin=m.StepBegin(step=2), chunks=[half])])
+stream._link._connection.send([m.OptimizeRequest(begin=m.StepBegin(step=2), chunks=[half])])
 print("in the middle of step 2", flush=True)
 sys.stdin.read()
 """
@@ -147,7 +147,7 @@ def test_an_idle_stream_gets_heartbeats(own_daemon):
     with Client(daemon.tcp) as client:
         with client.open_stream(make_session(client)) as stream:
             stream.step(gradients(1))
-            beat = stream._connection.receive(10)
+            beat = stream._link._connection.receive(10)
             assert beat.HasField("heartbeat") and beat.heartbeat.last_step == 1
             assert stream.step(gradients(2)).step == 2
 
@@ -276,13 +276,13 @@ def test_a_paused_daemon_is_waited_for(own_daemon):
         stream.step(gradients(1))
         os.kill(daemon.process.pid, signal.SIGSTOP)
         resumed = []
-        original = stream._drop_connection
+        original = stream._link.drop
 
         def resume_then_drop():
             if not resumed:
                 resumed.append(os.kill(daemon.process.pid, signal.SIGCONT))
             original()
 
-        stream._drop_connection = resume_then_drop
+        stream._link.drop = resume_then_drop
         assert stream.step(gradients(2)).step == 2
         assert resumed and client.get_session(stream.session.name).last_step == 2

@@ -140,7 +140,7 @@ def test_a_client_may_be_made_before_a_fork_and_used_after_it(daemon):
     child = os.fork()
     if child == 0:
         try:
-            assert client._channel is None
+            assert client._caller._channel is None
             os.write(writer, b"ok")
         finally:
             os._exit(0)

@@ -136,7 +136,7 @@ def test_does_not_reopen_a_session_that_was_taken_while_it_was_away(daemon, clie
     daemon.break_step = {2}
     second_client = Client(daemon.address)
     taken = threading.Event()
-    original = first._drop_connection
+    original = first._link.drop
 
     def take_session_then_drop():
         original()
@@ -144,7 +144,7 @@ def test_does_not_reopen_a_session_that_was_taken_while_it_was_away(daemon, clie
             taken.set()
             second_client.open_stream(session).step(gradients(2))
 
-    first._drop_connection = take_session_then_drop
+    first._link.drop = take_session_then_drop
 
     with pytest.raises(SupersededError):
         first.step(gradients(2))
@@ -223,7 +223,7 @@ def test_a_session_that_lost_steps_is_reported(daemon, client, session):
 def test_heartbeats_keep_an_idle_stream_and_never_pile_up(daemon, client, session):
     with client.open_stream(session) as stream:
         stream.step(gradients(1))
-        stream._connection._outgoing.put(
+        stream._link._connection._outgoing.put(
             messages.OptimizeRequest(heartbeat=messages.Heartbeat()) for _ in range(100)
         )
 
@@ -249,7 +249,7 @@ def test_an_interrupted_step_is_given_up(daemon, client, session, monkeypatch):
                 pass
             raise KeyboardInterrupt
 
-        patch.setattr(stream._connection, "receive", interrupt)
+        patch.setattr(stream._link._connection, "receive", interrupt)
         with pytest.raises(KeyboardInterrupt):
             stream.step(gradients(2))
 

@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import threading
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Callable, TypeVar
+from typing import Any
 
-import grpc
 import numpy.typing as npt
 
 from mnemosyne_client import messages
-from mnemosyne_client._wire import Methods, open_channel
-from mnemosyne_client.errors import SessionLostError, UnavailableError, error_of_call
-from mnemosyne_client.patience import OnUnavailable, Patience, WaitPolicy
+from mnemosyne_client._wire import Methods
+from mnemosyne_client.caller import Caller
+from mnemosyne_client.patience import OnUnavailable, WaitPolicy
 from mnemosyne_client.session import Session, State
 from mnemosyne_client.stream import OptimizeStream, StepResult
 from mnemosyne_client.tensors import Grid, UpdateAssembler, encode, encoding_number
-
-_T = TypeVar("_T")
-
-# Channels of a parent process: kept, because destroying them in a fork may block for ever.
-_inherited: list[grpc.Channel] = []
 
 
 class Client:
@@ -53,53 +45,37 @@ class Client:
             timeout: How long one try of a call may take, in seconds. A stream takes a daemon that
                 sends nothing for this long as gone.
         """
-        self._address = address
-        self._wait_policy = WaitPolicy(on_unavailable, wait_seconds)
-        self._timeout = timeout
-        self._lock = threading.Lock()
-        self._pid = os.getpid()
-        self._channel: grpc.Channel | None = None
-        self._methods: Methods | None = None
+        self._caller = Caller(address, WaitPolicy(on_unavailable, wait_seconds), timeout)
 
     @property
     def address(self) -> str:
         """The daemon's address."""
-        return self._address
+        return self._caller.address
 
     @property
     def wait_policy(self) -> WaitPolicy:
         """What to do while the daemon is away."""
-        return self._wait_policy
+        return self._caller.wait_policy
 
     @property
     def timeout(self) -> float:
         """How long one try of a call may take, in seconds."""
-        return self._timeout
+        return self._caller.timeout
 
     @property
     def methods(self) -> Methods:
         """The service's methods on this process's channel."""
-        if self._pid != os.getpid():
-            if self._channel is not None:
-                _inherited.append(self._channel)
-            self._lock = threading.Lock()
-            self._pid = os.getpid()
-            self._channel = self._methods = None
-        with self._lock:
-            if self._methods is None:
-                self._channel = open_channel(self._address)
-                self._methods = Methods(self._channel)
-            return self._methods
+        return self._caller.methods
 
     def server_info(self) -> messages.GetServerInfoResponse:
         """Returns what the daemon is and what it allows."""
         request = messages.GetServerInfoRequest()
-        return self._call("get_server_info", request, messages.GetServerInfoResponse)
+        return self._caller.call("get_server_info", request, messages.GetServerInfoResponse)
 
     def list_optimizers(self) -> list[messages.Optimizer]:
         """Returns the optimizers that a session can name."""
         request = messages.ListOptimizersRequest()
-        response = self._call("list_optimizers", request, messages.ListOptimizersResponse)
+        response = self._caller.call("list_optimizers", request, messages.ListOptimizersResponse)
         return list(response.optimizers)
 
     def create_session(
@@ -153,7 +129,7 @@ class Client:
         request = messages.CreateSessionRequest(
             request_id=uuid.uuid4().hex if request_id is None else request_id, spec=spec
         )
-        response = self._call("create_session", request, messages.CreateSessionResponse)
+        response = self._caller.call("create_session", request, messages.CreateSessionResponse)
         # A daemon need not repeat the parameters, which may be many.
         del response.session.spec.parameters[:]
         response.session.spec.parameters.extend(spec.parameters)
@@ -166,7 +142,7 @@ class Client:
             SessionLostError: There is no such session.
         """
         request = messages.GetSessionRequest(name=name)
-        return self._call("get_session", request, messages.GetSessionResponse).session
+        return self._caller.call("get_session", request, messages.GetSessionResponse).session
 
     def attach(self, name: str, token: str) -> Session:
         """Returns the session of another client for use by this one.
@@ -180,7 +156,7 @@ class Client:
         """Yields all sessions in order of creation, without their parameters."""
         request = messages.ListSessionsRequest()
         while True:
-            response = self._call("list_sessions", request, messages.ListSessionsResponse)
+            response = self._caller.call("list_sessions", request, messages.ListSessionsResponse)
             yield from response.sessions
             if not response.next_page_token:
                 return
@@ -205,7 +181,7 @@ class Client:
             spec=messages.SessionSpec(**changes),
             update_mask=messages.FieldMask(paths=list(changes)),
         )
-        return self._call("update_session", request, messages.UpdateSessionResponse).session
+        return self._caller.call("update_session", request, messages.UpdateSessionResponse).session
 
     def delete_session(self, session: Session) -> None:
         """Ends a session and frees its memory.
@@ -215,7 +191,7 @@ class Client:
             InvalidRequestError: The token is not the session's.
         """
         request = messages.DeleteSessionRequest(name=session.name, token=session.token)
-        self._call("delete_session", request, messages.DeleteSessionResponse)
+        self._caller.call("delete_session", request, messages.DeleteSessionResponse)
 
     def open_stream(self, session: Session, **options: Any) -> OptimizeStream:
         """Opens a stream on a session; see OptimizeStream for the options and errors."""
@@ -270,7 +246,7 @@ class Client:
         )
         for group in Grid(session.sizes, cell_elements).pack(arrays, checksums=False):
             request.chunks.extend(group)
-        response = self._call("step", request, messages.StepResponse)
+        response = self._caller.call("step", request, messages.StepResponse)
         assembler = UpdateAssembler(session.shapes, cell_elements, number)
         for chunk in response.chunks:
             assembler.add(chunk)
@@ -290,7 +266,7 @@ class Client:
             answers = self.methods.export_state(request)
             return State.of_parts(answer.part for answer in answers)
 
-        return self._with_patience(read)
+        return self._caller.with_patience(read)
 
     def import_state(self, session: Session, state: State) -> messages.Session:
         """Replaces the state of a session; it goes on at the step after the state's.
@@ -314,7 +290,7 @@ class Client:
             response: messages.ImportStateResponse = self.methods.import_state(requests())
             return response
 
-        return self._with_patience(write).session
+        return self._caller.with_patience(write).session
 
     def current_epoch(self, name: str) -> int:
         """Returns a session's epoch in a single try.
@@ -322,21 +298,13 @@ class Client:
         Raises:
             SessionLostError: There is no such session.
         """
-        try:
-            request = messages.GetSessionRequest(name=name)
-            response = self.methods.get_session(request, timeout=self._timeout)
-        except grpc.RpcError as error:
-            raise error_of_call(error) from None
-        return int(response.session.epoch)
+        request = messages.GetSessionRequest(name=name)
+        response = self._caller.call_once("get_session", request, messages.GetSessionResponse)
+        return response.session.epoch
 
     def close(self) -> None:
         """Closes the channel; streams on it end. A later call opens another one."""
-        if self._pid != os.getpid():
-            return
-        with self._lock:
-            channel, self._channel, self._methods = self._channel, None, None
-        if channel is not None:
-            channel.close()
+        self._caller.close()
 
     def __enter__(self) -> Client:
         """Returns the client."""
@@ -345,40 +313,3 @@ class Client:
     def __exit__(self, *_: object) -> None:
         """Closes the client."""
         self.close()
-
-    def _call(self, method: str, request: messages.Message, answer: type[_T]) -> _T:
-        """Calls a unary method, which returns an `answer`."""
-        tries = 0
-
-        def attempt() -> _T:
-            nonlocal tries
-            tries += 1
-            try:
-                response: _T = getattr(self.methods, method)(request, timeout=self._timeout)
-            except grpc.RpcError as error:
-                if (
-                    method == "delete_session"
-                    and tries > 1
-                    and isinstance(error_of_call(error), SessionLostError)
-                ):
-                    # An earlier try deleted it and only the answer was lost.
-                    return answer()
-                raise
-            return response
-
-        return self._with_patience(attempt)
-
-    def _with_patience(self, attempt: Callable[[], _T]) -> _T:
-        """Makes a call again while the daemon is away."""
-        patience = Patience(self._wait_policy, f"the daemon at {self._address}")
-        while True:
-            try:
-                result = attempt()
-            except grpc.RpcError as rpc_error:
-                error = error_of_call(rpc_error)
-                if not isinstance(error, UnavailableError) or error.code == "DEADLINE_EXCEEDED":
-                    raise error from None
-                patience.pause(error)
-            else:
-                patience.succeed()
-                return result

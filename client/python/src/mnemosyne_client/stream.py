@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import numpy.typing as npt
 
 from mnemosyne_client import messages
-from mnemosyne_client._wire import PROTOCOL_REVISION
 from mnemosyne_client.connection import Connection
 from mnemosyne_client.errors import (
     ResourceExhaustedError,
@@ -22,6 +19,7 @@ from mnemosyne_client.errors import (
     UnavailableError,
     error_of_step,
 )
+from mnemosyne_client.link import Link
 from mnemosyne_client.patience import Patience
 from mnemosyne_client.session import Session
 from mnemosyne_client.tensors import (
@@ -34,9 +32,6 @@ from mnemosyne_client.tensors import (
 
 if TYPE_CHECKING:
     from mnemosyne_client.client import Client
-
-# Connections of a parent process: kept, because destroying them in a fork may block for ever.
-_inherited: list[Connection] = []
 
 
 @dataclass(frozen=True)
@@ -91,21 +86,19 @@ class OptimizeStream:
         """
         self._client = client
         self._session = session
+        self._shapes = session.shapes
         self._sizes = session.sizes
         self._gradient_encoding = encoding_number(gradient_encoding)
-        self._update_encoding = encoding_number(update_encoding)
         self._checksums = checksums
-        self._accept_loss = accept_loss
-        self._connection: Connection | None = None
-        self._opened = messages.StreamOpened()
-        self._last_step: int | None = None
-        # Opens whose answer was lost: each may have advanced the session's epoch.
-        self._blind_opens = 0
-        self._superseded: SupersededError | None = None
-        self._pid = os.getpid()
+        request = messages.OpenStream(
+            gradient_encoding=self._gradient_encoding,
+            update_encoding=encoding_number(update_encoding),
+            accept_loss=accept_loss,
+            checksums=checksums,
+        )
+        self._link = Link(client, session, request)
         self._in_use = threading.Lock()
-        self._closed = False
-        self._until_connected()
+        self._connect()
 
     @property
     def session(self) -> Session:
@@ -115,12 +108,13 @@ class OptimizeStream:
     @property
     def last_step(self) -> int:
         """The last step whose answer this stream has, or the session's last when it opened."""
-        return self._opened.last_applied_step if self._last_step is None else self._last_step
+        last = self._link.last_step
+        return self._link.opened.last_applied_step if last is None else last
 
     @property
     def opened(self) -> messages.StreamOpened:
         """The daemon's answer to the last open: epoch, grid, limits."""
-        return self._opened
+        return self._link.opened
 
     def step(
         self,
@@ -172,10 +166,7 @@ class OptimizeStream:
 
     def close(self) -> None:
         """Ends the stream; the session stays. May be called again."""
-        self._closed = True
-        if self._connection is not None and self._pid == os.getpid():
-            self._connection.close(graceful=True)
-        self._connection = None
+        self._link.close()
 
     def __enter__(self) -> OptimizeStream:
         """Returns the stream."""
@@ -187,14 +178,13 @@ class OptimizeStream:
 
     def _encode(self, gradients: Sequence[npt.NDArray[Any] | None]) -> list[Any]:
         """Returns the gradients as they travel, flat."""
-        shapes = self._session.shapes
-        if len(gradients) != len(shapes):
-            raise ValueError(f"{len(gradients)} gradients for {len(shapes)} parameters")
+        if len(gradients) != len(self._shapes):
+            raise ValueError(f"{len(gradients)} gradients for {len(self._shapes)} parameters")
         arrays: list[Any] = []
-        for number, (gradient, shape) in enumerate(zip(gradients, shapes)):
-            if gradient is not None and np.shape(gradient) != shape:
+        for number, (gradient, shape) in enumerate(zip(gradients, self._shapes)):
+            if gradient is not None and gradient.shape != shape:
                 raise ValueError(
-                    f"the gradient of parameter {number} has shape {np.shape(gradient)}, "
+                    f"the gradient of parameter {number} has shape {gradient.shape}, "
                     f"expected {shape}"
                 )
             arrays.append(None if gradient is None else encode(gradient, self._gradient_encoding))
@@ -202,48 +192,49 @@ class OptimizeStream:
 
     def _step(self, begin: messages.StepBegin, arrays: list[Any]) -> StepResult:
         """Sends the step until it is answered."""
-        patience = self._patience(free_tries=1 if self._connection is not None else 0)
+        patience = self._patience(free_tries=1 if self._link.is_connected else 0)
         while True:
             try:
-                begin.step = self._connect() + 1
-                result = self._exchange(begin, arrays)
+                connection = self._link.connect()
+                begin.step = self.last_step + 1
+                result = self._exchange(connection, begin, arrays)
             except UnavailableError as error:
-                self._drop_connection()
+                self._link.drop()
                 patience.pause(error)
             except ResourceExhaustedError as error:
                 if error.reason != "QUEUE_FULL":
                     raise
                 patience.pause(
-                    UnavailableError(error.message, code=error.code, reason="QUEUE_FULL")
+                    UnavailableError(error.message, code=error.code, reason=error.reason)
                 )
             except SupersededError as error:
-                self._superseded = error
-                self._drop_connection()
+                self._link.give_up(error)
                 raise
             except (SessionLostError, ServerError):
-                self._drop_connection()
+                self._link.drop()
                 raise
             except (KeyboardInterrupt, SystemExit):
                 # Whether the step was applied is unknown; the next open tells.
-                self._drop_connection()
-                self._last_step = None
+                self._link.drop()
+                self._link.last_step = None
                 raise
             else:
                 patience.succeed()
-                self._last_step = result.step
+                self._link.last_step = result.step
                 return result
 
-    def _exchange(self, begin: messages.StepBegin, arrays: list[Any]) -> StepResult:
+    def _exchange(
+        self, connection: Connection, begin: messages.StepBegin, arrays: list[Any]
+    ) -> StepResult:
         """Sends the step over the connection and reads its answer."""
-        assert self._connection is not None
-        connection, opened = self._connection, self._opened
-        assembler = UpdateAssembler(
-            self._session.shapes, opened.cell_elements, opened.update_encoding
-        )
+        opened = self._link.opened
+        assembler = UpdateAssembler(self._shapes, opened.cell_elements, opened.update_encoding)
         connection.keep_alive(opened.heartbeat_seconds, begin.step - 1)
         connection.send(self._requests(begin, arrays))
+        # The daemon counts as gone after this long without a message.
+        longest_silence = max(3.0 * opened.heartbeat_seconds, self._client.timeout)
         while True:
-            response = connection.receive(self._longest_silence())
+            response = connection.receive(longest_silence)
             try:
                 for chunk in response.chunks:
                     assembler.add(chunk)
@@ -259,9 +250,8 @@ class OptimizeStream:
         self, begin: messages.StepBegin, arrays: list[Any]
     ) -> Iterator[messages.OptimizeRequest]:
         """Yields the messages of a step: begin in the first, end in the last."""
-        grid = Grid(self._sizes, self._opened.cell_elements, self._opened.message_bytes_max)
         request = messages.OptimizeRequest(begin=begin)
-        groups = grid.pack(arrays, checksums=self._checksums)
+        groups = self._grid().pack(arrays, checksums=self._checksums)
         pending = next(groups)
         for group in groups:
             request.chunks.extend(pending)
@@ -271,90 +261,22 @@ class OptimizeStream:
         request.end.step = begin.step
         yield request
 
-    def _until_connected(self) -> None:
-        """Connects for the first time, with the patience of the policy."""
+    def _grid(self) -> Grid:
+        opened = self._link.opened
+        return Grid(self._sizes, opened.cell_elements, opened.message_bytes_max)
+
+    def _connect(self) -> None:
+        """Connects with the patience of the policy."""
         patience = self._patience()
         while True:
             try:
-                self._connect()
+                self._link.connect()
             except UnavailableError as error:
-                self._drop_connection()
+                self._link.drop()
                 patience.pause(error)
             else:
                 patience.succeed()
                 return
-
-    def _connect(self) -> int:
-        """Makes sure that there is a connection; returns the last step."""
-        if self._closed:
-            raise ValueError("the stream is closed")
-        if self._superseded is not None:
-            raise self._superseded
-        if self._pid != os.getpid() and self._connection is not None:
-            _inherited.append(self._connection)
-            self._connection = None
-        if self._connection is None:
-            self._check_not_superseded()
-            self._open()
-        assert self._last_step is not None
-        return self._last_step
-
-    def _open(self) -> None:
-        """Opens a connection and learns where the session stands."""
-        request = messages.OpenStream(
-            session=self._session.name,
-            token=self._session.token,
-            protocol_revision=PROTOCOL_REVISION,
-            gradient_encoding=self._gradient_encoding,
-            update_encoding=self._update_encoding,
-            accept_loss=self._accept_loss,
-            checksums=self._checksums,
-        )
-        self._pid = os.getpid()
-        self._connection = Connection(self._client.methods.optimize)
-        self._connection.send([messages.OptimizeRequest(open=request)])
-        self._blind_opens += 1
-        response = self._connection.receive(self._client.timeout)
-        while not response.HasField("opened"):
-            response = self._connection.receive(self._client.timeout)
-        self._opened = response.opened
-        self._blind_opens = 0
-
-        applied = self._opened.last_applied_step
-        if self._last_step is None:
-            self._last_step = applied
-        elif applied not in (self._last_step, self._last_step + 1) and not self._accept_loss:
-            self._drop_connection()
-            raise SessionLostError(
-                f"the session stands at step {applied}, this client at {self._last_step}; "
-                "load a checkpoint into the session to go on",
-                code="FAILED_PRECONDITION",
-                reason="STATE_MISMATCH",
-                metadata={"last_step": str(applied)},
-            )
-
-    def _check_not_superseded(self) -> None:
-        """Before reopening, makes sure that nobody opened the session in the meantime."""
-        if self._opened.epoch == 0:
-            return
-        epoch = self._client.current_epoch(self._session.name)
-        if epoch > self._opened.epoch + self._blind_opens:
-            self._superseded = SupersededError(
-                "a newer stream has held the session since this one broke",
-                code="ABORTED",
-                reason="SUPERSEDED",
-                metadata={"epoch": str(epoch)},
-            )
-            raise self._superseded
-
-    def _drop_connection(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
-
-    def _longest_silence(self) -> float:
-        """Seconds without a message after which the daemon counts as gone."""
-        return max(3.0 * self._opened.heartbeat_seconds, self._client.timeout)
 
     def _patience(self, *, free_tries: int = 0) -> Patience:
         return Patience(

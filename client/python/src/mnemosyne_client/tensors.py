@@ -50,12 +50,13 @@ def encode(values: npt.NDArray[Any], encoding: int) -> npt.NDArray[Any]:
     bfloat16 rounds to nearest, ties to even, and arrives as uint16. float16 turns what is beyond
     its range into infinity.
     """
-    flat = np.ascontiguousarray(values).reshape(-1)
+    flat = np.asarray(values, order="C").reshape(-1)
     if encoding == messages.DATA_TYPE_BFLOAT16:
         return _round_to_bfloat16(flat.astype(np.float32, copy=False))
-    with np.errstate(over="ignore"):
-        wire: npt.NDArray[Any] = flat.astype(_WIRE_TYPES[encoding], copy=False)
-    return wire
+    if encoding == messages.DATA_TYPE_FLOAT16:
+        with np.errstate(over="ignore"):
+            return flat.astype(np.float16, copy=False)
+    return flat.astype(np.float32, copy=False)
 
 
 def decode(payload: bytes, encoding: int) -> Float32Array:

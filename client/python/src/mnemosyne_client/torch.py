@@ -6,20 +6,19 @@ import os
 import uuid
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from mnemosyne_client import messages
+from mnemosyne_client._torch_lease import Lease
 from mnemosyne_client._torch_options import OptionTable
 from mnemosyne_client._torch_state import MASTER, fill_state, merge_states, tensors_of_state
 from mnemosyne_client._torch_tensors import ParameterMirror
 from mnemosyne_client.client import Client
-from mnemosyne_client.errors import InvalidRequestError, MnemosyneError, SessionLostError
+from mnemosyne_client.errors import InvalidRequestError, SessionLostError
 from mnemosyne_client.patience import OnUnavailable
 from mnemosyne_client.session import Session
-from mnemosyne_client.stream import OptimizeStream
 
 _STATE_KEY = "mnemosyne"
 _STATE_FORMAT = 1
@@ -115,13 +114,13 @@ class RemoteOptimizer(torch.optim.Optimizer):
         self._optimizer_name = optimizer
         self._request_id = request_id
         self._clips = clip_global_norm is not None or clip_tensor_norm is not None
-        self._lease = _Lease(self._client, os.getpid(), delete=request_id is None)
+        self._lease = Lease(self._client, os.getpid(), delete=request_id is None)
         self._group_values: list[dict[str, float]] = []
         self._names: dict[torch.Tensor, str] = {}
         self._mirrors: list[ParameterMirror] = []
         super().__init__(self._strip_names(params), self._options.accept(options))
         self._make_session()
-        weakref.finalize(self, _Lease.release, self._lease)
+        weakref.finalize(self, Lease.release, self._lease)
 
     @property
     def session(self) -> Session:
@@ -359,44 +358,6 @@ class RemoteOptimizer(torch.optim.Optimizer):
             for told, change in zip(self._group_values, changes):
                 told.update(change)
         return rates if rates != told_rates else []
-
-
-@dataclass
-class _Lease:
-    """What an optimizer holds in the daemon, apart from it so that it can be given back late."""
-
-    client: Client
-    pid: int
-    delete: bool
-    session: Session | None = None
-    stream: OptimizeStream | None = None
-
-    def open_stream(self, options: dict[str, Any]) -> OptimizeStream:
-        """Returns the stream, which is opened at its first use."""
-        if self.session is None:
-            raise RuntimeError("the optimizer is closed")
-        if self.stream is None:
-            self.stream = self.client.open_stream(self.session, **options)
-        return self.stream
-
-    def close_stream(self) -> None:
-        """Ends the stream; the next use opens another one."""
-        if self.stream is not None:
-            self.stream.close()
-            self.stream = None
-
-    def release(self) -> None:
-        """Ends the stream and deletes a session that nobody else can know."""
-        if self.pid != os.getpid():
-            return
-        self.close_stream()
-        session, self.session = self.session, None
-        if session is not None and self.delete:
-            with Client(self.client.address, on_unavailable="raise", timeout=5) as client:
-                try:
-                    client.delete_session(session)
-                except MnemosyneError:
-                    pass
 
 
 def _role_of(name: str) -> str:

@@ -1,0 +1,120 @@
+"""Calls to a daemon: a channel for each process, and patience while the daemon is away."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import Callable, TypeVar
+
+import grpc
+
+from mnemosyne_client import messages
+from mnemosyne_client._wire import Methods, open_channel
+from mnemosyne_client.errors import SessionLostError, UnavailableError, error_of_call
+from mnemosyne_client.patience import Patience, WaitPolicy
+
+_T = TypeVar("_T")
+
+# Channels of a parent process: kept, because destroying them in a fork may block for ever.
+_inherited: list[grpc.Channel] = []
+
+
+class Caller:
+    """Makes calls. Thread-safe, and usable on both sides of a fork.
+
+    Attributes:
+        address: The daemon's address.
+        wait_policy: What to do while the daemon is away.
+        timeout: How long one try of a call may take, in seconds.
+    """
+
+    def __init__(self, address: str, wait_policy: WaitPolicy, timeout: float) -> None:
+        """Connects at the first call of each process."""
+        self.address = address
+        self.wait_policy = wait_policy
+        self.timeout = timeout
+        self._lock = threading.Lock()
+        self._pid = os.getpid()
+        self._channel: grpc.Channel | None = None
+        self._methods: Methods | None = None
+
+    @property
+    def methods(self) -> Methods:
+        """The service's methods on this process's channel."""
+        if self._pid != os.getpid():
+            if self._channel is not None:
+                _inherited.append(self._channel)
+            self._lock = threading.Lock()
+            self._pid = os.getpid()
+            self._channel = self._methods = None
+        with self._lock:
+            if self._methods is None:
+                self._channel = open_channel(self.address)
+                self._methods = Methods(self._channel)
+            return self._methods
+
+    def call(self, method: str, request: messages.Message, answer: type[_T]) -> _T:
+        """Calls a unary method, which returns an `answer`.
+
+        Raises:
+            MnemosyneError: The call failed; see the type and the reason.
+        """
+        tries = 0
+
+        def attempt() -> _T:
+            nonlocal tries
+            tries += 1
+            try:
+                response: _T = getattr(self.methods, method)(request, timeout=self.timeout)
+            except grpc.RpcError as error:
+                if (
+                    method == "delete_session"
+                    and tries > 1
+                    and isinstance(error_of_call(error), SessionLostError)
+                ):
+                    # An earlier try deleted it and only the answer was lost.
+                    return answer()
+                raise
+            return response
+
+        return self.with_patience(attempt)
+
+    def call_once(self, method: str, request: messages.Message, answer: type[_T]) -> _T:
+        """Calls a unary method in a single try.
+
+        Raises:
+            MnemosyneError: The call failed; see the type and the reason.
+        """
+        try:
+            response: _T = getattr(self.methods, method)(request, timeout=self.timeout)
+        except grpc.RpcError as error:
+            raise error_of_call(error) from None
+        return response
+
+    def with_patience(self, attempt: Callable[[], _T]) -> _T:
+        """Makes a call again while the daemon is away.
+
+        Raises:
+            MnemosyneError: The call failed; see the type and the reason.
+        """
+        patience = Patience(self.wait_policy, f"the daemon at {self.address}")
+        while True:
+            try:
+                result = attempt()
+            except grpc.RpcError as rpc_error:
+                error = error_of_call(rpc_error)
+                if not isinstance(error, UnavailableError) or error.code == "DEADLINE_EXCEEDED":
+                    raise error from None
+                patience.pause(error)
+            else:
+                patience.succeed()
+                return result
+
+    def close(self) -> None:
+        """Closes the channel; a later call opens another one."""
+        if self._pid != os.getpid():
+            return
+        with self._lock:
+            channel, self._channel, self._methods = self._channel, None, None
+        if channel is not None:
+            channel.close()
