@@ -6,16 +6,9 @@
 #include <span>
 #include <vector>
 
-#include "kernels/step_coefficients.h"
+#include "kernels/segment.h"
 
 namespace mnemosyne::kernels {
-
-// A part of a segment.
-struct Block {
-  size_t segment;  // Position in the op's segments.
-  size_t offset;   // In the arena, in elements.
-  size_t count;
-};
 
 // Writes the blocks of all segments to `blocks`, in order; each has at most `size` elements and
 // starts a multiple of `size` after the start of its segment.

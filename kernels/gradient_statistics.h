@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <span>
 
-#include "kernels/step_coefficients.h"
+#include "kernels/segment.h"
 
 namespace mnemosyne::kernels {
 

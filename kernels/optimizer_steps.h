@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <span>
 
+#include "kernels/segment.h"
 #include "kernels/step_coefficients.h"
 
 namespace mnemosyne::kernels {

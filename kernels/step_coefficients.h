@@ -11,12 +11,6 @@
 
 namespace mnemosyne::kernels {
 
-// A run of elements in an arena.
-struct Segment {
-  size_t offset;
-  size_t count;
-};
-
 // Stochastic gradient descent:
 //
 //   d = gradient_scale g

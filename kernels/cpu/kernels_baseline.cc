@@ -1,82 +1,109 @@
-// The loops for every machine: arrays of lanes, which compilers turn into whatever vectors the
-// baseline of the build has. It has no fused multiply-add.
+// The loops for every machine: a vector is four of the compiler's own vectors, which it maps to
+// whatever registers the baseline of the build has. It has no fused multiply-add.
 #include <math.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
 
 #include "kernels/cpu/kernel_table.h"
 
 namespace mnemosyne::kernels::cpu {
 namespace {
 
+typedef float Float4 __attribute__((vector_size(16)));
+typedef int32_t Int4 __attribute__((vector_size(16)));
+typedef double Double2 __attribute__((vector_size(16)));
+
 struct Floats {
-  alignas(16) float lanes[16];
+  Float4 part[4];
 };
 
-// Applies `op` to each lane.
+// Applies `op` to each part.
 template <typename Op>
 inline Floats Map(Op op) {
-  Floats result;
-  for (size_t i = 0; i < 16; ++i) result.lanes[i] = op(i);
-  return result;
+  return {{op(0), op(1), op(2), op(3)}};
 }
 
 inline Floats Load(const float* source) {
   Floats result;
-  memcpy(result.lanes, source, sizeof(result.lanes));
+  memcpy(result.part, source, sizeof(result.part));
   return result;
 }
-inline void Store(float* target, const Floats& x) { memcpy(target, x.lanes, sizeof(x.lanes)); }
+inline void Store(float* target, const Floats& x) { memcpy(target, x.part, sizeof(x.part)); }
 inline Floats Splat(float x) {
-  return Map([&](size_t) { return x; });
+  return Map([&](int) { return Float4{x, x, x, x}; });
 }
 inline Floats operator+(const Floats& a, const Floats& b) {
-  return Map([&](size_t i) { return a.lanes[i] + b.lanes[i]; });
+  return Map([&](int i) { return a.part[i] + b.part[i]; });
 }
 inline Floats operator*(const Floats& a, const Floats& b) {
-  return Map([&](size_t i) { return a.lanes[i] * b.lanes[i]; });
+  return Map([&](int i) { return a.part[i] * b.part[i]; });
 }
 inline Floats operator/(const Floats& a, const Floats& b) {
-  return Map([&](size_t i) { return a.lanes[i] / b.lanes[i]; });
+  return Map([&](int i) { return a.part[i] / b.part[i]; });
+}
+inline Float4 Sqrt4(Float4 a) {
+#if defined(__SSE2__)
+  return _mm_sqrt_ps(a);
+#else
+  return Float4{sqrtf(a[0]), sqrtf(a[1]), sqrtf(a[2]), sqrtf(a[3])};
+#endif
 }
 inline Floats Sqrt(const Floats& a) {
-  return Map([&](size_t i) { return __builtin_sqrtf(a.lanes[i]); });
+  return Map([&](int i) { return Sqrt4(a.part[i]); });
 }
 inline Floats Fma(const Floats& a, const Floats& b, const Floats& c) { return a * b + c; }
 
-inline bool IsFinite(float x) { return __builtin_fabsf(x) <= 3.40282346638528859812e38F; }
+// All ones in the lanes that are finite: those whose exponent is not.
+inline Int4 FiniteMask(Float4 x) {
+  const Int4 exponent = {0x7F800000, 0x7F800000, 0x7F800000, 0x7F800000};
+  return (reinterpret_cast<Int4>(x) & exponent) != exponent;
+}
 inline Floats ZeroNonFinite(const Floats& a) {
-  return Map([&](size_t i) { return IsFinite(a.lanes[i]) ? a.lanes[i] : 0.0F; });
+  return Map([&](int i) {
+    return reinterpret_cast<Float4>(reinterpret_cast<Int4>(a.part[i]) & FiniteMask(a.part[i]));
+  });
 }
 inline int CountNonFinite(const Floats& a) {
-  int count = 0;
-  for (const float x : a.lanes) count += IsFinite(x) ? 0 : 1;
-  return count;
+  const Int4 finite = FiniteMask(a.part[0]) + FiniteMask(a.part[1]) + FiniteMask(a.part[2]) +
+                      FiniteMask(a.part[3]);  // -1 for each.
+  return 16 + finite[0] + finite[1] + finite[2] + finite[3];
 }
 
 inline uint32_t Signs(const Floats& a) {
+  const Float4 zero = {};
   uint32_t word = 0;
-  for (size_t i = 0; i < 16; ++i) {
-    word |= uint32_t{a.lanes[i] < 0} << i;
-    word |= uint32_t{a.lanes[i] > 0} << (16 + i);
+  for (int i = 0; i < 4; ++i) {
+    const Int4 lane_bits = Int4{1, 2, 4, 8} << (4 * i);
+    const Int4 bits = ((a.part[i] < zero) & lane_bits) | ((a.part[i] > zero) & (lane_bits << 16));
+    word |= static_cast<uint32_t>(bits[0] | bits[1] | bits[2] | bits[3]);
   }
   return word;
 }
 inline Floats FromSigns(uint32_t word) {
-  return Map([&](size_t i) {
-    const uint32_t positive = (word >> (16 + i)) & 1;
-    const uint32_t negative = (word >> i) & 1;
-    return static_cast<float>(static_cast<int>(positive) - static_cast<int>(negative));
+  const auto all = static_cast<int32_t>(word);
+  const Int4 words = {all, all, all, all};
+  const Int4 zero = {};
+  return Map([&](int i) {
+    const Int4 lane_bits = Int4{1, 2, 4, 8} << (4 * i);
+    const Int4 negative = (words & lane_bits) != zero;  // -1 where it is.
+    const Int4 positive = (words & (lane_bits << 16)) != zero;
+    return __builtin_convertvector(negative - positive, Float4);
   });
 }
 
 struct SquareSum {
-  double lanes[16] = {};
+  Double2 lanes[8] = {};
 
   void Add(const Floats& x) {
-    for (size_t i = 0; i < 16; ++i) {
-      lanes[i] += static_cast<double>(x.lanes[i]) * static_cast<double>(x.lanes[i]);
+    for (int i = 0; i < 4; ++i) {
+      const Double2 low = {static_cast<double>(x.part[i][0]), static_cast<double>(x.part[i][1])};
+      const Double2 high = {static_cast<double>(x.part[i][2]), static_cast<double>(x.part[i][3])};
+      lanes[2 * i] += low * low;
+      lanes[2 * i + 1] += high * high;
     }
   }
   void Store(double* target) const { memcpy(target, lanes, sizeof(lanes)); }

@@ -1,0 +1,207 @@
+#include "kernels/cuda/cuda_backend.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "base/error.h"
+#include "base/status_macros.h"
+#include "kernels/block.h"
+#include "kernels/cuda/launchers.h"
+#include "kernels/op_check.h"
+
+namespace mnemosyne::kernels::cuda {
+namespace {
+
+constexpr size_t kAlignment = 64;
+
+size_t AlignUp(size_t size) { return (size + kAlignment - 1) / kAlignment * kAlignment; }
+
+absl::Status ToStatus(cudaError_t error) {
+  if (error == cudaSuccess) return absl::OkStatus();
+  return Internal("device fault: {}", cudaGetErrorString(error));
+}
+
+absl::Status OutOfMemory(size_t size) {
+  cudaGetLastError();  // The runtime remembers the error otherwise.
+  return ResourceExhausted("out of memory: {} bytes", size);
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Backend>> CudaBackend::Create(int ordinal) {
+  int count = 0;
+  const cudaError_t error = cudaGetDeviceCount(&count);
+  if (error != cudaSuccess) {
+    return FailedPrecondition("device not available: cuda:{}: {}", ordinal,
+                              cudaGetErrorString(error));
+  }
+  if (ordinal >= count) {
+    return FailedPrecondition("device not available: cuda:{}, this machine has {}", ordinal, count);
+  }
+  cudaDeviceProp properties;
+  cudaStream_t stream = nullptr;
+  MNEMO_RETURN_IF_ERROR(ToStatus(cudaGetDeviceProperties(&properties, ordinal)));
+  MNEMO_RETURN_IF_ERROR(ToStatus(cudaSetDevice(ordinal)));
+  MNEMO_RETURN_IF_ERROR(ToStatus(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking)));
+  return std::unique_ptr<Backend>(
+      new CudaBackend(ordinal, fmt::format("cuda:{}", ordinal), properties.name, stream));
+}
+
+CudaBackend::CudaBackend(int ordinal, std::string name, std::string description,
+                         cudaStream_t stream)
+    : ordinal_(ordinal),
+      name_(std::move(name)),
+      description_(std::move(description)),
+      stream_(stream) {}
+
+CudaBackend::~CudaBackend() {
+  cudaSetDevice(ordinal_);
+  cudaStreamSynchronize(stream_);
+  cudaStreamDestroy(stream_);
+}
+
+absl::StatusOr<Buffer> CudaBackend::Allocate(size_t size) {
+  if (size == 0) return Buffer();
+  MNEMO_RETURN_IF_ERROR(ToStatus(cudaSetDevice(ordinal_)));
+  void* data = nullptr;
+  const cudaError_t error = cudaMalloc(&data, size);
+  if (error == cudaErrorMemoryAllocation || error == cudaErrorInvalidValue) {
+    return OutOfMemory(size);
+  }
+  MNEMO_RETURN_IF_ERROR(ToStatus(error));
+  Buffer buffer(static_cast<std::byte*>(data), size, [ordinal = ordinal_](std::byte* freed) {
+    cudaSetDevice(ordinal);
+    cudaFree(freed);
+  });
+  // Any thread may allocate: its own stream keeps out of the way of the executor's.
+  MNEMO_RETURN_IF_ERROR(ToStatus(cudaMemsetAsync(data, 0, size, cudaStreamPerThread)));
+  MNEMO_RETURN_IF_ERROR(ToStatus(cudaStreamSynchronize(cudaStreamPerThread)));
+  return buffer;
+}
+
+absl::StatusOr<Buffer> CudaBackend::AllocateHost(size_t size) {
+  if (size == 0) return Buffer();
+  MNEMO_RETURN_IF_ERROR(ToStatus(cudaSetDevice(ordinal_)));
+  void* data = nullptr;
+  if (cudaHostAlloc(&data, size, cudaHostAllocPortable) != cudaSuccess) return OutOfMemory(size);
+  std::memset(data, 0, size);
+  return Buffer(static_cast<std::byte*>(data), size, [](std::byte* freed) { cudaFreeHost(freed); });
+}
+
+absl::Status CudaBackend::Upload(const std::byte* host, std::byte* device, size_t size) {
+  if (size == 0) return absl::OkStatus();
+  MNEMO_RETURN_IF_ERROR(ToStatus(cudaSetDevice(ordinal_)));
+  MNEMO_RETURN_IF_ERROR(
+      ToStatus(cudaMemcpyAsync(device, host, size, cudaMemcpyHostToDevice, stream_)));
+  return Synchronize();  // `host` is the caller's again.
+}
+
+absl::Status CudaBackend::Download(const std::byte* device, std::byte* host, size_t size) {
+  if (size == 0) return absl::OkStatus();
+  MNEMO_RETURN_IF_ERROR(ToStatus(cudaSetDevice(ordinal_)));
+  MNEMO_RETURN_IF_ERROR(
+      ToStatus(cudaMemcpyAsync(host, device, size, cudaMemcpyDeviceToHost, stream_)));
+  return Synchronize();
+}
+
+std::byte* CudaBackend::device_extra() const { return workspace_.data() + extra_offset_; }
+std::byte* CudaBackend::device_results() const { return workspace_.data() + results_offset_; }
+
+absl::Status CudaBackend::PrepareWorkspace(std::span<const Segment> segments, const void* extra,
+                                           size_t extra_size, size_t result_size) {
+  CutIntoBlocks(segments, kBlockElements, blocks_);
+  extra_offset_ = AlignUp(blocks_.size() * sizeof(Block));
+  results_offset_ = extra_offset_ + AlignUp(extra_size);
+  const size_t size = results_offset_ + blocks_.size() * result_size;
+  if (workspace_.size() < size) {
+    workspace_ = Buffer();  // Free before asking for more.
+    MNEMO_ASSIGN_OR_RETURN(workspace_, Allocate(size));
+  }
+  MNEMO_RETURN_IF_ERROR(Upload(reinterpret_cast<const std::byte*>(blocks_.data()),
+                               workspace_.data(), blocks_.size() * sizeof(Block)));
+  return Upload(static_cast<const std::byte*>(extra), device_extra(), extra_size);
+}
+
+absl::Status CudaBackend::MeasureGradients(const GradientStatisticsArgs& args) {
+  MNEMO_RETURN_IF_ERROR(Check(args));
+  if (args.segments.empty()) return absl::OkStatus();
+  MNEMO_RETURN_IF_ERROR(
+      PrepareWorkspace(args.segments, nullptr, 0, sizeof(double) + sizeof(int64_t)));
+  auto* const sums = reinterpret_cast<double*>(device_results());
+  auto* const counts = reinterpret_cast<int64_t*>(sums + blocks_.size());
+  MNEMO_RETURN_IF_ERROR(ToStatus(
+      LaunchMeasureGradients(device_blocks(), blocks_.size(), args.values, sums, counts, stream_)));
+  partial_.resize(blocks_.size());
+  counts_.resize(blocks_.size());
+  MNEMO_RETURN_IF_ERROR(Download(reinterpret_cast<const std::byte*>(sums),
+                                 reinterpret_cast<std::byte*>(partial_.data()),
+                                 blocks_.size() * sizeof(double)));
+  MNEMO_RETURN_IF_ERROR(Download(reinterpret_cast<const std::byte*>(counts),
+                                 reinterpret_cast<std::byte*>(counts_.data()),
+                                 blocks_.size() * sizeof(int64_t)));
+  std::fill(args.statistics.begin(), args.statistics.end(), GradientStatistics());
+  for (size_t i = 0; i < blocks_.size(); ++i) {
+    args.statistics[blocks_[i].segment].square_sum += partial_[i];
+    args.statistics[blocks_[i].segment].non_finite_count += counts_[i];
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CudaBackend::ZeroNonFinite(std::span<const Segment> segments, float* values) {
+  MNEMO_RETURN_IF_ERROR(CheckSegments(segments, values));
+  if (segments.empty()) return absl::OkStatus();
+  MNEMO_RETURN_IF_ERROR(PrepareWorkspace(segments, nullptr, 0, 0));
+  return ToStatus(LaunchZeroNonFinite(device_blocks(), blocks_.size(), values, stream_));
+}
+
+absl::Status CudaBackend::SetZero(std::span<const Segment> segments, float* values) {
+  MNEMO_RETURN_IF_ERROR(CheckSegments(segments, values));
+  if (segments.empty()) return absl::OkStatus();
+  MNEMO_RETURN_IF_ERROR(PrepareWorkspace(segments, nullptr, 0, 0));
+  return ToStatus(LaunchSetZero(device_blocks(), blocks_.size(), values, stream_));
+}
+
+template <typename Args, typename Launch>
+absl::Status CudaBackend::RunStep(const Args& args, const Launch& launch) {
+  MNEMO_RETURN_IF_ERROR(Check(args));
+  if (args.segments.empty()) return absl::OkStatus();
+  using Coefficients = typename decltype(args.coefficients)::value_type;
+  MNEMO_RETURN_IF_ERROR(PrepareWorkspace(args.segments, args.coefficients.data(),
+                                         args.coefficients.size_bytes(), sizeof(double)));
+  MNEMO_RETURN_IF_ERROR(ToStatus(launch(reinterpret_cast<const Coefficients*>(device_extra()),
+                                        reinterpret_cast<double*>(device_results()))));
+  partial_.resize(blocks_.size());
+  MNEMO_RETURN_IF_ERROR(Download(device_results(), reinterpret_cast<std::byte*>(partial_.data()),
+                                 blocks_.size() * sizeof(double)));
+  SumBlocks(blocks_, partial_, args.square_sums);
+  return absl::OkStatus();
+}
+
+absl::Status CudaBackend::SgdStep(const SgdStepArgs& args) {
+  return RunStep(args, [&](const SgdCoefficients* coefficients, double* square_sums) {
+    return LaunchSgdStep(device_blocks(), blocks_.size(), coefficients, args.replay, args.values,
+                         args.momentum, square_sums, stream_);
+  });
+}
+
+absl::Status CudaBackend::AdamStep(const AdamStepArgs& args) {
+  return RunStep(args, [&](const AdamCoefficients* coefficients, double* square_sums) {
+    return LaunchAdamStep(device_blocks(), blocks_.size(), coefficients, args.replay, args.values,
+                          args.first_moment, args.second_moment, square_sums, stream_);
+  });
+}
+
+absl::Status CudaBackend::LionStep(const LionStepArgs& args) {
+  return RunStep(args, [&](const LionCoefficients* coefficients, double* square_sums) {
+    return LaunchLionStep(device_blocks(), blocks_.size(), coefficients, args.replay, args.values,
+                          args.momentum, args.signs, square_sums, stream_);
+  });
+}
+
+absl::Status CudaBackend::Synchronize() {
+  MNEMO_RETURN_IF_ERROR(ToStatus(cudaSetDevice(ordinal_)));
+  return ToStatus(cudaStreamSynchronize(stream_));
+}
+
+}  // namespace mnemosyne::kernels::cuda

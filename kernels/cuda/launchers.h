@@ -1,0 +1,46 @@
+// Starts the kernels of the CUDA backend. Includes the CUDA runtime and plain structs only, so that
+// the .cu files need nothing else.
+//
+// Every pointer is to device memory. A launcher returns once its kernel is queued on `stream`.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/segment.h"
+#include "kernels/step_coefficients.h"
+
+namespace mnemosyne::kernels::cuda {
+
+// Elements of a block of work, one for each block of threads: a multiple of a warp's.
+inline constexpr size_t kBlockElements = 4096;
+
+// square_sums, non_finite_counts: [block_count]
+cudaError_t LaunchMeasureGradients(const Block* blocks, size_t block_count, const float* values,
+                                   double* square_sums, int64_t* non_finite_counts,
+                                   cudaStream_t stream);
+
+cudaError_t LaunchZeroNonFinite(const Block* blocks, size_t block_count, float* values,
+                                cudaStream_t stream);
+
+cudaError_t LaunchSetZero(const Block* blocks, size_t block_count, float* values,
+                          cudaStream_t stream);
+
+// coefficients: [segments]; square_sums: [block_count]
+cudaError_t LaunchSgdStep(const Block* blocks, size_t block_count,
+                          const SgdCoefficients* coefficients, bool replay, float* values,
+                          float* momentum, double* square_sums, cudaStream_t stream);
+
+cudaError_t LaunchAdamStep(const Block* blocks, size_t block_count,
+                           const AdamCoefficients* coefficients, bool replay, float* values,
+                           float* first_moment, float* second_moment, double* square_sums,
+                           cudaStream_t stream);
+
+cudaError_t LaunchLionStep(const Block* blocks, size_t block_count,
+                           const LionCoefficients* coefficients, bool replay, float* values,
+                           float* momentum, uint32_t* signs, double* square_sums,
+                           cudaStream_t stream);
+
+}  // namespace mnemosyne::kernels::cuda
