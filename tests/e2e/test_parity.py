@@ -121,6 +121,22 @@ def test_has_the_bits_of_torch_over_either_listener(client, digits):
     )
 
 
+def test_has_the_bits_of_torch_when_gradients_leave_early(tcp_client, digits):
+    remote, local = conv_net(), conv_net()
+    ours = RemoteOptimizer(
+        remote.parameters(), tcp_client, "adam", weight_decay=0.1, overlap_backward=True
+    )
+    theirs = torch.optim.Adam(local.parameters(), weight_decay=0.1)
+    for step in range(200):
+        for model, optimizer in ((remote, ours), (local, theirs)):
+            gradients_of(model, digits, step)
+            optimizer.step()
+            optimizer.zero_grad()
+    ours.close()
+
+    assert_equal(list(remote.parameters()), list(local.parameters()))
+
+
 @pytest.mark.parametrize(
     "scheduler",
     [

@@ -103,16 +103,19 @@ class ParameterMirror:
     def finish_gradient(self) -> npt.NDArray[Any] | None:
         """Returns the gradient on the host, float32; None if there is none.
 
-        It is valid until the next start_gradient(), as long as nobody changes `grad`.
+        It is valid until the next start_gradient(), as long as nobody changes `grad`. May be
+        called from any thread, and again.
         """
         if self._event is not None:
             self._event.synchronize()
-            self._event = None
         if self._gradient is None:
             return None
         array: npt.NDArray[Any] = self._gradient.numpy()
-        self._gradient = None
         return array
+
+    def forget_gradient(self) -> None:
+        """Lets go of the gradient."""
+        self._gradient = None
 
     def apply(self, update: Update) -> None:
         """Applies `update` to the parameter, through the master if there is one."""

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from mnemosyne_client import messages
 from mnemosyne_client.connection import Connection
+from mnemosyne_client.draft import Draft
 from mnemosyne_client.errors import (
     ResourceExhaustedError,
     ServerError,
@@ -124,6 +125,7 @@ class OptimizeStream:
         learning_rates: Sequence[float] = (),
         learning_rate_factors: Sequence[float] = (),
         parameter_rms: Sequence[float] = (),
+        draft: Draft | None = None,
     ) -> StepResult:
         """Runs one step.
 
@@ -134,6 +136,7 @@ class OptimizeStream:
             learning_rates: One value a group, in place of the group's value and the schedule.
             learning_rate_factors: One factor a group on the learning rate.
             parameter_rms: The root mean square of each parameter's values.
+            draft: What begin_early() returned, if the step was begun there.
 
         Returns:
             The updates; they have yet to be applied.
@@ -160,9 +163,33 @@ class OptimizeStream:
         if not self._in_use.acquire(blocking=False):
             raise RuntimeError("another thread is in a step of this stream")
         try:
-            return self._step(begin, arrays)
+            return self._step(begin, arrays, draft)
         finally:
             self._in_use.release()
+
+    def begin_early(self, learning_rates: Sequence[float] = ()) -> Draft | None:
+        """Begins the next step before all its gradients are there.
+
+        Args:
+            learning_rates: As step() takes them.
+
+        Returns:
+            What takes gradients until step() is called with it; None if the daemon is away, in
+            which case step() sends all.
+
+        Raises:
+            MnemosyneError: As step(), but for UnavailableError.
+        """
+        try:
+            connection = self._link.connect()
+        except UnavailableError:
+            self._link.drop()
+            return None
+        connection.keep_alive(self._link.opened.heartbeat_seconds, self.last_step)
+        begin = messages.StepBegin(step=self.last_step + 1, learning_rates=learning_rates)
+        return Draft(
+            connection, begin, self._grid(), self._gradient_encoding, checksums=self._checksums
+        )
 
     def close(self) -> None:
         """Ends the stream; the session stays. May be called again."""
@@ -190,14 +217,16 @@ class OptimizeStream:
             arrays.append(None if gradient is None else encode(gradient, self._gradient_encoding))
         return arrays
 
-    def _step(self, begin: messages.StepBegin, arrays: list[Any]) -> StepResult:
+    def _step(
+        self, begin: messages.StepBegin, arrays: list[Any], draft: Draft | None
+    ) -> StepResult:
         """Sends the step until it is answered."""
         patience = self._patience(free_tries=1 if self._link.is_connected else 0)
         while True:
             try:
                 connection = self._link.connect()
                 begin.step = self.last_step + 1
-                result = self._exchange(connection, begin, arrays)
+                result = self._exchange(connection, begin, arrays, draft)
             except UnavailableError as error:
                 self._link.drop()
                 patience.pause(error)
@@ -224,13 +253,23 @@ class OptimizeStream:
                 return result
 
     def _exchange(
-        self, connection: Connection, begin: messages.StepBegin, arrays: list[Any]
+        self,
+        connection: Connection,
+        begin: messages.StepBegin,
+        arrays: list[Any],
+        draft: Draft | None,
     ) -> StepResult:
         """Sends the step over the connection and reads its answer."""
         opened = self._link.opened
         assembler = UpdateAssembler(self._shapes, opened.cell_elements, opened.update_encoding)
         connection.keep_alive(opened.heartbeat_seconds, begin.step - 1)
-        connection.send(self._requests(begin, arrays))
+        if draft is not None and draft.fits(connection, begin):
+            rest = [None if draft.has(i) else array for i, array in enumerate(arrays)]
+            connection.send(self._requests(messages.OptimizeRequest(), begin.step, rest))
+        else:
+            connection.send(
+                self._requests(messages.OptimizeRequest(begin=begin), begin.step, arrays)
+            )
         # The daemon counts as gone after this long without a message.
         longest_silence = max(3.0 * opened.heartbeat_seconds, self._client.timeout)
         while True:
@@ -247,10 +286,9 @@ class OptimizeStream:
                 return StepResult(response.done.step, assembler.updates(), response.done)
 
     def _requests(
-        self, begin: messages.StepBegin, arrays: list[Any]
+        self, request: messages.OptimizeRequest, step: int, arrays: list[Any]
     ) -> Iterator[messages.OptimizeRequest]:
-        """Yields the messages of a step: begin in the first, end in the last."""
-        request = messages.OptimizeRequest(begin=begin)
+        """Yields `request`, filled with chunks, and all that follow it until the end."""
         groups = self._grid().pack(arrays, checksums=self._checksums)
         pending = next(groups)
         for group in groups:
@@ -258,7 +296,7 @@ class OptimizeStream:
             yield request
             request, pending = messages.OptimizeRequest(), group
         request.chunks.extend(pending)
-        request.end.step = begin.step
+        request.end.step = step
         yield request
 
     def _grid(self) -> Grid:

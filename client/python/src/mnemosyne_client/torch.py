@@ -13,9 +13,11 @@ import torch
 from mnemosyne_client import messages
 from mnemosyne_client._torch_lease import Lease
 from mnemosyne_client._torch_options import OptionTable
+from mnemosyne_client._torch_overlap import BackwardOverlap
 from mnemosyne_client._torch_state import MASTER, fill_state, merge_states, tensors_of_state
 from mnemosyne_client._torch_tensors import ParameterMirror
 from mnemosyne_client.client import Client
+from mnemosyne_client.draft import Draft
 from mnemosyne_client.errors import InvalidRequestError, SessionLostError
 from mnemosyne_client.patience import OnUnavailable
 from mnemosyne_client.session import Session
@@ -57,6 +59,7 @@ class RemoteOptimizer(torch.optim.Optimizer):
         gradient_encoding: str = "float32",
         update_encoding: str = "float32",
         checksums: bool = False,
+        overlap_backward: bool = False,
         on_unavailable: OnUnavailable = "wait",
         wait_seconds: float = 600.0,
         request_id: str | None = None,
@@ -78,6 +81,9 @@ class RemoteOptimizer(torch.optim.Optimizer):
             gradient_encoding: How gradients travel: `float32`, `bfloat16` or `float16`.
             update_encoding: How updates travel.
             checksums: Whether chunks carry checksums.
+            overlap_backward: Whether gradients leave while the backward pass computes others. It
+                cannot be used with GradScaler, accumulated gradients or clipping in the training
+                loop; step() then raises RuntimeError.
             on_unavailable: `wait` for a daemon that is away, or `raise`.
             wait_seconds: The longest wait of a step, in seconds.
             request_id: A unique text that names this job. With it, the session outlives this
@@ -118,6 +124,8 @@ class RemoteOptimizer(torch.optim.Optimizer):
         self._group_values: list[dict[str, float]] = []
         self._names: dict[torch.Tensor, str] = {}
         self._mirrors: list[ParameterMirror] = []
+        self._overlaps_backward = overlap_backward
+        self._overlap: BackwardOverlap | None = None
         super().__init__(self._strip_names(params), self._options.accept(options))
         self._make_session()
         weakref.finalize(self, Lease.release, self._lease)
@@ -153,6 +161,12 @@ class RemoteOptimizer(torch.optim.Optimizer):
         with torch.no_grad():
             self._take_step(None if loss is None else float(loss))
         return loss
+
+    def zero_grad(self, *args: Any, **kwargs: Any) -> None:
+        """Resets the gradients, as in torch.optim."""
+        super().zero_grad(*args, **kwargs)
+        if self._overlap is not None:
+            self._overlap.discard()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group; from the second step on, the state so far is carried over.
@@ -302,6 +316,31 @@ class RemoteOptimizer(torch.optim.Optimizer):
         self._lease.close_stream()
         self._lease.session = session
         self._group_values = [dict(g.hyperparameters) for g in session.details.spec.groups]
+        self._hook_parameters()
+
+    def _hook_parameters(self) -> None:
+        """Lets gradients leave during the backward pass, if that is wanted."""
+        if not self._overlaps_backward:
+            return
+        if self._overlap is not None:
+            self._overlap.remove()
+        # A weak reference, so that the hooks do not keep the optimizer alive.
+        this = weakref.ref(self)
+
+        def begin() -> tuple[Draft, list[float]] | None:
+            optimizer = this()
+            if optimizer is None or optimizer._lease.session is None:
+                return None
+            stream = optimizer._lease.open_stream(optimizer._stream_options)
+            draft = stream.begin_early(optimizer._tell_changed_values())
+            return None if draft is None else (draft, optimizer._decay_of_each())
+
+        self._overlap = BackwardOverlap(self._mirrors, begin)
+
+    def _decay_of_each(self) -> list[float]:
+        """Returns what each parameter is multiplied by before it is added to its gradient."""
+        decays = [self._options.coupled_decay(group) for group in self.param_groups]
+        return [decays[group] for group, _ in self._flat_parameters()]
 
     def _grow_session(self) -> None:
         """Moves the state into a new session that has the added parameters too."""
@@ -322,18 +361,19 @@ class RemoteOptimizer(torch.optim.Optimizer):
             )
 
     def _take_step(self, loss: float | None) -> None:
-        decays = [self._options.coupled_decay(group) for group in self.param_groups]
-        owners = [group for group, _ in self._flat_parameters()]
-        for mirror, group in zip(self._mirrors, owners):
-            mirror.start_gradient(decays[group])
+        draft = None if self._overlap is None else self._overlap.finish()
+        for number, (mirror, decay) in enumerate(zip(self._mirrors, self._decay_of_each())):
+            if draft is None or not draft.has(number):
+                mirror.start_gradient(decay)
         gradients = [mirror.finish_gradient() for mirror in self._mirrors]
         if all(gradient is None for gradient in gradients):
             return
         learning_rates = self._tell_changed_values()
         result = self._lease.open_stream(self._stream_options).step(
-            gradients, loss=loss, learning_rates=learning_rates
+            gradients, loss=loss, learning_rates=learning_rates, draft=draft
         )
         for mirror, update in zip(self._mirrors, result.updates):
+            mirror.forget_gradient()
             if update is not None:
                 mirror.apply(update)
 
