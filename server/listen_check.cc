@@ -54,9 +54,13 @@ absl::Status CheckTcpAddress(const std::string& address) {
   if (colon == std::string::npos || colon == 0 || colon + 1 == address.size()) {
     return InvalidArgument("--listen {}: expected HOST:PORT, such as 127.0.0.1:7717", address);
   }
+  const std::string port = address.substr(colon + 1);
+  const bool numeric = port.find_first_not_of("0123456789") == std::string::npos;
+  if (!numeric || port.size() > 5 || std::stoi(port) > 65'535) {
+    return InvalidArgument("--listen {}: the port is a number from 0 to 65535", address);
+  }
   std::string host = address.substr(0, colon);
   if (host.front() == '[' && host.back() == ']') host = host.substr(1, host.size() - 2);
-  const std::string port = address.substr(colon + 1);
   addrinfo hints{};
   hints.ai_family = AF_UNSPEC;
   hints.ai_socktype = SOCK_STREAM;

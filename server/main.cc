@@ -104,9 +104,9 @@ int Main(int argc, char** argv) {
       "mnemosyned");
   app.set_version_flag("--version", std::string("mnemosyned ") + kVersion + " " + kCommit);
   app.footer(
-      "Signals: SIGTERM and SIGINT finish the steps in hand and exit 0; a second one exits at "
-      "once.\nExit codes: 0 stopped as asked, 1 an option cannot be met, 3 a second signal, others "
-      "a bad flag.");
+      "Signals: SIGTERM and SIGINT finish the steps in hand and exit 0; a second one exits at\n"
+      "once. Exit codes: 0 stopped as asked, 1 an option cannot be met, 3 a second signal, 100\n"
+      "and above a bad flag.");
   ServerConfig config;
   AddOptions(app, config);
   CLI11_PARSE(app, argc, argv);

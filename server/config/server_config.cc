@@ -2,6 +2,8 @@
 
 #include <unistd.h>
 
+#include <memory>
+#include <sstream>
 #include <string_view>
 #include <variant>
 
@@ -30,6 +32,7 @@ struct ChoiceOption {
 struct Option {
   std::string_view group;
   const char* name;
+  const char* unit;  // What stands for the value in the help.
   std::variant<Text, TextList, NumberOption, ChoiceOption> value;
   const char* help;
 };
@@ -44,51 +47,55 @@ constexpr int64_t kMessageMargin = 16 * kKiB;
 const std::vector<Option>& Options() {
   using C = ServerConfig;
   static const std::vector<Option> options = {
-      {"Addresses", "--listen", TextList{&C::listen},
+      {"Addresses", "--listen", "HOST:PORT", TextList{&C::listen},
        "Address for clients over TCP, as HOST:PORT; port 0 takes a free one. Give it several times "
        "for several addresses, or `none` for no TCP at all. The wire is not encrypted: keep to "
        "loopback unless the network is yours."},
-      {"Addresses", "--socket", Text{&C::socket},
+      {"Addresses", "--socket", "PATH", Text{&C::socket},
        "Path of a Unix-domain socket for clients of the same user; made with permissions for its "
        "owner alone."},
-      {"Addresses", "--ready-file", Text{&C::ready_file},
+      {"Addresses", "--ready-file", "PATH", Text{&C::ready_file},
        "File to write once clients are served: a JSON object with pid, listen and socket."},
 
-      {"Computing", "--device", Text{&C::device},
+      {"Computing", "--device", "NAME", Text{&C::device},
        "Device that steps run on: cpu, cuda:N, or auto for a GPU where there is one."},
-      {"Computing", "--threads", NumberOption{&C::threads, 0, 1024},
+      {"Computing", "--threads", "COUNT", NumberOption{&C::threads, 0, 1024},
        "Threads that compute on the CPU; 0 is one for each core."},
-      {"Computing", "--isa", ChoiceOption{&C::isa, {"auto", "baseline", "avx2", "avx512"}},
+      {"Computing", "--isa", "NAME", ChoiceOption{&C::isa, {"auto", "baseline", "avx2", "avx512"}},
        "Instruction set on the CPU; results are the same bits only on the same one."},
 
-      {"Bounds", "--memory-max", NumberOption{&C::memory_max, 0, 1024 * kTiB, true},
+      {"Bounds", "--memory-max", "BYTES", NumberOption{&C::memory_max, 0, 1024 * kTiB, true},
        "Memory that all sessions together may reserve, in bytes or with a unit such as 8GiB; 0 is "
        "half of the machine's."},
-      {"Bounds", "--sessions-max", NumberOption{&C::sessions_max, 1, 1'000'000}, "Most sessions."},
-      {"Bounds", "--parameters-max", NumberOption{&C::parameters_max, 1, 10'000'000},
+      {"Bounds", "--sessions-max", "COUNT", NumberOption{&C::sessions_max, 1, 1'000'000},
+       "Most sessions."},
+      {"Bounds", "--parameters-max", "COUNT", NumberOption{&C::parameters_max, 1, 10'000'000},
        "Most parameters (tensors) of a session."},
-      {"Bounds", "--streams-max", NumberOption{&C::streams_max, 1, 1'000'000},
+      {"Bounds", "--streams-max", "COUNT", NumberOption{&C::streams_max, 1, 1'000'000},
        "Most open streams."},
-      {"Bounds", "--queue-max", NumberOption{&C::queue_max, 1, 1'000'000},
+      {"Bounds", "--queue-max", "COUNT", NumberOption{&C::queue_max, 1, 1'000'000},
        "Most steps and other tasks that wait for the device; beyond it steps are refused for the "
        "moment."},
-      {"Bounds", "--message-max", NumberOption{&C::message_max, 64 * kKiB, 64 * kMiB, true},
+      {"Bounds", "--message-max", "BYTES",
+       NumberOption{&C::message_max, 64 * kKiB, 64 * kMiB, true},
        "Largest message that is taken, in bytes or with a unit. Clients with gRPC's defaults take "
        "4 MiB."},
-      {"Bounds", "--cell-elements", NumberOption{&C::cell_elements, 256, 16'000'000},
+      {"Bounds", "--cell-elements", "COUNT", NumberOption{&C::cell_elements, 256, 16'000'000},
        "Elements of a cell, the unit in which a tensor travels; a cell in float32 must fit into a "
        "message."},
 
-      {"Times", "--heartbeat-seconds", NumberOption{&C::heartbeat_seconds, 1, 3600},
+      {"Times", "--heartbeat-seconds", "SECONDS", NumberOption{&C::heartbeat_seconds, 1, 3600},
        "Seconds of silence after which a stream gets a heartbeat."},
-      {"Times", "--step-timeout-seconds", NumberOption{&C::step_timeout_seconds, 1, 86'400},
+      {"Times", "--step-timeout-seconds", "SECONDS",
+       NumberOption{&C::step_timeout_seconds, 1, 86'400},
        "Seconds that a client may be silent in the middle of a step before its stream is ended."},
-      {"Times", "--drain-seconds", NumberOption{&C::drain_seconds, 1, 3600},
+      {"Times", "--drain-seconds", "SECONDS", NumberOption{&C::drain_seconds, 1, 3600},
        "Seconds that a shutdown waits for steps in hand and for clients to leave."},
 
-      {"Logs", "--log-level", ChoiceOption{&C::log_level, {"debug", "info", "warn", "error"}},
+      {"Logs", "--log-level", "LEVEL",
+       ChoiceOption{&C::log_level, {"debug", "info", "warn", "error"}},
        "Least level that is logged, to standard error."},
-      {"Logs", "--log-format", ChoiceOption{&C::log_format, {"text", "json"}},
+      {"Logs", "--log-format", "FORMAT", ChoiceOption{&C::log_format, {"text", "json"}},
        "How a line of the log looks."},
   };
   return options;
@@ -112,6 +119,51 @@ CLI::Option* Add(CLI::App& app, ServerConfig& config, const Option& option) {
   return added;
 }
 
+// Shows an option as its flag and unit, then what it does in lines that fit a terminal, with its
+// bounds or choices and its default.
+class HelpFormatter final : public CLI::Formatter {
+ public:
+  std::string make_option(const CLI::Option* option, bool is_positional) const override {
+    const std::string name = make_option_name(option, is_positional);
+    std::string unit = option->get_type_name();
+    std::string help = option->get_description();
+    for (const Option& entry : Options()) {
+      if (!option->check_name(entry.name)) continue;
+      unit = entry.unit;
+      help += Bounds(entry);
+    }
+    if (!option->get_default_str().empty()) help += " Default: " + option->get_default_str() + ".";
+    return "  " + name + (unit.empty() ? "" : " " + unit) + "\n" + Wrapped(help);
+  }
+
+ private:
+  static std::string Bounds(const Option& option) {
+    if (const auto* number = std::get_if<NumberOption>(&option.value)) {
+      return fmt::format(" From {} to {}.", number->minimum, number->maximum);
+    }
+    if (const auto* choice = std::get_if<ChoiceOption>(&option.value)) {
+      return fmt::format(" One of {}.", fmt::join(choice->choices, ", "));
+    }
+    return "";
+  }
+
+  static std::string Wrapped(const std::string& text) {
+    constexpr size_t kColumns = 80;
+    constexpr std::string_view kIndent = "      ";
+    std::string lines;
+    std::string line(kIndent);
+    std::istringstream words(text);
+    for (std::string word; words >> word;) {
+      if (line.size() > kIndent.size() && line.size() + 1 + word.size() > kColumns) {
+        lines += line + "\n";
+        line = kIndent;
+      }
+      line += (line.size() > kIndent.size() ? " " : "") + word;
+    }
+    return lines + line + "\n";
+  }
+};
+
 int64_t HalfOfMemory() {
   return int64_t{sysconf(_SC_PHYS_PAGES)} * int64_t{sysconf(_SC_PAGE_SIZE)} / 2;
 }
@@ -119,10 +171,16 @@ int64_t HalfOfMemory() {
 }  // namespace
 
 void AddOptions(CLI::App& app, ServerConfig& config) {
+  app.formatter(std::make_shared<HelpFormatter>());
   for (const Option& option : Options()) {
-    Add(app, config, option)->capture_default_str()->group(std::string(option.group));
+    CLI::Option* const added = Add(app, config, option)->capture_default_str();
+    added->type_name(option.unit)->group(std::string(option.group));
+    if (const auto* list = std::get_if<TextList>(&option.value)) {
+      added->default_str(fmt::format("{}", fmt::join(config.*(*list), " ")));
+    }
   }
   app.set_config("--config", "", "File with any of these options, as `name = value` in TOML.")
+      ->type_name("PATH")
       ->group("Files");
 }
 

@@ -37,7 +37,8 @@ TEST(ListenCheckTest, NamesABusyPort) {
 }
 
 TEST(ListenCheckTest, RefusesWhatIsNoAddress) {
-  for (const char* address : {"7717", "127.0.0.1", ":7717", "127.0.0.1:", "127.0.0.1:http-ish"}) {
+  for (const char* address : {"7717", "127.0.0.1", ":7717", "127.0.0.1:", "127.0.0.1:http",
+                              "127.0.0.1:99999", "127.0.0.1:-1"}) {
     EXPECT_THAT(CheckTcpAddress(address), IsError(absl::StatusCode::kInvalidArgument, "--listen"))
         << address;
   }
