@@ -1,7 +1,6 @@
 #include "kernels/cpu/block_runner.h"
 
 #include <algorithm>
-#include <atomic>
 #include <unsupported/Eigen/CXX11/ThreadPool>
 
 namespace mnemosyne::kernels::cpu {
@@ -22,10 +21,14 @@ std::unique_ptr<Eigen::ThreadPoolInterface> MakePool(int threads) {
 
 }  // namespace
 
-BlockRunner::BlockRunner(int threads) : threads_(threads), pool_(MakePool(threads)) {}
+BlockRunner::BlockRunner(int threads)
+    : threads_(threads),
+      pool_(MakePool(threads)),
+      shares_(std::make_unique<Share[]>(static_cast<size_t>(threads))) {}
+
 BlockRunner::~BlockRunner() = default;
 
-void BlockRunner::Run(std::span<const Block> blocks, const std::function<void(size_t)>& work) {
+size_t BlockRunner::CutIntoTasks(std::span<const Block> blocks) {
   task_starts_.clear();
   size_t elements = kTaskElements;
   for (size_t i = 0; i < blocks.size(); ++i) {
@@ -35,25 +38,36 @@ void BlockRunner::Run(std::span<const Block> blocks, const std::function<void(si
     }
     elements += blocks[i].count;
   }
-  const size_t tasks = task_starts_.size();
   task_starts_.push_back(blocks.size());
+  return task_starts_.size() - 1;
+}
 
-  std::atomic<size_t> next{0};
-  const auto take_tasks = [&] {
-    for (size_t task = next++; task < tasks; task = next++) {
-      for (size_t i = task_starts_[task]; i < task_starts_[task + 1]; ++i) work(i);
+void BlockRunner::Run(std::span<const Block> blocks, const std::function<void(size_t)>& work) {
+  const size_t tasks = CutIntoTasks(blocks);
+  const size_t helpers = std::min(static_cast<size_t>(threads_ - 1), tasks / kTasksToShare);
+  const size_t workers = helpers + 1;
+  for (size_t i = 0; i < workers; ++i) {
+    shares_[i].next = tasks * i / workers;
+    shares_[i].end = tasks * (i + 1) / workers;
+  }
+  // Takes the worker's own share, then what is left of the others'.
+  const auto take_tasks = [&](size_t worker) {
+    for (size_t i = 0; i < workers; ++i) {
+      Share& share = shares_[(worker + i) % workers];
+      for (size_t task = share.next++; task < share.end; task = share.next++) {
+        for (size_t k = task_starts_[task]; k < task_starts_[task + 1]; ++k) work(k);
+      }
     }
   };
-  const size_t helpers = std::min(static_cast<size_t>(threads_ - 1), tasks / kTasksToShare);
-  if (helpers == 0) return take_tasks();
+  if (helpers == 0) return take_tasks(0);
   Eigen::Barrier done(static_cast<unsigned>(helpers));
   for (size_t i = 0; i < helpers; ++i) {
     pool_->Schedule([&] {
-      take_tasks();
+      take_tasks(static_cast<size_t>(pool_->CurrentThreadId()) + 1);
       done.Notify();
     });
   }
-  take_tasks();
+  take_tasks(0);
   done.Wait();
 }
 

@@ -1,6 +1,7 @@
 // Spreads the blocks of an op over threads.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <functional>
 #include <memory>
@@ -15,8 +16,9 @@ class ThreadPoolInterface;
 
 namespace mnemosyne::kernels::cpu {
 
-// Threads that work on blocks together with the caller. Which thread takes which block is left to
-// chance; results must not depend on it.
+// Threads that work on blocks together with the caller. Each has a share of its own, the same in
+// every run over the same blocks, so that its caches keep what they can; who is done early helps
+// the others. Which thread takes which block is thus left to chance: results must not depend on it.
 //
 // Thread-safety: one caller at a time.
 class BlockRunner {
@@ -31,9 +33,21 @@ class BlockRunner {
   void Run(std::span<const Block> blocks, const std::function<void(size_t)>& work);
 
  private:
+  // The tasks of one thread that nobody has taken yet; on a cache line of its own.
+  struct alignas(64) Share {
+    std::atomic<size_t> next;
+    size_t end;
+  };
+
+  // Writes where each run of blocks starts to task_starts_, and returns their number.
+  size_t CutIntoTasks(std::span<const Block> blocks);
+
   const int threads_;
   const std::unique_ptr<Eigen::ThreadPoolInterface> pool_;  // threads_ - 1 threads, or null.
-  std::vector<size_t> task_starts_;  // Workspace: where each run of blocks starts, and the end.
+
+  // Workspace.
+  std::vector<size_t> task_starts_;        // Where each run of blocks starts, and the end.
+  const std::unique_ptr<Share[]> shares_;  // [threads_]
 };
 
 }  // namespace mnemosyne::kernels::cpu
