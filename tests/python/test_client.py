@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from mnemosyne_client import (
-    Client,
     InvalidRequestError,
     ServerError,
     SessionLostError,
@@ -134,20 +134,42 @@ def test_a_damaged_state_is_noticed(client, session, fault):
         State.of_parts(parts)
 
 
-def test_a_client_may_be_made_before_a_fork_and_used_after_it(daemon):
-    client = Client(daemon.address, on_unavailable="raise")
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            assert client._caller._channel is None
-            os.write(writer, b"ok")
-        finally:
-            os._exit(0)
-    os.waitpid(child, 0)
+FORKS = """
+import os, sys
+import numpy as np
+from mnemosyne_client import Client, messages
 
-    assert os.read(reader, 2) == b"ok"
+client = Client(sys.argv[1])
+if sys.argv[2] == "before":
+    if os.fork() == 0:
+        assert client.server_info().version == "fake"
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.wait()[1]) == 0
     assert client.server_info().version == "fake"
+    sys.exit(0)
+
+session = client.create_session("adamw", [messages.ParameterSpec(name="w", shape=[2])])
+stream = client.open_stream(session)
+stream.step([np.ones(2, np.float32)])
+for use in (client.server_info, lambda: stream.step([np.ones(2, np.float32)])):
+    if os.fork() == 0:
+        try:
+            use()
+        except RuntimeError as error:
+            os._exit(3 if "spawn" in str(error) else 4)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.wait()[1]) == 3
+    stream.step([np.ones(2, np.float32)])
+assert stream.opened.epoch == 1
+"""
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_forks(daemon, when):
+    """A client works in a child if its parent has not called; else the child is told."""
+    subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", FORKS, daemon.address, when], check=True, timeout=60
+    )
 
 
 def test_a_closed_client_opens_again(client):

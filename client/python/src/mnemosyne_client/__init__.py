@@ -1,5 +1,6 @@
 """Client of mnemosyned, an optimizer as a service: push gradients, get updates back."""
 
+from mnemosyne_client import _fork as _fork  # Before anything that imports gRPC.
 from mnemosyne_client import messages
 from mnemosyne_client.client import Client
 from mnemosyne_client.errors import (

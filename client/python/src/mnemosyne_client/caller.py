@@ -8,7 +8,7 @@ from typing import Callable, TypeVar
 
 import grpc
 
-from mnemosyne_client import messages
+from mnemosyne_client import _fork, messages
 from mnemosyne_client._wire import Methods, open_channel
 from mnemosyne_client.errors import SessionLostError, UnavailableError, error_of_call
 from mnemosyne_client.patience import Patience, WaitPolicy
@@ -20,7 +20,7 @@ _inherited: list[grpc.Channel] = []
 
 
 class Caller:
-    """Makes calls. Thread-safe, and usable on both sides of a fork.
+    """Makes calls. Thread-safe.
 
     Attributes:
         address: The daemon's address.
@@ -40,9 +40,14 @@ class Caller:
 
     @property
     def methods(self) -> Methods:
-        """The service's methods on this process's channel."""
+        """The service's methods on this process's channel.
+
+        Raises:
+            RuntimeError: The process was forked from one that has made calls.
+        """
         if self._pid != os.getpid():
             if self._channel is not None:
+                _fork.check_usable_in_child()
                 _inherited.append(self._channel)
             self._lock = threading.Lock()
             self._pid = os.getpid()

@@ -20,8 +20,9 @@ from mnemosyne_client.tensors import Grid, UpdateAssembler, encode, encoding_num
 class Client:
     """A daemon.
 
-    All methods may be called from several threads. The channel is made at the first call of each
-    process, so that a client may be made before a fork and used after it.
+    All methods may be called from several threads. The channel is made at the first call, so
+    that a client may be made before a fork and used after it. A process that has made calls may
+    fork, for data loaders for example; a call in the child raises RuntimeError.
 
     Every method raises UnavailableError if the daemon is away for longer than the policy allows,
     ServerError if it fails, and the errors that it documents.

@@ -57,8 +57,8 @@ class OptimizeStream:
     sends the same step again; the daemon applies it once and answers with the same bits. It never
     reopens after a newer stream took the session over.
 
-    Use it from one thread at a time; close() is allowed from any. After a fork, the child opens a
-    connection of its own, which takes the session over from the parent.
+    Use it from one thread at a time; close() is allowed from any. It belongs to the process that
+    made it: a step in a forked child raises RuntimeError.
     """
 
     def __init__(

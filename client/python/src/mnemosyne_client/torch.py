@@ -41,8 +41,7 @@ class RemoteOptimizer(torch.optim.Optimizer):
     The session belongs to this object and is deleted with it, at the latest when the interpreter
     exits, unless a `request_id` was given.
 
-    Not thread-safe. In a forked process, a step takes the session over from the parent; data
-    loaders that fork are fine.
+    Not thread-safe. Data loaders may fork; a step in a forked child raises RuntimeError.
     """
 
     def __init__(
