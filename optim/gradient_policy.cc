@@ -29,8 +29,8 @@ double ClipFactor(double norm, const std::optional<double>& bound) {
 }  // namespace
 
 absl::Status GradientPolicy::Check() const {
-  MNEMO_RETURN_IF_ERROR(CheckBound("global_norm_max", global_norm_max));
-  return CheckBound("tensor_norm_max", tensor_norm_max);
+  MNEMO_RETURN_IF_ERROR(CheckBound("clipping.global_norm", global_norm_max));
+  return CheckBound("clipping.tensor_norm", tensor_norm_max);
 }
 
 absl::StatusOr<GradientVerdict> ApplyGradientPolicy(

@@ -45,7 +45,7 @@ address=$(.venv/bin/python -c 'import json,sys; print(json.load(open(sys.argv[1]
   "$work/ready")
 echo "demo: mnemosyned serves $address"
 
-.venv/bin/python scripts/demo_train.py --address "$address" --plot demo/training.png "$@"
+.venv/bin/python scripts/demo_train.py "$address" "$@"
 
 build/release/bin/mnemosynectl --address "$address" version
 cat <<'TEXT'

@@ -102,7 +102,8 @@ int Main(int argc, char** argv) {
       "parameter updates back. Without options it serves 127.0.0.1:7717 and computes on a GPU if\n"
       "there is one, else on all cores.\n",
       "mnemosyned");
-  app.set_version_flag("--version", std::string("mnemosyned ") + kVersion + " " + kCommit);
+  app.set_version_flag("--version",
+                       std::string("mnemosyned ") + kVersion + (*kCommit ? " " : "") + kCommit);
   app.footer(
       "Signals: SIGTERM and SIGINT finish the steps in hand and exit 0; a second one exits at\n"
       "once. Exit codes: 0 stopped as asked, 1 an option cannot be met, 3 a second signal, 100\n"

@@ -37,9 +37,14 @@ SessionLimits MakeSessionLimits(const ServerConfig& config) {
 
 absl::StatusOr<std::unique_ptr<kernels::Backend>> OpenDevice(const ServerConfig& config) {
   const kernels::CpuOptions cpu{.threads = static_cast<int>(config.threads), .isa = config.isa};
-  if (config.device != "auto") return kernels::CreateBackend(config.device, cpu);
-  if (auto gpu = kernels::CreateBackend("cuda:0", cpu); gpu.ok()) return gpu;
-  return kernels::CreateBackend("cpu", cpu);
+  if (config.device == "auto") {
+    if (auto gpu = kernels::CreateBackend("cuda:0", cpu); gpu.ok()) return gpu;
+  }
+  const std::string device = config.device == "auto" ? "cpu" : config.device;
+  auto backend = kernels::CreateBackend(device, cpu);
+  if (backend.ok()) return backend;
+  return FailedPrecondition("--device {} --isa {}: {}; use --device auto and --isa auto",
+                            config.device, config.isa, ErrorMessage(backend.status()));
 }
 
 void SetBounds(const ServerConfig& config, grpc::ServerBuilder& builder) {
@@ -104,6 +109,7 @@ absl::Status Server::Listen() {
                        fmt::join(config_.listen, ", "),
                        config_.socket.empty() ? "" : " unix:" + config_.socket);
   }
+  grpc_->GetHealthCheckService()->SetServingStatus(v1::OptimizerService::service_full_name(), true);
   for (size_t i = 0; i < ports.size(); ++i) {
     const std::string& address = config_.listen[i];
     addresses_.push_back(fmt::format("{}:{}", address.substr(0, address.rfind(':')), ports[i]));

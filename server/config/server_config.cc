@@ -1,14 +1,12 @@
 #include "server/config/server_config.h"
 
-#include <unistd.h>
-
 #include <memory>
 #include <sstream>
 #include <string_view>
 #include <variant>
 
 #include "base/error.h"
-#include "proto/codec/chunk_grid.h"
+#include "server/config/machine.h"
 
 namespace mnemosyne::server {
 namespace {
@@ -93,7 +91,7 @@ const std::vector<Option>& Options() {
        "Seconds that a shutdown waits for steps in hand and for clients to leave."},
 
       {"Logs", "--log-level", "LEVEL",
-       ChoiceOption{&C::log_level, {"debug", "info", "warn", "error"}},
+       ChoiceOption{&C::log_level, {"debug", "info", "warning", "error"}},
        "Least level that is logged, to standard error."},
       {"Logs", "--log-format", "FORMAT", ChoiceOption{&C::log_format, {"text", "json"}},
        "How a line of the log looks."},
@@ -164,10 +162,6 @@ class HelpFormatter final : public CLI::Formatter {
   }
 };
 
-int64_t HalfOfMemory() {
-  return int64_t{sysconf(_SC_PHYS_PAGES)} * int64_t{sysconf(_SC_PAGE_SIZE)} / 2;
-}
-
 }  // namespace
 
 void AddOptions(CLI::App& app, ServerConfig& config) {
@@ -179,6 +173,7 @@ void AddOptions(CLI::App& app, ServerConfig& config) {
       added->default_str(fmt::format("{}", fmt::join(config.*(*list), " ")));
     }
   }
+  app.allow_config_extras(CLI::config_extras_mode::error);
   app.set_config("--config", "", "File with any of these options, as `name = value` in TOML.")
       ->type_name("PATH")
       ->group("Files");
@@ -189,7 +184,8 @@ absl::Status CompleteConfig(ServerConfig& config) {
   if (config.listen.empty() && config.socket.empty()) {
     return InvalidArgument("nothing to listen on: give --listen HOST:PORT or --socket PATH");
   }
-  if (config.memory_max == 0) config.memory_max = HalfOfMemory();
+  if (config.memory_max == 0) config.memory_max = UsableMemoryBytes() / 2;
+  if (config.threads == 0) config.threads = UsableCores();
   const int64_t cell_bytes = config.cell_elements * int64_t{sizeof(float)};
   if (cell_bytes + kMessageMargin > config.message_max) {
     return InvalidArgument(

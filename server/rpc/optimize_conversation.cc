@@ -53,8 +53,8 @@ OptimizeConversation::OptimizeConversation(SessionStore& store, StepExecutor& ex
       executor_(executor),
       limits_(limits),
       clock_(clock),
-      last_read_(clock.MonotonicNow()),
-      last_write_(last_read_) {}
+      last_progress_(clock.MonotonicNow()),
+      last_write_(last_progress_) {}
 
 void OptimizeConversation::Post(std::function<void()> event) {
   strand_.Post([self = shared_from_this(), event = std::move(event)] { event(); });
@@ -70,11 +70,13 @@ void OptimizeConversation::Start(StreamSink* sink) {
 void OptimizeConversation::OnMessage(InboundMessage message) {
   Post([this, message = std::move(message)] {
     reading_ = false;
-    last_read_ = clock_.MonotonicNow();
     if (state_ == State::kFinished) return;
     auto parsed = Parse(message);
     if (!parsed.ok()) return Finish(parsed.status());
     current_ = *std::move(parsed);
+    if (current_->begin || current_->end || !current_->frame.chunks.empty()) {
+      last_progress_ = clock_.MonotonicNow();
+    }
     Proceed();
   });
 }
@@ -241,7 +243,9 @@ void OptimizeConversation::TurnToOpen(std::unique_ptr<Turnstile::Turn> turn) {
   Log(spdlog::level::info, "stream opened",
       {{"session", session_->name()},
        {"epoch", epoch_},
-       {"last_step", opened.last_applied_step()}});
+       {"last_step", opened.last_applied_step()},
+       {"gradients", DataTypeName(gradient_encoding_)},
+       {"updates", DataTypeName(update_encoding_)}});
   Send(Part(Response::kOpenedFieldNumber, opened));
   Proceed();
 }
@@ -311,7 +315,10 @@ void OptimizeConversation::RefuseStep(const absl::Status& status) {
   discarding_ = true;
   state_ = State::kIdle;
   Log(spdlog::level::warn, "step refused",
-      {{"session", session_->name()}, {"step", step_number_}, {"reason", ErrorReason(status)}});
+      {{"session", session_->name()},
+       {"step", step_number_},
+       {"reason", ErrorReason(status)},
+       {"message", ErrorMessage(status)}});
   Send(Part(Response::kErrorFieldNumber, ToStepError(step_number_, status)));
 }
 
@@ -347,8 +354,10 @@ void OptimizeConversation::Tick() {
   }
   const int32_t patience = limits_.step_timeout_seconds;
   const bool awaits_client = state_ == State::kOpening || state_ == State::kReceiving;
-  if (awaits_client && Seconds(now - last_read_) >= patience) {
-    return Finish(Silent("the client sent nothing of what it had begun", patience));
+  if (awaits_client && Seconds(now - last_progress_) >= patience) {
+    return Finish(Silent(state_ == State::kOpening ? "the client did not open the stream"
+                                                   : "the client sent nothing of its step",
+                         patience));
   }
   if (state_ == State::kSending && Seconds(now - last_write_) >= patience) {
     return Finish(Silent("the client did not read the updates", patience));

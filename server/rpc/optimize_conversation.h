@@ -29,6 +29,7 @@
 #include "mnemosyne/v1/optimizer_service.pb.h"
 #include "proto/codec/frame_reader.h"
 #include "server/rpc/strand.h"
+#include "server/rpc/stream_registry.h"
 #include "server/session/pending_step.h"
 #include "server/session/session_store.h"
 #include "server/session/step_executor.h"
@@ -73,7 +74,8 @@ struct StreamLimits {
 
 // Thread-safety: the On... functions may be called from any thread; they are put in order.
 // Lifetime: shared; the sink must live until OnClosed has called `closed`.
-class OptimizeConversation : public std::enable_shared_from_this<OptimizeConversation> {
+class OptimizeConversation final : public Watched,
+                                   public std::enable_shared_from_this<OptimizeConversation> {
  public:
   OptimizeConversation(SessionStore& store, StepExecutor& executor, const StreamLimits& limits,
                        const Clock& clock);
@@ -85,8 +87,8 @@ class OptimizeConversation : public std::enable_shared_from_this<OptimizeConvers
   void OnReadsDone();  // No message follows: the client is done, or gone.
   void OnWritten(bool ok);
   void OnCancelled();  // The client is gone.
-  void OnTick();       // About once a second.
-  void OnDrain();      // The daemon is shutting down.
+  void OnTick() override;
+  void OnDrain() override;
 
   // The stream is over. Calls `closed` once nothing uses the sink any more.
   void OnClosed(std::function<void()> closed);
@@ -170,7 +172,7 @@ class OptimizeConversation : public std::enable_shared_from_this<OptimizeConvers
   std::deque<std::string> outbox_;       // Small messages, ahead of updates.
   std::optional<absl::Status> goodbye_;  // To finish with once the write in flight is done.
   Clock::Monotonic finish_time_;
-  Clock::Monotonic last_read_;
+  Clock::Monotonic last_progress_;  // When the client last sent more than a heartbeat.
   Clock::Monotonic last_write_;
 };
 

@@ -121,11 +121,13 @@ absl::Status OptimizerService::List(const v1::ListSessionsRequest& request,
   if (!page.empty()) {
     const auto [end, error] = std::from_chars(page.data(), page.data() + page.size(), after);
     if (error != std::errc() || end != page.data() + page.size()) {
-      return InvalidArgument("page_token is not one that ListSessions returned");
+      return WithReason(InvalidArgument("page_token is not one that ListSessions returned"),
+                        "INVALID_PAGE");
     }
   }
   if (request.page_size() < 0) {
-    return InvalidArgument("page_size is {}, expected at least 0", request.page_size());
+    return WithReason(InvalidArgument("page_size is {}, expected at least 0", request.page_size()),
+                      "INVALID_PAGE");
   }
   size_t size = static_cast<size_t>(request.page_size());
   size = size == 0 ? kPageSizeMax : std::min(size, kPageSizeMax);
@@ -196,13 +198,20 @@ grpc::ServerUnaryReactor* OptimizerService::Step(grpc::CallbackServerContext* co
 }
 
 grpc::ServerWriteReactor<v1::ExportStateResponse>* OptimizerService::ExportState(
-    grpc::CallbackServerContext*, const v1::ExportStateRequest* request) {
-  return StartExport(store_, executor_, *request);
+    grpc::CallbackServerContext* context, const v1::ExportStateRequest* request) {
+  return StartExport(store_, executor_, WatchCall(context), *request);
 }
 
 grpc::ServerReadReactor<v1::ImportStateRequest>* OptimizerService::ImportState(
-    grpc::CallbackServerContext*, v1::ImportStateResponse* response) {
-  return StartImport(store_, executor_, *response);
+    grpc::CallbackServerContext* context, v1::ImportStateResponse* response) {
+  return StartImport(store_, executor_, WatchCall(context), *response);
+}
+
+absl::StatusOr<std::shared_ptr<CallWatch>> OptimizerService::WatchCall(
+    grpc::CallbackServerContext* context) {
+  auto watch = std::make_shared<CallWatch>(context, limits_.step_timeout_seconds, clock_);
+  MNEMO_RETURN_IF_ERROR(streams_.Add(watch));
+  return watch;
 }
 
 grpc::ServerUnaryReactor* OptimizerService::GetServerInfo(grpc::CallbackServerContext* context,

@@ -7,6 +7,8 @@
 
 #include "base/clock.h"
 #include "mnemosyne/v1/optimizer_service.grpc.pb.h"
+#include "server/rpc/call_watch.h"
+#include "server/rpc/optimize_conversation.h"
 #include "server/rpc/stream_registry.h"
 #include "server/session/session_store.h"
 #include "server/session/step_executor.h"
@@ -67,6 +69,8 @@ class OptimizerService final : public RawOptimizeService {
                                           v1::GetServerInfoResponse* response) override;
 
  private:
+  // A watch on a call that lasts; errors as StreamRegistry::Add.
+  absl::StatusOr<std::shared_ptr<CallWatch>> WatchCall(grpc::CallbackServerContext* context);
   absl::Status Update(const v1::UpdateSessionRequest& request, v1::UpdateSessionResponse& response);
   absl::Status Delete(const v1::DeleteSessionRequest& request, bool from_socket);
   absl::Status List(const v1::ListSessionsRequest& request, v1::ListSessionsResponse& response);

@@ -48,7 +48,14 @@ absl::StatusOr<optim::ParameterSpec> ParameterFromProto(const v1::ParameterSpec&
   }
   parameter.group = static_cast<size_t>(proto.group());
   parameter.role = proto.role();
-  if (proto.has_fan_in_axis()) parameter.fan_in_axis = proto.fan_in_axis();
+  if (proto.has_fan_in_axis()) {
+    if (proto.fan_in_axis() < 0 || proto.fan_in_axis() >= proto.shape_size()) {
+      return WithReason(InvalidArgument("parameter '{}' has fan_in_axis {}, but {} dimensions",
+                                        proto.name(), proto.fan_in_axis(), proto.shape_size()),
+                        "INVALID_PARAMETER");
+    }
+    parameter.fan_in_axis = proto.fan_in_axis();
+  }
   return parameter;
 }
 
@@ -302,6 +309,7 @@ StepRequest FromProto(const v1::StepBegin& proto) {
   request.learning_rate_factors.assign(proto.learning_rate_factors().begin(),
                                        proto.learning_rate_factors().end());
   request.learning_rates.assign(proto.learning_rates().begin(), proto.learning_rates().end());
+  request.parameter_rms.assign(proto.parameter_rms().begin(), proto.parameter_rms().end());
   request.absent_parameters.assign(proto.absent_parameters().begin(),
                                    proto.absent_parameters().end());
   return request;

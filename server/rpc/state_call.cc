@@ -59,24 +59,30 @@ class TensorCursor {
 // header, then read and write in turn, then the end. Only Finish, the last, lets OnDone delete it.
 class ExportReactor final : public grpc::ServerWriteReactor<v1::ExportStateResponse> {
  public:
-  ExportReactor(SessionStore& store, StepExecutor& executor, const v1::ExportStateRequest& request)
-      : executor_(executor) {
+  ExportReactor(SessionStore& store, StepExecutor& executor, Watch watch,
+                const v1::ExportStateRequest& request)
+      : executor_(executor), watch_(std::move(watch)) {
     const absl::Status status = Start(store, request);
     if (!status.ok()) End(status);
   }
 
   void OnWriteDone(bool ok) override {
     if (!ok) return End(absl::CancelledError("the client is gone"));
+    (*watch_)->Progress();
     if (ended_) return End(absl::OkStatus());
     const absl::Status submitted =
         executor_.Submit([this](StepExecutor::Device& device) { WriteNext(device.backend()); });
     if (!submitted.ok()) End(submitted);
   }
 
-  void OnDone() override { delete this; }
+  void OnDone() override {
+    if (watch_.ok()) (*watch_)->Close();
+    delete this;
+  }
 
  private:
   absl::Status Start(SessionStore& store, const v1::ExportStateRequest& request) {
+    MNEMO_RETURN_IF_ERROR(watch_.status());
     MNEMO_ASSIGN_OR_RETURN(session_, store.FindWithToken(request.name(), request.token()));
     return session_->turnstile().Ask([this](std::unique_ptr<Turnstile::Turn> turn) {
       turn_ = std::move(turn);
@@ -117,6 +123,7 @@ class ExportReactor final : public grpc::ServerWriteReactor<v1::ExportStateRespo
   }
 
   StepExecutor& executor_;
+  const Watch watch_;
   std::shared_ptr<Session> session_;
   std::unique_ptr<Turnstile::Turn> turn_;
   std::unique_ptr<TensorCursor> cursor_;
@@ -128,13 +135,19 @@ class ExportReactor final : public grpc::ServerWriteReactor<v1::ExportStateRespo
 // As an export, in the other direction: the new state is filled aside.
 class ImportReactor final : public grpc::ServerReadReactor<v1::ImportStateRequest> {
  public:
-  ImportReactor(SessionStore& store, StepExecutor& executor, v1::ImportStateResponse& response)
-      : store_(store), executor_(executor), response_(response) {
-    StartRead(&message_);
+  ImportReactor(SessionStore& store, StepExecutor& executor, Watch watch,
+                v1::ImportStateResponse& response)
+      : store_(store), executor_(executor), watch_(std::move(watch)), response_(response) {
+    if (watch_.ok()) {
+      StartRead(&message_);
+    } else {
+      End(watch_.status());
+    }
   }
 
   void OnReadDone(bool ok) override {
     if (!ok) return End(Violation("the import ended before its end part; nothing was changed"));
+    (*watch_)->Progress();
     switch (message_.part().part_case()) {
       case v1::StatePart::kHeader:
         return EndOnError(TakeHeader());
@@ -147,7 +160,10 @@ class ImportReactor final : public grpc::ServerReadReactor<v1::ImportStateReques
     }
   }
 
-  void OnDone() override { delete this; }
+  void OnDone() override {
+    if (watch_.ok()) (*watch_)->Close();
+    delete this;
+  }
 
  private:
   // Runs `task` on the executor's thread, and ends the import if it fails.
@@ -161,6 +177,7 @@ class ImportReactor final : public grpc::ServerReadReactor<v1::ImportStateReques
   absl::Status TakeHeader() {
     if (session_ != nullptr) return Violation("a second header came");
     MNEMO_ASSIGN_OR_RETURN(session_, store_.FindWithToken(message_.name(), message_.token()));
+    MNEMO_RETURN_IF_ERROR(session_->CheckUsable());
     MNEMO_ASSIGN_OR_RETURN(reservation_, store_.budget().Reserve(session_->state_bytes()));
     header_ = message_.part().header();
     return Submit([this](StepExecutor::Device& device) -> absl::Status {
@@ -239,6 +256,7 @@ class ImportReactor final : public grpc::ServerReadReactor<v1::ImportStateReques
 
   SessionStore& store_;
   StepExecutor& executor_;
+  const Watch watch_;
   v1::ImportStateResponse& response_;
   v1::ImportStateRequest message_;
   std::shared_ptr<Session> session_;
@@ -253,14 +271,15 @@ class ImportReactor final : public grpc::ServerReadReactor<v1::ImportStateReques
 }  // namespace
 
 grpc::ServerWriteReactor<v1::ExportStateResponse>* StartExport(
-    SessionStore& store, StepExecutor& executor, const v1::ExportStateRequest& request) {
-  return new ExportReactor(store, executor, request);
+    SessionStore& store, StepExecutor& executor, Watch watch,
+    const v1::ExportStateRequest& request) {
+  return new ExportReactor(store, executor, std::move(watch), request);
 }
 
 grpc::ServerReadReactor<v1::ImportStateRequest>* StartImport(SessionStore& store,
-                                                             StepExecutor& executor,
+                                                             StepExecutor& executor, Watch watch,
                                                              v1::ImportStateResponse& response) {
-  return new ImportReactor(store, executor, response);
+  return new ImportReactor(store, executor, std::move(watch), response);
 }
 
 }  // namespace mnemosyne::server

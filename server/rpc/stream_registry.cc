@@ -18,21 +18,21 @@ StreamRegistry::~StreamRegistry() {
   ticker_.join();
 }
 
-absl::Status StreamRegistry::Add(const std::shared_ptr<OptimizeConversation>& conversation) {
+absl::Status StreamRegistry::Add(const std::shared_ptr<Watched>& stream) {
   absl::MutexLock lock(&mutex_);
   if (draining_) {
     return WithReason(Unavailable("the daemon is shutting down; open the stream again a little "
                                   "later"),
                       "SHUTTING_DOWN");
   }
-  std::erase_if(streams_, [](const auto& stream) { return stream.expired(); });
+  std::erase_if(streams_, [](const auto& known) { return known.expired(); });
   if (streams_.size() >= stream_count_max_) {
     return WithReason(ResourceExhausted("there are {} streams already, which is the most; close "
                                         "some, or raise --streams-max",
                                         streams_.size()),
                       "TOO_MANY_STREAMS");
   }
-  streams_.push_back(conversation);
+  streams_.push_back(stream);
   return absl::OkStatus();
 }
 
@@ -51,11 +51,11 @@ size_t StreamRegistry::count() const {
   return count;
 }
 
-std::vector<std::shared_ptr<OptimizeConversation>> StreamRegistry::Alive() {
+std::vector<std::shared_ptr<Watched>> StreamRegistry::Alive() {
   absl::MutexLock lock(&mutex_);
-  std::vector<std::shared_ptr<OptimizeConversation>> alive;
+  std::vector<std::shared_ptr<Watched>> alive;
   for (const auto& stream : streams_) {
-    if (auto conversation = stream.lock()) alive.push_back(std::move(conversation));
+    if (auto watched = stream.lock()) alive.push_back(std::move(watched));
   }
   return alive;
 }

@@ -48,6 +48,7 @@ absl::StatusOr<std::unique_ptr<PendingStep>> PendingStep::Begin(
   MNEMO_RETURN_IF_ERROR(
       step->CheckGroupValues(step->request_.learning_rate_factors, "learning_rate_factors"));
   MNEMO_RETURN_IF_ERROR(step->CheckGroupValues(step->request_.learning_rates, "learning_rates"));
+  MNEMO_RETURN_IF_ERROR(step->CheckParameterRms());
   MNEMO_RETURN_IF_ERROR(step->MarkAbsent());
   return step;
 }
@@ -70,6 +71,15 @@ absl::Status PendingStep::CheckGroupValues(std::span<const double> values,
   return absl::OkStatus();
 }
 
+absl::Status PendingStep::CheckParameterRms() const {
+  const size_t size = request_.parameter_rms.size();
+  if (size == 0 || size == absent_.size()) return absl::OkStatus();
+  return Refuse("INVALID_STEP",
+                "wrong size: parameter_rms has {} values, expected none or one for each of the {} "
+                "parameters",
+                size, absent_.size());
+}
+
 absl::Status PendingStep::MarkAbsent() {
   for (const int32_t parameter : request_.absent_parameters) {
     if (parameter < 0 || static_cast<size_t>(parameter) >= absent_.size()) {
@@ -79,8 +89,7 @@ absl::Status PendingStep::MarkAbsent() {
     }
     const auto index = static_cast<size_t>(parameter);
     if (absent_[index]) {
-      return Refuse("UNKNOWN_PARAMETER", "absent_parameters names {} twice",
-                    DescribeParameter(index));
+      return Refuse("INVALID_STEP", "absent_parameters names {} twice", DescribeParameter(index));
     }
     absent_[index] = true;
     cells_left_ -= session_->grid().CellsOf(index);
@@ -102,7 +111,7 @@ absl::Status PendingStep::Place(const codec::ChunkView& chunk) {
   }
   const auto parameter = static_cast<size_t>(chunk.parameter);
   if (absent_[parameter]) {
-    return Refuse("CELL_REPEATED", "{} was called absent in this step, but a chunk of it came",
+    return Refuse("PARAMETER_ABSENT", "{} was called absent in this step, but a chunk of it came",
                   DescribeParameter(parameter));
   }
   if (chunk.cell < 0 || static_cast<size_t>(chunk.cell) >= grid.CellsOf(parameter)) {

@@ -29,7 +29,8 @@ class PendingStep {
   // Begins a step. `accepts_loss` lets its number leave a gap.
   //
   // Errors: those of ClassifyStep; InvalidArgument for factors or rates that are not one a group,
-  // finite and at least 0 (INVALID_STEP), or absent parameters that are unknown or repeated
+  // finite and at least 0, values of parameter_rms that are not one a
+  // parameter, or absent parameters that are repeated (INVALID_STEP) or unknown
   // (UNKNOWN_PARAMETER).
   static absl::StatusOr<std::unique_ptr<PendingStep>> Begin(std::shared_ptr<Session> session,
                                                             std::unique_ptr<Turnstile::Turn> turn,
@@ -39,8 +40,9 @@ class PendingStep {
 
   // Takes a chunk of the gradient.
   //
-  // Errors: InvalidArgument with reason UNKNOWN_PARAMETER, CELL_OUT_OF_RANGE, CELL_REPEATED or
-  // WRONG_PAYLOAD_SIZE; DataLoss with reason CHECKSUM_MISMATCH. The messages name the parameter.
+  // Errors: InvalidArgument with reason UNKNOWN_PARAMETER, PARAMETER_ABSENT, CELL_OUT_OF_RANGE,
+  // CELL_REPEATED or WRONG_PAYLOAD_SIZE; DataLoss with reason CHECKSUM_MISMATCH. The messages name
+  // the parameter.
   absl::Status Place(const codec::ChunkView& chunk);
 
   // Ok if every cell is there; else InvalidArgument with reason CELL_MISSING.
@@ -71,6 +73,7 @@ class PendingStep {
               StepRequest request, DataType gradient_encoding, StepKind kind);
 
   absl::Status CheckGroupValues(std::span<const double> values, std::string_view what) const;
+  absl::Status CheckParameterRms() const;
   absl::Status MarkAbsent();
   std::string DescribeParameter(size_t parameter) const;
 

@@ -78,7 +78,7 @@ absl::StatusOr<int64_t> Session::Take(Eviction eviction) {
   int64_t epoch = 0;
   {
     absl::MutexLock lock(&mutex_);
-    MNEMO_RETURN_IF_ERROR(CheckOpen());
+    if (!closed_.ok()) return closed_;
     evicted = std::exchange(eviction_, std::move(eviction));
     epoch = ++progress_.epoch;
     progress_.held = true;
@@ -97,7 +97,7 @@ void Session::Release(int64_t epoch) {
 
 absl::Status Session::CheckHolder(int64_t epoch) const {
   absl::MutexLock lock(&mutex_);
-  MNEMO_RETURN_IF_ERROR(CheckOpen());
+  if (!closed_.ok()) return closed_;
   return progress_.epoch == epoch ? absl::OkStatus() : Superseded();
 }
 
@@ -141,6 +141,9 @@ void Session::ReportStep(int64_t last_step) {
   progress_.last_step_time = clock_.Now();
 }
 
-absl::Status Session::CheckOpen() const { return closed_; }
+absl::Status Session::CheckUsable() const {
+  absl::MutexLock lock(&mutex_);
+  return closed_;
+}
 
 }  // namespace mnemosyne::server

@@ -94,6 +94,9 @@ class Session {
   // Ok if `epoch` holds; else Aborted, reason SUPERSEDED. NotFound and Internal as Take.
   absl::Status CheckHolder(int64_t epoch) const;
 
+  // Ok unless the session was deleted (NotFound) or is quarantined (Internal).
+  absl::Status CheckUsable() const;
+
   // Evicts the holder with NotFound; nobody can take the session any more.
   void Close();
 
@@ -111,8 +114,6 @@ class Session {
   const SessionState& state() const { return state_; }
 
  private:
-  absl::Status CheckOpen() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-
   const std::string name_;
   const std::string token_;
   const std::string device_;

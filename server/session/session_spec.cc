@@ -27,6 +27,12 @@ absl::StatusOr<const optim::OptimizerInfo*> CheckSessionSpec(SessionSpec& spec) 
           parameter.name, parameter.group, spec.groups.size()));
     }
   }
+  for (const GroupSpec& group : spec.groups) {
+    if (group.name.size() > kLabelBytesMax) {
+      return InvalidSpec(InvalidArgument("the name of a group has {} bytes, the most is {}",
+                                         group.name.size(), kLabelBytesMax));
+    }
+  }
   if (spec.label.size() > kLabelBytesMax) {
     return InvalidSpec(InvalidArgument("the label has {} bytes, the most is {}", spec.label.size(),
                                        kLabelBytesMax));

@@ -36,7 +36,7 @@ struct SessionSpec {
   std::string label;
 };
 
-// The most bytes of a label.
+// The most bytes of a label and of a group's name.
 inline constexpr size_t kLabelBytesMax = 256;
 
 // The part of a spec that may change between steps, with every hyper-parameter filled in. A step

@@ -16,6 +16,7 @@ struct StepRequest {
   std::optional<double> loss;
   std::vector<double> learning_rate_factors;  // [groups], or empty for 1.
   std::vector<double> learning_rates;         // [groups], or empty for the rules' own.
+  std::vector<float> parameter_rms;           // [parameters], or empty; for learned optimizers.
   std::vector<int32_t> absent_parameters;     // Without a gradient in this step.
 };
 

@@ -7,6 +7,7 @@
 #include <initializer_list>
 #include <string>
 #include <string_view>
+#include <type_traits>
 
 #include "absl/status/status.h"
 
@@ -15,10 +16,12 @@ namespace mnemosyne::server {
 // A value by its key.
 struct LogField {
   template <typename T>
-  LogField(std::string_view name, const T& field) : key(name), value(fmt::format("{}", field)) {}
+  LogField(std::string_view name, const T& field)
+      : key(name), value(fmt::format("{}", field)), is_number(std::is_arithmetic_v<T>) {}
 
   std::string_view key;
   std::string value;
+  bool is_number;  // JSON needs no quotes around it.
 };
 
 enum class LogFormat { kText, kJson };

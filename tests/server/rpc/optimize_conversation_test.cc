@@ -281,7 +281,14 @@ INSTANTIATE_TEST_SUITE_P(
                 }},
         BadStep{"UnknownAbsentParameter", "UNKNOWN_PARAMETER",
                 [](v1::OptimizeRequest& r) { r.mutable_begin()->add_absent_parameters(7); }},
-        BadStep{"ChunkOfAnAbsentParameter", "CELL_REPEATED",
+        BadStep{"AbsentTwice", "INVALID_STEP",
+                [](v1::OptimizeRequest& r) {
+                  r.mutable_begin()->add_absent_parameters(1);
+                  r.mutable_begin()->add_absent_parameters(1);
+                }},
+        BadStep{"RmsOfTooFewParameters", "INVALID_STEP",
+                [](v1::OptimizeRequest& r) { r.mutable_begin()->add_parameter_rms(1); }},
+        BadStep{"ChunkOfAnAbsentParameter", "PARAMETER_ABSENT",
                 [](v1::OptimizeRequest& r) { r.mutable_begin()->add_absent_parameters(1); }},
         BadStep{"TooManyRates", "INVALID_STEP",
                 [](v1::OptimizeRequest& r) {
