@@ -150,9 +150,9 @@ TEST_F(GradientPolicyTest, RefusesBoundsThatAreNotAboveZero) {
   for (const double bound : {0.0, -1.0, std::numeric_limits<double>::quiet_NaN(),
                              std::numeric_limits<double>::infinity()}) {
     EXPECT_THAT((GradientPolicy{NonFinitePolicy::kReject, bound, {}}.Check()),
-                IsError(absl::StatusCode::kInvalidArgument, "wrong bound: global_norm_max"));
+                IsError(absl::StatusCode::kInvalidArgument, "wrong bound: clipping.global_norm"));
     EXPECT_THAT((GradientPolicy{NonFinitePolicy::kReject, {}, bound}.Check()),
-                IsError(absl::StatusCode::kInvalidArgument, "wrong bound: tensor_norm_max"));
+                IsError(absl::StatusCode::kInvalidArgument, "wrong bound: clipping.tensor_norm"));
   }
 }
 
