@@ -26,6 +26,8 @@ function(mnemosyne_proto_library)
       VERBATIM)
     list(APPEND _generated ${_sources})
   endforeach()
+  # The generated code alone, for tools that read it without building it.
+  add_custom_target(mnemosyne_${ARG_NAME}_sources DEPENDS ${_generated})
   add_library(mnemosyne_${ARG_NAME} STATIC ${_generated})
   target_compile_options(mnemosyne_${ARG_NAME} PRIVATE -w -O1)
   if(MNEMOSYNE_SANITIZE)

@@ -51,7 +51,7 @@ stage_python() {
 # clang checks every file of ours; g++ has built them already.
 stage_clang() {
   cmake --preset clang >/dev/null
-  cmake --build --preset clang --target mnemosyne_proto -j "$(nproc)" >/dev/null
+  cmake --build --preset clang --target mnemosyne_proto_sources >/dev/null
   "$python" scripts/check_clang.py build/clang/compile_commands.json
 }
 
