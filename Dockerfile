@@ -26,7 +26,9 @@ COPY optim optim
 COPY server server
 COPY client/cpp client/cpp
 ARG PRESET=release
-RUN cmake --preset "${PRESET}" \
+# What `--version` tells, such as the output of `git rev-parse --short=12 HEAD`.
+ARG COMMIT=
+RUN cmake --preset "${PRESET}" -DMNEMOSYNE_COMMIT="${COMMIT}" \
     -DMNEMOSYNE_TESTS=OFF -DMNEMOSYNE_BENCHMARKS=OFF -DMNEMOSYNE_WERROR=OFF \
   && cmake --build --preset "${PRESET}" --target mnemosyned mnemosynectl
 COPY deploy/collect_runtime.sh deploy/
