@@ -11,12 +11,13 @@ from mnemosyne_client import Client
 def daemon():
     process = DaemonProcess("--cell-elements", str(CELL_ELEMENTS), "--memory-max", "1GiB")
     yield process
-    assert process.stop() == 0
+    assert process.stop() == 0, process.log[-5000:]
 
 
 @pytest.fixture(params=["tcp", "unix"])
 def client(request, daemon):
     """A client over each kind of listener."""
+    assert daemon.process.poll() is None, "the daemon has died"
     with Client(getattr(daemon, request.param), wait_seconds=20, timeout=30) as client:
         yield client
 
@@ -24,6 +25,7 @@ def client(request, daemon):
 @pytest.fixture
 def tcp_client(daemon):
     """A client over TCP, for what does not depend on the listener."""
+    assert daemon.process.poll() is None, "the daemon has died"
     with Client(daemon.tcp, wait_seconds=20, timeout=30) as client:
         yield client
 

@@ -35,8 +35,9 @@ class DaemonProcess:
         self._folder = tempfile.TemporaryDirectory(prefix="mnemo-")
         folder = Path(self._folder.name)
         ready_file = folder / "ready.json"
-        self.log = folder / "log"
-        with self.log.open("wb") as log:
+        self._log_file = folder / "log"
+        self.log = ""  # What it logged, once it has ended.
+        with self._log_file.open("wb") as log:
             self.process = subprocess.Popen(
                 [
                     binary(),
@@ -73,11 +74,13 @@ class DaemonProcess:
             return self.process.wait(timeout=30)
         finally:
             self.process.kill()
+            if self._log_file.exists():
+                self.log = self._log_file.read_text()
             self._folder.cleanup()
 
     def _is_ready(self, ready_file: Path) -> bool:
         if self.process.poll() is not None:
-            raise RuntimeError(f"the daemon ended at its start:\n{self.log.read_text()}")
+            raise RuntimeError(f"the daemon ended at its start:\n{self._log_file.read_text()}")
         try:
             json.loads(ready_file.read_text())
         except (FileNotFoundError, ValueError):

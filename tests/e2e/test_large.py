@@ -36,7 +36,7 @@ def roomy_daemon():
     """A daemon with the cells that it has by default."""
     process = DaemonProcess("--memory-max", "2GiB")
     yield process
-    assert process.stop() == 0
+    assert process.stop() == 0, process.log[-5000:]
 
 
 @pytest.mark.parametrize("listener", ["tcp", "unix"])
