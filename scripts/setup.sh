@@ -44,11 +44,22 @@ if [[ ! -x .venv/bin/python ]]; then
   echo "setup: making the Python environment .venv"
   /usr/bin/python3 -m venv --system-site-packages .venv
 fi
-stamp=.venv/installed
-wanted="$(sha256sum client/python/pyproject.toml | cut -c1-16) ${python_packages[*]}"
-if [[ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]]; then
-  echo "setup: installing the Python client${python_packages[*]:+ and ${python_packages[*]}}"
-  .venv/bin/pip install --quiet --disable-pip-version-check -e ./client/python \
-    "${python_packages[@]}"
-  echo "$wanted" >"$stamp"
+# install VENV STAMP PACKAGE...: installs packages once for each content of STAMP.
+install() {
+  local venv=$1 wanted=$2
+  shift 2
+  [[ "$(cat "$venv/installed" 2>/dev/null)" == "$wanted" ]] && return
+  echo "setup: installing into $venv: $*"
+  "$venv/bin/pip" install --quiet --disable-pip-version-check "$@"
+  echo "$wanted" >"$venv/installed"
+}
+digest() { sha256sum "$1" | cut -c1-16; }
+
+install .venv "$(digest client/python/pyproject.toml) ${python_packages[*]}" \
+  -e ./client/python "${python_packages[@]}"
+
+# Meta-training has an environment of its own: current JAX needs a newer numpy than Debian's torch.
+if [[ "${1:-}" == --tests ]]; then
+  [[ -x .venv-metatrain/bin/python ]] || /usr/bin/python3 -m venv .venv-metatrain
+  install .venv-metatrain "$(digest metatrain/pyproject.toml)" -e './metatrain[dev]'
 fi
