@@ -15,6 +15,8 @@ if(CCACHE_PROGRAM)
   set(CMAKE_CUDA_COMPILER_LAUNCHER ${CCACHE_PROGRAM})
 endif()
 
+# A project that adds this one as a subdirectory sees the packages, too.
+set(CMAKE_FIND_PACKAGE_TARGETS_GLOBAL ON)
 find_package(Threads REQUIRED)
 find_package(PkgConfig REQUIRED)
 find_package(Protobuf REQUIRED)      # Module mode: before gRPC, whose config needs it so.
@@ -75,6 +77,7 @@ function(mnemosyne_library)
     add_library(mnemosyne_${ARG_NAME} STATIC ${ARG_SRCS})
     target_link_libraries(mnemosyne_${ARG_NAME} PUBLIC ${ARG_DEPS} PRIVATE mnemosyne_options)
     target_include_directories(mnemosyne_${ARG_NAME} PUBLIC ${PROJECT_SOURCE_DIR})
+    target_compile_features(mnemosyne_${ARG_NAME} PUBLIC cxx_std_20)
   else()
     add_library(mnemosyne_${ARG_NAME} INTERFACE)
     target_link_libraries(mnemosyne_${ARG_NAME} INTERFACE ${ARG_DEPS})

@@ -110,7 +110,15 @@ int Main(int argc, char** argv) {
       "and above a bad flag.");
   ServerConfig config;
   AddOptions(app, config);
-  CLI11_PARSE(app, argc, argv);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ConfigError& error) {
+    std::cerr << "mnemosyned: the --config file has a line that is no option: " << error.what()
+              << "\nRun with --help for the names of options.\n";
+    return error.get_exit_code();
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error);
+  }
 
   const sigset_t signals = EndingSignals();
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);

@@ -318,7 +318,7 @@ void OptimizeConversation::RefuseStep(const absl::Status& status) {
       {{"session", session_->name()},
        {"step", step_number_},
        {"reason", ErrorReason(status)},
-       {"message", ErrorMessage(status)}});
+       {"detail", ErrorMessage(status)}});
   Send(Part(Response::kErrorFieldNumber, ToStepError(step_number_, status)));
 }
 
