@@ -2,8 +2,8 @@
 
     compare_adamw.py --bench build/release/bin/optimizer_bench --python /usr/bin/python3 [...]
 
-Each round measures ours and then each PyTorch, so that all see the same machine; the least time of
-all rounds counts. Prints a Markdown table: nanoseconds a parameter, and our time over theirs, for
+Each round measures ours and then each PyTorch, so that all see the same machine; the shortest step
+of all rounds counts. Prints a Markdown table: nanoseconds a parameter, and our time over theirs, for
 the update alone (the daemon's part) and with the client's applying of it (done in that PyTorch).
 """
 
@@ -16,14 +16,12 @@ TORCH_PROGRAM = pathlib.Path(__file__).with_name("torch_adamw.py")
 VARIANTS = ("single", "foreach", "fused")
 
 
-def run_ours(bench, count):
-    # Each repetition's mean is over a short time: the least of them is the quietest moment.
+def run_ours(bench, count, seconds):
     output = subprocess.run(
         [
             bench,
             f"--benchmark_filter=^adamw/{count}/real_time$",
-            "--benchmark_min_time=0.1",
-            "--benchmark_repetitions=10",
+            f"--benchmark_min_time={seconds}",
             "--benchmark_format=json",
         ],
         check=True,
@@ -31,7 +29,7 @@ def run_ours(bench, count):
         text=True,
     ).stdout
     runs = json.loads(output)["benchmarks"]
-    return min(r["ns_per_parameter"] for r in runs if r["run_type"] == "iteration") * 1e-9
+    return min(r["shortest_ns_per_parameter"] for r in runs) * 1e-9
 
 
 def run_torch(python, count, seconds):
@@ -54,7 +52,7 @@ def merge(best, new):
 def measure(args, count):
     ours, theirs = float("inf"), {python: {} for python in args.python}
     for _ in range(args.rounds):
-        ours = min(ours, run_ours(args.bench, count))
+        ours = min(ours, run_ours(args.bench, count, args.seconds))
         for python, best in theirs.items():
             merge(best, run_torch(python, count, args.seconds))
     return ours, theirs
