@@ -109,7 +109,7 @@ class Client:
             label: A name for people.
             request_id: A unique text of 1 to 128 bytes. A second call with the same one returns
                 the same session, also in another process: so a job that starts again finds its
-                session.
+                session. Keep it as secret as the token, which it stands for.
 
         Raises:
             InvalidRequestError: The daemon refuses a value; the message says what is allowed.

@@ -85,8 +85,9 @@ class RemoteOptimizer(torch.optim.Optimizer):
                 loop; step() then raises RuntimeError.
             on_unavailable: `wait` for a daemon that is away, or `raise`.
             wait_seconds: The longest wait of a step, in seconds.
-            request_id: A unique text that names this job. With it, the session outlives this
-                object, and a process that starts again with the same text gets it back.
+            request_id: A unique text of this job, such as a UUID that it keeps. With it, the
+                session outlives this object, and a process that starts again with the same text
+                gets it back. Keep it secret: whoever knows it gets the session.
             label: A name of the session for people.
             **options: Options of the optimizer for groups that do not set them.
 
