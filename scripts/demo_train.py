@@ -24,7 +24,7 @@ from torch import nn
 ACCURACY_WANTED = 0.97
 BATCH = 64
 EVALUATE_EVERY = 20
-LEARNING_RATES = {"sgd": 0.05, "lion": 3e-4}
+LEARNING_RATES = {"sgd": 0.05, "lion": 1e-3}
 LOCAL_TWINS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adamw": torch.optim.AdamW,
     "adam": torch.optim.Adam,

@@ -263,7 +263,8 @@ class RemoteOptimizer(torch.optim.Optimizer):
         if not found:
             there_are = ", ".join(f"{o.name} (version {o.version})" for o in optimizers)
             raise InvalidRequestError(
-                f"the daemon has no optimizer {name!r} {version}; it has {there_are}",
+                f"the daemon has no optimizer {' '.join((name, version)).strip()!r}; it has "
+                f"{there_are}",
                 code="NOT_FOUND",
                 reason="UNKNOWN_OPTIMIZER",
             )
