@@ -15,11 +15,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from mnemosyne_client import Client, MnemosyneError
-from mnemosyne_client.torch import RemoteOptimizer
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import nn
+
+from mnemosyne_client import Client, MnemosyneError
+from mnemosyne_client.torch import RemoteOptimizer
 
 ACCURACY_WANTED = 0.97
 BATCH = 64

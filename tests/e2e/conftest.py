@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from e2e_daemon import CELL_ELEMENTS, DaemonProcess
+
 from mnemosyne_client import Client
 
 

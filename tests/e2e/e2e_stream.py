@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 import numpy as np
+
 from mnemosyne_client import messages as m
 from mnemosyne_client.connection import Connection
 

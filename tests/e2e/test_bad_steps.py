@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from e2e_daemon import CELL_ELEMENTS
 from e2e_stream import RawStream, chunk
+
 from mnemosyne_client import InvalidRequestError, MnemosyneError, UnavailableError, messages
 from mnemosyne_client.connection import Connection
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from e2e_daemon import DaemonProcess
 from e2e_stream import RawStream
+
 from mnemosyne_client import Client, messages
 from mnemosyne_client.tensors import Grid
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from e2e_daemon import wait_until
 from e2e_stream import RawStream
+
 from mnemosyne_client import (
     Client,
     InvalidRequestError,

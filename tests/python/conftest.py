@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from fake_daemon import FakeDaemon
+
 from mnemosyne_client import Client
 
 

@@ -7,6 +7,7 @@ from concurrent import futures
 
 import grpc
 from fake_session import DEFAULTS, FakeSession, Refusal
+
 from mnemosyne_client import messages as m
 from mnemosyne_client.checksum import crc32c
 

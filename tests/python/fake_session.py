@@ -6,6 +6,7 @@ import math
 
 import grpc
 import numpy as np
+
 from mnemosyne_client import messages as m
 from mnemosyne_client.tensors import Grid, decode, encode
 

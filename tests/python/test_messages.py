@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from mnemosyne_client import messages
 
 TOOL = Path(__file__).parents[2] / "client" / "python" / "tools" / "generate_messages.py"

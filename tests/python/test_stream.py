@@ -6,6 +6,7 @@ import threading
 
 import numpy as np
 import pytest
+
 from mnemosyne_client import (
     Client,
     InvalidRequestError,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from mnemosyne_client import Update, messages
 from mnemosyne_client.tensors import Grid, UpdateAssembler, decode, encode, encoding_number
 

@@ -15,6 +15,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from fake_daemon import FakeDaemon  # noqa: E402
+
 from mnemosyne_client import (  # noqa: E402
     Client,
     InvalidRequestError,
