@@ -57,7 +57,7 @@ stage_clang() {
 
 stage_asan() {
   scripts/build.sh asan
-  ctest --preset asan -j "$(nproc)"
+  ctest --preset asan -j "$(nproc)" -LE slow
 }
 
 # Debian's gRPC is not built for ThreadSanitizer: what runs inside it stays out.

@@ -17,6 +17,9 @@ struct ContractParam {
   const OptimizerInfo* info;
   std::string device;
 };
+void PrintTo(const ContractParam& param, std::ostream* out) {
+  *out << param.info->name << " on " << param.device;
+}
 
 std::vector<ContractParam> AllParams() {
   std::vector<ContractParam> params;

@@ -217,6 +217,7 @@ struct BadStep {
   const char* reason;
   void (*spoil)(v1::OptimizeRequest&);
 };
+void PrintTo(const BadStep& step, std::ostream* out) { *out << step.name; }
 
 class BadStepTest : public OptimizeConversationTest,
                     public ::testing::WithParamInterface<BadStep> {};

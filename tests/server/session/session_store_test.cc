@@ -122,6 +122,7 @@ struct BadSpec {
   const char* message;
   void (*spoil)(SessionSpec&);
 };
+void PrintTo(const BadSpec& spec, std::ostream* out) { *out << spec.name; }
 
 class BadSpecTest : public ::testing::TestWithParam<BadSpec> {};
 
