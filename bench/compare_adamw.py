@@ -3,8 +3,8 @@
     compare_adamw.py --bench build/release/bin/optimizer_bench --python /usr/bin/python3 [...]
 
 Each round measures ours and then each PyTorch, so that all see the same machine; the shortest step
-of all rounds counts. Prints a Markdown table: nanoseconds a parameter, and our time over theirs, for
-the update alone (the daemon's part) and with the client's applying of it (done in that PyTorch).
+of all rounds counts. Prints a Markdown table: nanoseconds a parameter, and our time over theirs,
+for the update alone (the daemon's part) and with the client's applying of it (done in that PyTorch).
 """
 
 import argparse
@@ -17,6 +17,7 @@ VARIANTS = ("single", "foreach", "fused")
 
 
 def run_ours(bench, count, seconds):
+    """Returns seconds a parameter of our shortest step."""
     output = subprocess.run(
         [
             bench,
@@ -33,6 +34,7 @@ def run_ours(bench, count, seconds):
 
 
 def run_torch(python, count, seconds):
+    """Returns what torch_adamw.py measured, as a dictionary."""
     output = subprocess.run(
         [python, TORCH_PROGRAM, str(count), str(seconds)],
         check=True,
@@ -43,6 +45,7 @@ def run_torch(python, count, seconds):
 
 
 def merge(best, new):
+    """Keeps the shorter of two measurements of each kind."""
     for key, value in new.items():
         if isinstance(value, float) and isinstance(best.get(key), float):
             value = min(value, best[key])
@@ -50,6 +53,7 @@ def merge(best, new):
 
 
 def measure(args, count):
+    """Measures all programs in turn, round after round, and prints their rows."""
     ours, theirs = float("inf"), {python: {} for python in args.python}
     for _ in range(args.rounds):
         ours = min(ours, run_ours(args.bench, count, args.seconds))
@@ -59,6 +63,7 @@ def measure(args, count):
 
 
 def main():
+    """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--bench", required=True, help="the program optimizer_bench")
     parser.add_argument("--python", required=True, nargs="+", help="interpreters with PyTorch")
@@ -67,7 +72,10 @@ def main():
     parser.add_argument("--seconds", type=float, default=1.0, help="of each variant, each round")
     args = parser.parse_args()
 
-    print("| parameters | PyTorch | variant | theirs, ns | our update, ns (ratio) | with apply, ns (ratio) |")
+    print(
+        "| parameters | PyTorch | variant | theirs, ns "
+        "| our update, ns (ratio) | with apply, ns (ratio) |"
+    )
     print("|---|---|---|---|---|---|")
     for count in args.counts:
         ours, theirs = measure(args, count)

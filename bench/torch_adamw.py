@@ -18,6 +18,7 @@ DECAY = 1e-5
 
 
 def least_seconds(step, seconds):
+    """Returns the seconds of the shortest call of `step`."""
     step()  # Makes the state.
     best = float("inf")
     end = time.perf_counter() + seconds
@@ -29,10 +30,12 @@ def least_seconds(step, seconds):
 
 
 def make_tensors(count):
+    """Returns tensors that hold `count` random elements together."""
     return [torch.randn(count // TENSORS) for _ in range(TENSORS)]
 
 
 def time_adamw(count, seconds, **variant):
+    """Returns the seconds of a step of a variant of AdamW."""
     parameters = make_tensors(count)
     for p in parameters:
         p.grad = torch.randn_like(p)
@@ -44,6 +47,7 @@ def time_adamw(count, seconds, **variant):
 
 
 def time_apply(count, seconds):
+    """Returns the seconds of applying an update as the client does."""
     parameters, updates = make_tensors(count), make_tensors(count)
 
     def apply():
@@ -55,6 +59,7 @@ def time_apply(count, seconds):
 
 
 def main():
+    """Prints the table."""
     count = int(sys.argv[1])
     seconds = float(sys.argv[2]) if len(sys.argv) > 2 else 1.0
     answer = {
