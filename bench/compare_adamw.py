@@ -4,7 +4,7 @@
 
 Each round measures ours and then each PyTorch, so that all see the same machine; the shortest step
 of all rounds counts. Prints a Markdown table: nanoseconds a parameter, and our time over theirs,
-for the update alone (the daemon's part) and with the client's applying of it (done in that PyTorch).
+for the update alone (the daemon's part) and with the client's applying of it (in that PyTorch).
 """
 
 import argparse
