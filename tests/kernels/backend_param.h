@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <memory>
+#include <ostream>
 #include <span>
 #include <string>
 #include <vector>
@@ -17,6 +18,10 @@ struct BackendParam {
   std::string device;
   std::string isa;
 };
+
+inline std::ostream& operator<<(std::ostream& out, const BackendParam& param) {
+  return out << param.device << " " << param.isa;
+}
 
 // For the name of a test case.
 inline std::string BackendParamName(const ::testing::TestParamInfo<BackendParam>& info) {

@@ -2,6 +2,7 @@
 #include <cmath>
 #include <cstring>
 #include <map>
+#include <ostream>
 #include <utility>
 
 #include "optim/optimizer_registry.h"
@@ -19,6 +20,10 @@ struct ContractParam {
 };
 void PrintTo(const ContractParam& param, std::ostream* out) {
   *out << param.info->name << " on " << param.device;
+}
+
+std::ostream& operator<<(std::ostream& out, const ContractParam& param) {
+  return out << std::string(param.info->name) << " on " << param.device;
 }
 
 std::vector<ContractParam> AllParams() {

@@ -147,9 +147,7 @@ def main():
     torch.set_num_threads(1)
     sgd, adam, adamw = torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW
     check(lambda p: sgd(p, lr=0.1), "sgd", {"learning_rate": 0.1})
-    check(
-        lambda p: sgd(p, lr=0.03, momentum=0.9), "sgd", {"learning_rate": 0.03, "momentum": 0.9}
-    )
+    check(lambda p: sgd(p, lr=0.03, momentum=0.9), "sgd", {"learning_rate": 0.03, "momentum": 0.9})
     check(
         lambda p: sgd(p, lr=0.1, momentum=0.8, dampening=0.3, weight_decay=1e-3),
         "sgd",
