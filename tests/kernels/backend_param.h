@@ -17,11 +17,12 @@ namespace mnemosyne::kernels {
 struct BackendParam {
   std::string device;
   std::string isa;
-};
 
-inline std::ostream& operator<<(std::ostream& out, const BackendParam& param) {
-  return out << param.device << " " << param.isa;
-}
+  // GoogleTest shows a parameter with this.
+  friend void PrintTo(const BackendParam& param, std::ostream* out) {
+    *out << param.device << " " << param.isa;
+  }
+};
 
 // For the name of a test case.
 inline std::string BackendParamName(const ::testing::TestParamInfo<BackendParam>& info) {

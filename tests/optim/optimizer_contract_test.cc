@@ -17,13 +17,14 @@ using testing::NormalFloats;
 struct ContractParam {
   const OptimizerInfo* info;
   std::string device;
+
+  // GoogleTest shows a parameter with this.
+  friend void PrintTo(const ContractParam& param, std::ostream* out) {
+    *out << param.info->name << " on " << param.device;
+  }
 };
 void PrintTo(const ContractParam& param, std::ostream* out) {
   *out << param.info->name << " on " << param.device;
-}
-
-std::ostream& operator<<(std::ostream& out, const ContractParam& param) {
-  return out << std::string(param.info->name) << " on " << param.device;
 }
 
 std::vector<ContractParam> AllParams() {
