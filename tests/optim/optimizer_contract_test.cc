@@ -23,9 +23,6 @@ struct ContractParam {
     *out << param.info->name << " on " << param.device;
   }
 };
-void PrintTo(const ContractParam& param, std::ostream* out) {
-  *out << param.info->name << " on " << param.device;
-}
 
 std::vector<ContractParam> AllParams() {
   std::vector<ContractParam> params;
