@@ -11,7 +11,101 @@ def _train(arguments: argparse.Namespace) -> None:
     from mnemosyne_metatrain.training.trainer import Trainer
 
     trainer = Trainer(load_config(arguments.config), arguments.out)
-    trainer.run(resume=arguments.command == "resume", until=arguments.until)
+    trainer.run(
+        resume=arguments.command == "resume", until=arguments.until, seconds=arguments.seconds
+    )
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    from mnemosyne_metatrain.evaluation.program import (
+        Source,
+        evaluate,
+        print_summary,
+        summarize,
+    )
+    from mnemosyne_metatrain.suite import TEST, VALIDATION
+
+    sets = {"validation": list(VALIDATION), "test": list(TEST)}
+    tasks = [name for part in arguments.tasks.split(",") for name in sets.get(part, [part])]
+    sources = []
+    for text in arguments.weights:
+        config, folder, *only = text.split(":")
+        names = tuple(only[0].split(",")) if only else ()
+        sources.append(Source(Path(config), Path(folder) if folder else None, names))
+    horizons = tuple(int(h) for h in arguments.horizons.split(","))
+    told = tuple(int(h) for h in arguments.told.split(",") if h)
+    records = evaluate(
+        sources,
+        tasks,
+        horizons,
+        told,
+        arguments.seeds,
+        not arguments.no_adam,
+        arguments.out,
+        arguments.wait,
+    )
+    if not arguments.no_adam:
+        for horizon in horizons[-1:]:
+            for against in ("constant", "best"):
+                print_summary(summarize(records, horizon, against))
+
+
+def _evolve(arguments: argparse.Namespace) -> None:
+    from mnemosyne_metatrain.config import load_config
+    from mnemosyne_metatrain.training.evolve import Evolution, evolve
+
+    plan = Evolution(
+        pairs=arguments.pairs, tasks=arguments.tasks, rate=arguments.rate, sigma=arguments.sigma
+    )
+    evolve(
+        load_config(arguments.config),
+        arguments.variant,
+        arguments.run,
+        arguments.out,
+        plan,
+        arguments.seconds,
+        arguments.seed,
+    )
+
+
+def _calibrate(arguments: argparse.Namespace) -> None:
+    from mnemosyne_metatrain.evaluation.calibrate import calibrate
+
+    ranking = calibrate(
+        arguments.config,
+        arguments.run,
+        arguments.baselines,
+        arguments.out,
+        arguments.version,
+        arguments.wait,
+    )
+    for score, name in ranking:
+        print(f"{score:+.4f} {name}", flush=True)
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    import jax
+
+    from mnemosyne_metatrain.config import load_config
+    from mnemosyne_metatrain.evaluation.calibrate import chosen_theta
+    from mnemosyne_metatrain.export import export
+    from mnemosyne_metatrain.optimizers.base import Theta
+    from mnemosyne_metatrain.optimizers.registry import make_optimizer
+    from mnemosyne_metatrain.training.checkpoint import load_checkpoint
+    from mnemosyne_metatrain.training.trainer import init_population
+
+    config = load_config(arguments.config)
+    cores, iteration = load_checkpoint(arguments.run / "checkpoint.npz", init_population(config))
+    index = [variant.name for variant in config.variants].index(arguments.variant)
+    optimizer = make_optimizer(config.optimizer)
+    facts = {"run": config.name, "variant": arguments.variant, "iterations": str(iteration)}
+    if arguments.factor == 1.0 and arguments.temper == 1.0:
+        pair = jax.tree.map(lambda x: x[index], (cores.average, cores.theta.fixed))
+        theta = Theta(*pair)
+    else:
+        facts |= {"eta_factor": str(arguments.factor), "eta_temper": str(arguments.temper)}
+        theta = chosen_theta(cores, index, arguments.factor, arguments.temper)
+    print(export(optimizer, theta, arguments.out, arguments.out.name, facts))
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -26,9 +120,50 @@ def main(argv: list[str] | None = None) -> None:
         command.add_argument("config", type=Path)
         command.add_argument("--out", type=Path, required=True, help="folder of the run")
         command.add_argument("--until", type=int, help="last iteration of this leg")
-        command.set_defaults(run=_train)
+        command.add_argument("--seconds", type=float, help="set the iterations by time instead")
+        command.set_defaults(run_command=_train)
+    command = commands.add_parser("evaluate", help="judge weights against a tuned Adam")
+    command.add_argument(
+        "weights", nargs="+", help="config:folder[:variant,...] of a run; no folder is untrained"
+    )
+    command.add_argument("--tasks", default="validation", help="names, or validation, or test")
+    command.add_argument("--horizons", default="125,250,500,1000,2000")
+    command.add_argument("--told", default="", help="horizons of runs that are told theirs")
+    command.add_argument("--seeds", type=int, default=3)
+    command.add_argument("--no-adam", action="store_true", help="leave Adam's grid out")
+    command.add_argument("--wait", action="store_true", help="wait for the runs to end")
+    command.add_argument("--out", type=Path, required=True, help="file for the records")
+    command.set_defaults(run_command=_evaluate)
+    command = commands.add_parser("evolve", help="second phase: step sizes over whole runs")
+    command.add_argument("config", type=Path)
+    command.add_argument("--run", type=Path, required=True, help="folder of the first phase")
+    command.add_argument("--out", type=Path, required=True, help="folder of the result")
+    command.add_argument("--variant", default="base")
+    command.add_argument("--seconds", type=float, default=120)
+    command.add_argument("--pairs", type=int, default=16)
+    command.add_argument("--tasks", type=int, default=12)
+    command.add_argument("--rate", type=float, default=0.01)
+    command.add_argument("--sigma", type=float, default=0.03)
+    command.add_argument("--seed", type=int, default=0)
+    command.set_defaults(run_command=_evolve)
+    command = commands.add_parser("calibrate", help="choose variant and step-size knobs, export")
+    command.add_argument("config", type=Path)
+    command.add_argument("--run", type=Path, required=True, help="folder of the run")
+    command.add_argument("--baselines", type=Path, required=True, help="records with Adam's runs")
+    command.add_argument("--out", type=Path, required=True, help="folder of the exported weights")
+    command.add_argument("--version", default="0.1.0")
+    command.add_argument("--wait", action="store_true", help="wait for the run to end")
+    command.set_defaults(run_command=_calibrate)
+    command = commands.add_parser("export", help="write weights that the daemon reads")
+    command.add_argument("config", type=Path)
+    command.add_argument("--run", type=Path, required=True, help="folder of the run")
+    command.add_argument("--variant", default="base")
+    command.add_argument("--factor", type=float, default=1.0, help="of the prior step sizes")
+    command.add_argument("--temper", type=float, default=1.0, help="of the decoded log step size")
+    command.add_argument("--out", type=Path, required=True, help="models/<name>/<version>")
+    command.set_defaults(run_command=_export)
     arguments = parser.parse_args(argv)
-    arguments.run(arguments)
+    arguments.run_command(arguments)
 
 
 if __name__ == "__main__":

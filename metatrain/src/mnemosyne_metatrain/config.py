@@ -1,4 +1,4 @@
-"""Configuration of a meta-training run, from a TOML file; what a file does not say has a default."""
+"""Configuration of a meta-training run, from a TOML file with defaults for all it leaves out."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class RunConfig:
     warmup: int = 100
     final_rate: float = 0.05
     optimizer: dict[str, Any] = field(default_factory=lambda: {"kind": "mnemosyne"})
-    recipe: Recipe = Recipe()
+    recipe: Recipe = field(default_factory=Recipe)
     families: tuple[FamilyConfig, ...] = (FamilyConfig("mlp", (32, 32)),)
     variants: tuple[VariantConfig, ...] = (VariantConfig("base"),)
 

@@ -173,7 +173,7 @@ class Layout:
     def membership(self) -> NDArray[np.float32]:
         """1 where chunk c belongs to tensor t, [T, C]."""
         tensors = np.arange(len(self.specs), dtype=np.int32)
-        return (tensors[:, None] == self.tensor_of_chunk[None, :]).astype(np.float32)
+        return np.asarray(tensors[:, None] == self.tensor_of_chunk[None, :], np.float32)
 
     @cached_property
     def cell_positions(self) -> NDArray[np.float32]:
@@ -198,7 +198,7 @@ class Layout:
             (np.arange(len(sizes), dtype=np.float32) + 0.5) / len(sizes)
             for _, sizes in self._chunk_sizes()
         ]
-        return np.concatenate(parts)[:, None]
+        return np.concatenate(parts).astype(np.float32)[:, None]
 
     def per_chunk(self, values: list[float]) -> NDArray[np.float32]:
         """Spreads one number a tensor over its chunks, [C]."""

@@ -8,7 +8,7 @@ affine map with elu before the LSTM, and a bounded read-out.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jax
@@ -57,7 +57,7 @@ class LstmConfig:
 class Lstm:
     """An LSTM shared by all coordinates."""
 
-    config: LstmConfig = LstmConfig()
+    config: LstmConfig = field(default_factory=LstmConfig)
     name: str = "lstm"
 
     def init_theta(self, key: jax.Array) -> Theta:

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 NUM_INPUTS = 64
 NUM_CLASSES = 10
-NUM_EXAMPLES = 4096
-TRAIN_EXAMPLES = 3072
+NUM_EXAMPLES = 12288
+TRAIN_EXAMPLES = 10240
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int32]
@@ -32,7 +32,7 @@ class Bank(NamedTuple):
 
 def _standardize(x: NDArray[np.float64]) -> Floats:
     x = x - x.mean(axis=0)
-    return (x / (x.std(axis=0) + 1e-6)).astype(np.float32)
+    return np.asarray(x / (x.std(axis=0) + 1e-6), np.float32)
 
 
 def _quantile_labels(score: NDArray[np.float64]) -> Ints:
@@ -71,7 +71,7 @@ def photograph(name: str) -> NDArray[np.float64]:
     """A photograph that ships with scikit-learn, grey, in [0, 1]."""
     from sklearn.datasets import load_sample_image
 
-    return np.asarray(load_sample_image(name)).astype(np.float64).mean(axis=-1) / 255.0
+    return np.asarray(np.mean(load_sample_image(name), axis=-1) / 255.0, np.float64)
 
 
 def _patches(rng: np.random.Generator, image: NDArray[np.float64]) -> tuple[Floats, Ints]:

@@ -85,8 +85,8 @@ class MlpFamily:
 
     widths: tuple[int, ...]
     max_batch: int = 64
-    reparametrized: float = 0.4
-    spread: float = 1.6
+    reparametrized: float = 0.2
+    spread: float = 1.0
 
     @property
     def name(self) -> str:
@@ -117,9 +117,9 @@ class MlpFamily:
         k = jax.random.split(key, 11)
         num_sets = training_bank().inputs.shape[0]
         uniform = jax.random.uniform
-        noise = jnp.where(uniform(k[5]) < 0.5, uniform(k[6], maxval=0.3), 0.0)
-        log_batch = uniform(k[7], minval=2.0, maxval=jnp.log2(self.max_batch + 0.5))
-        log_train = uniform(k[8], minval=7.0, maxval=jnp.log2(TRAIN_EXAMPLES + 0.5))
+        noise = jnp.where(uniform(k[5]) < 0.3, uniform(k[6], maxval=0.3), 0.0)
+        log_batch = uniform(k[7], minval=4.0, maxval=jnp.log2(self.max_batch + 0.5))
+        log_train = uniform(k[8], minval=12.0, maxval=jnp.log2(TRAIN_EXAMPLES + 0.5))
         return DrawnMlp(
             dataset=jax.random.randint(k[0], (), 0, num_sets),
             activation=jax.random.randint(k[1], (), 0, _NUM_ACTIVATIONS),
@@ -149,10 +149,10 @@ class MlpFamily:
     def batch(self, key: jax.Array, drawn: DrawnMlp, data: Bank, split: Split) -> ClassifierBatch:
         """Draws examples with replacement; labels are noisy in both splits alike."""
         pick, flip, label = jax.random.split(key, 3)
-        low, high = 0.0, drawn.train_examples
+        first, last = jnp.zeros(()), drawn.train_examples
         if split == "validation":
-            low, high = float(TRAIN_EXAMPLES), float(NUM_EXAMPLES)
-        where = low + (high - low) * jax.random.uniform(pick, (self.max_batch,))
+            first, last = jnp.asarray(float(TRAIN_EXAMPLES)), jnp.asarray(float(NUM_EXAMPLES))
+        where = first + (last - first) * jax.random.uniform(pick, (self.max_batch,))
         index = jnp.clip(where.astype(jnp.int32), 0, NUM_EXAMPLES - 1)
         inputs = jnp.asarray(data.inputs)[drawn.dataset, index] * drawn.input_scale
         labels = jnp.asarray(data.labels)[drawn.dataset, index]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
+import importlib.util
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,8 @@ def encode(text: str) -> NDArray[np.int32]:
 @cache
 def source_text(modules: tuple[str, ...]) -> NDArray[np.int32]:
     """The source code of modules of the standard library, encoded."""
-    return encode("\n".join(inspect.getsource(importlib.import_module(m)) for m in modules))
+    specs = [importlib.util.find_spec(name) for name in modules]
+    return encode("\n".join(Path(str(s.origin)).read_text("utf-8") for s in specs if s))
 
 
 @cache

@@ -83,14 +83,14 @@ class TokenMlpFamily:
     def draw(self, key: jax.Array) -> DrawnTokenMlp:
         """Draws a task; the permutation renames characters."""
         k = jax.random.split(key, 6)
-        log_batch = jax.random.uniform(k[3], minval=3.0, maxval=6.01)
+        log_batch = jax.random.uniform(k[3], minval=4.0, maxval=6.01)
         return DrawnTokenMlp(
             activation=jax.random.randint(k[0], (), 0, 5),
             normalized=jax.random.uniform(k[1]) < 0.5,
             init_scale=jnp.exp(0.35 * jax.random.normal(k[2])),
             batch_size=jnp.floor(2.0**log_batch),
             permutation=jax.random.permutation(k[4], VOCABULARY),
-            log_scale=draw_log_scale(k[5], len(self.specs), 0.4, 1.6),
+            log_scale=draw_log_scale(k[5], len(self.specs), 0.2, 1.0),
         )
 
     def init(self, key: jax.Array, drawn: DrawnTokenMlp) -> Params:

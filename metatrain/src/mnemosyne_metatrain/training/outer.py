@@ -26,7 +26,7 @@ class Core(NamedTuple):
         theta: Weights of the optimizer.
         first: First moments of the outer Adam.
         second: Second moments.
-        count: Outer steps taken.
+        steps: Outer steps taken.
         average: Running mean of the learned weights, which is what is exported.
         recipe: Numbers of the recipe.
     """
@@ -34,7 +34,7 @@ class Core(NamedTuple):
     theta: Theta
     first: Tree
     second: Tree
-    count: jax.Array
+    steps: jax.Array
     average: Tree
     recipe: RecipeArrays
 
@@ -89,19 +89,21 @@ class OuterStep:
         """Returns places for tasks, all of them finished, [B, ...]."""
         key, flag = jax.random.key(0), jnp.zeros((), bool)
         shapes = jax.eval_shape(self._new_tasks, key, data, flag)
-        return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        places: TaskState = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        return places
 
     def _new_tasks(self, key: jax.Array, data: Data, barrier: jax.Array) -> TaskState:
         """Draws tasks, [B, ...]; at a barrier their lengths are spread so that resets are too."""
         keys = jax.random.split(key, self.num_tasks)
-        return jax.vmap(lambda k: self._new_task(k, data, barrier))(keys)
+        tasks: TaskState = jax.vmap(lambda k: self._new_task(k, data, barrier))(keys)
+        return tasks
 
     def _new_task(self, key: jax.Array, data: Data, barrier: jax.Array) -> TaskState:
         k = jax.random.split(key, 8)
         drawn = self.family.draw(k[0])
         params = self.family.init(k[1], drawn)
         told = Told(*(jax.random.uniform(k[2], (3,)) < 0.5).astype(jnp.float32))
-        low, high = jnp.log(self.min_length), jnp.log(self.max_length)
+        low, high = jnp.log(float(self.min_length)), jnp.log(float(self.max_length))
         length = jnp.exp(jax.random.uniform(k[3], minval=low, maxval=high))
         length = length * jnp.where(barrier, jax.random.uniform(k[4]), 1.0)
         short = self.window * (1.0 + jax.random.bernoulli(k[5]))
@@ -114,16 +116,26 @@ class OuterStep:
         state = jax.tree.map(lambda a, b: jnp.where(told.scale > 0, a, b), state, blank)
         zero = jnp.zeros(())
         return TaskState(
-            drawn, told, params, state, zero, length, first_loss, first_loss, first_loss
+            drawn=drawn,
+            told=told,
+            params=params,
+            average=params,
+            opt_state=state,
+            step=zero,
+            length=length,
+            first_loss=first_loss,
+            smoothed=first_loss,
+            best=first_loss,
         )
 
     def _batches(self, key: jax.Array, tasks: TaskState, data: Data, split: Any) -> Any:
         """Draws the batches of a window, [B, W, ...]."""
         keys = jax.random.split(key, (self.num_tasks, self.window))
-        over_steps = jax.vmap(
-            lambda k, drawn: self.family.batch(k, drawn, data, split), in_axes=(0, None)
-        )
-        return jax.vmap(over_steps)(keys, tasks.drawn)
+
+        def draw(step_key: jax.Array, drawn: Any) -> Any:
+            return self.family.batch(step_key, drawn, data, split)
+
+        return jax.vmap(jax.vmap(draw, in_axes=(0, None)))(keys, tasks.drawn)
 
     def __call__(
         self,
@@ -193,7 +205,7 @@ def _combine(
 def _adam(core: Core, grads: Tree, rate_scale: jax.Array) -> Core:
     """One step of the outer Adam, on gradients of bounded norm."""
     scale = jnp.minimum(1.0, _MEAN_CLIP / tree_norm(grads))
-    count = core.count + 1.0
+    count = core.steps + 1.0
     first = jax.tree.map(lambda m, g: _BETA1 * m + (1 - _BETA1) * scale * g, core.first, grads)
     second = jax.tree.map(
         lambda v, g: _BETA2 * v + (1 - _BETA2) * (scale * g) ** 2, core.second, grads

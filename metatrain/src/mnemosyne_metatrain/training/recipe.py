@@ -21,6 +21,7 @@ class RecipeArrays(NamedTuple):
     last_weight: jax.Array
     first_weight: jax.Array
     validation_share: jax.Array
+    average_point: jax.Array
 
 
 @dataclass(frozen=True)
@@ -41,17 +42,20 @@ class Recipe:
         last_weight: Weight of the last ten steps of a task's last window.
         first_weight: Weight of a task's first window; the others have weight 1.
         validation_share: Share of the held-out batch in l; the rest is the training batch.
+        average_point: Where the held-out batch is read: 0 at the parameters, 1 at their running
+            mean. At the mean a small step size is not rewarded for the noise that it hides.
     """
 
     learning_rate: float = 1e-3
     task_clip: float = 1.0
     floor: float = 0.01
-    mean_weight: float = 2.0
+    mean_weight: float = 1.0
     spike_weight: float = 2.0
     spike_margin: float = 0.7
     last_weight: float = 0.5
     first_weight: float = 2.0
     validation_share: float = 0.5
+    average_point: float = 0.0
 
     def arrays(self) -> RecipeArrays:
         """Returns the recipe as scalars."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import time
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from mnemosyne_metatrain.training.outer import Core, OuterMetrics, OuterStep, in
 
 CompiledStep = Callable[..., tuple[Core, Any, OuterMetrics]]
 _REPORT_EVERY = 100
+_TIMED_STEPS = 200
 
 
 @dataclass
@@ -43,7 +45,8 @@ def init_population(config: RunConfig) -> Core:
         theta = _variant_optimizer(config, variant).init_theta(jax.random.key(variant.seed))
         recipe = config.recipe.__class__(**{**config.recipe.__dict__, **variant.recipe})
         cores.append(init_core(theta, recipe.arrays()))
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *cores)
+    stacked: Core = jax.tree.map(lambda *leaves: jnp.stack(leaves), *cores)
+    return stacked
 
 
 def _variant_optimizer(config: RunConfig, variant: VariantConfig) -> Optimizer:
@@ -120,17 +123,26 @@ class Trainer:
         """Where the checkpoint is."""
         return self.folder / "checkpoint.npz"
 
-    def run(self, resume: bool = False, until: int | None = None) -> Core:
+    def run(
+        self, resume: bool = False, until: int | None = None, seconds: float | None = None
+    ) -> Core:
         """Trains up to iteration `until`, which is the configured end by default.
 
         Args:
             resume: Whether to go on from the checkpoint.
-            until: Where this leg ends; a checkpoint is written there.
+            until: Where this leg ends, a multiple of `checkpoint_every`.
+            seconds: If given, the number of iterations is set so that training, without
+                compilation, takes about as long. It is printed, and is saved with the run.
 
         Returns:
             The cores of all variants.
+
+        Raises:
+            ValueError: If `until` is not at a checkpoint: the run would not go on as it was.
         """
         config = self.config
+        if until is not None and until < config.iterations and until % config.checkpoint_every:
+            raise ValueError("a leg ends at a multiple of checkpoint_every")
         end = config.iterations if until is None else min(until, config.iterations)
         self.folder.mkdir(parents=True, exist_ok=True)
         cores, first = init_population(config), 0
@@ -143,7 +155,8 @@ class Trainer:
             writer = csv.writer(file)
             if not resume:
                 writer.writerow(["iteration", "family", "variant", *OuterMetrics._fields])
-            for iteration in range(first, end):
+            iteration = first
+            while iteration < end:
                 # Every family meets its own first step after a checkpoint: its barrier is there.
                 turn = iteration % config.checkpoint_every
                 barrier = iteration - first < len(stations) or turn < len(stations)
@@ -158,12 +171,21 @@ class Trainer:
                 )
                 pending.append((iteration, station.name, metrics))
                 done = iteration + 1
+                if seconds is not None and done - first == _TIMED_STEPS:
+                    metrics.meta_loss.block_until_ready()
+                    rate = _TIMED_STEPS / (time.time() - start)
+                    end = first + int(rate * seconds) // _REPORT_EVERY * _REPORT_EVERY
+                    self.config = config = dataclasses.replace(config, iterations=end)
+                    print(f"{end} iterations in all", flush=True)
                 if done % _REPORT_EVERY == 0 or done == end:
                     self._report(writer, pending, done, start, first, end)
                     file.flush()
                     pending = []
                 if done % config.checkpoint_every == 0 or done == end:
                     save_checkpoint(self.checkpoint_path, cores, done)
+                iteration = done
+        facts = {"iterations": end, "seconds": time.time() - start}
+        (self.folder / "run.json").write_text(json.dumps(facts))
         return cores
 
     def _report(
@@ -182,9 +204,3 @@ class Trainer:
         left = (end - done) / rate
         line = f"{done}/{end} {rate:.1f} it/s {left:.0f} s left dropped {dropped:.0f} loss {mean}"
         print(line, flush=True)
-
-
-def save_run(config: RunConfig, cores: Core, path: Path, meta: dict[str, Any]) -> None:
-    """Writes the averaged weights of all variants as leaves, and the facts of the run beside."""
-    save_checkpoint(path, (cores.average, cores.theta.fixed), config.iterations)
-    path.with_suffix(".json").write_text(json.dumps(meta, indent=1, sort_keys=True))

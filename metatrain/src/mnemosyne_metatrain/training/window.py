@@ -7,6 +7,7 @@ already known from the step, so that a window costs one gradient of the net a st
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +19,7 @@ from mnemosyne_metatrain.tasks.base import Batch, TaskFamily
 from mnemosyne_metatrain.training.recipe import RecipeArrays
 
 _LAST_STEPS = 10
+_AVERAGE_DECAY = 0.98
 _TINY = 1e-8
 
 
@@ -36,6 +38,7 @@ class TaskState(NamedTuple):
         drawn: What the family drew.
         told: Which inputs the optimizer is told.
         params: Its parameters.
+        average: Their running mean.
         opt_state: The optimizer's state.
         step: Steps taken, a float.
         length: Steps of the whole unroll, a float.
@@ -47,6 +50,7 @@ class TaskState(NamedTuple):
     drawn: Any
     told: Told
     params: Params
+    average: Params
     opt_state: State
     step: jax.Array
     length: jax.Array
@@ -75,19 +79,33 @@ def step_cost(
 
 
 def _loss_and_gradient(
-    family: TaskFamily, task: TaskState, params: Params, train: Batch, held_out: Batch, share: Any
+    family: TaskFamily,
+    task: TaskState,
+    params: Params,
+    average: Params,
+    train: Batch,
+    held_out: Batch,
+    recipe: RecipeArrays,
 ) -> tuple[jax.Array, jax.Array, Params]:
-    """Returns the mixed loss with its first-order gradient, the training loss, its gradient."""
-    fixed = jax.lax.stop_gradient(params)
+    """Returns the mixed loss with its first-order gradient, the training loss, its gradient.
+
+    The training batch is read at the parameters; the held-out batch at a point between them and
+    their running mean, where the noise of the last steps counts less.
+    """
+    share, toward = recipe.validation_share, recipe.average_point
+    point = {name: x + toward * (average[name] - x) for name, x in params.items()}
+    places = {name: jnp.stack([x, point[name]]) for name, x in params.items()}
+    fixed = jax.lax.stop_gradient(places)
     both = jax.tree.map(lambda a, b: jnp.stack([a, b]), train, held_out)
-    evaluate = jax.vmap(jax.value_and_grad(family.loss), in_axes=(None, 0, None))
+    evaluate = jax.vmap(jax.value_and_grad(family.loss), in_axes=(0, 0, None))
     losses, grads = jax.lax.stop_gradient(evaluate(fixed, both, task.drawn))
-    mixed = (1.0 - share) * losses[0] + share * losses[1]
+    weights = jnp.stack([1.0 - share, share])
     linear = jnp.zeros(())
     for name, grad in grads.items():
-        combined = (1.0 - share) * grad[0] + share * grad[1]
-        linear = linear + jnp.sum(combined * (params[name] - fixed[name]))
-    return mixed + linear, losses[0], {name: grad[0] for name, grad in grads.items()}
+        products = (grad * (places[name] - fixed[name])).reshape(2, -1)
+        linear = linear + jnp.sum(weights * jnp.sum(products, axis=1))
+    mixed = jnp.sum(weights * losses) + linear
+    return mixed, losses[0], {name: grad[0] for name, grad in grads.items()}
 
 
 def run_window(
@@ -115,23 +133,31 @@ def run_window(
     prepared = optimizer.prepare(theta, layout)
     length = jax.tree.leaves(train)[0].shape[0]
 
+    # Storing every intermediate for the backward pass would cost more kernels than the step has.
+    @partial(jax.checkpoint, policy=jax.checkpoint_policies.dots_saveable)
+    def take_step(opt_state: State, grads: Params, inputs: StepInputs) -> tuple[Params, State]:
+        return optimizer.update(theta, prepared, layout, opt_state, grads, inputs)
+
     def body(carry: Any, batches: tuple[Batch, Batch]) -> tuple[Any, Any]:
-        params, opt_state, step, smoothed, best = carry
-        mixed, loss, grads = _loss_and_gradient(
-            family, task, params, *batches, recipe.validation_share
-        )
+        params, average, opt_state, step, smoothed, best = carry
+        mixed, loss, grads = _loss_and_gradient(family, task, params, average, *batches, recipe)
         cost, log_part = step_cost(mixed, task.first_loss, best, recipe)
         inputs = StepInputs(loss, task.told.loss, step / task.length, task.told.progress)
-        update, opt_state = optimizer.update(theta, prepared, layout, opt_state, grads, inputs)
+        update, opt_state = take_step(opt_state, grads, inputs)
         params = {name: value + update[name] for name, value in params.items()}
+        average = {
+            name: _AVERAGE_DECAY * average[name] + (1.0 - _AVERAGE_DECAY) * value
+            for name, value in params.items()
+        }
         value = jax.lax.stop_gradient(mixed)
         smoothed = jnp.where(step == 0, value, 0.9 * smoothed + 0.1 * value)
         best = jnp.where(step == 0, value, jnp.minimum(best, smoothed))
-        return (params, opt_state, step + 1.0, smoothed, best), (cost, log_part, value)
+        carry = (params, average, opt_state, step + 1.0, smoothed, best)
+        return carry, (cost, log_part, value)
 
-    start = (task.params, task.opt_state, task.step, task.smoothed, task.best)
+    start = (task.params, task.average, task.opt_state, task.step, task.smoothed, task.best)
     end, (costs, log_parts, losses) = jax.lax.scan(body, start, (train, held_out))
-    params, opt_state, step, smoothed, best = end
+    params, average, opt_state, step, smoothed, best = end
     is_last = (step >= task.length).astype(jnp.float32)
     meta_loss = jnp.mean(costs)
     meta_loss = meta_loss + is_last * recipe.last_weight * jnp.mean(log_parts[-_LAST_STEPS:])
@@ -142,6 +168,7 @@ def run_window(
     )
     next_task = task._replace(
         params=params,
+        average=average,
         opt_state=opt_state,
         step=step,
         smoothed=smoothed,

@@ -77,7 +77,8 @@ def prior_step(layout: Layout, knobs: Tree) -> jax.Array:
     is_matrix = jnp.asarray(layout.per_chunk([float(s.fan_in > 1) for s in layout.specs]))
     log_width = jnp.asarray(layout.per_chunk([math.log(s.fan_in / 64.0) for s in layout.specs]))
     matrix = knobs["eta_matrix"] * jnp.exp(-knobs["width_exponent"] * log_width)
-    return is_matrix * matrix + (1.0 - is_matrix) * knobs["eta_vector"]
+    prior: jax.Array = is_matrix * matrix + (1.0 - is_matrix) * knobs["eta_vector"]
+    return prior
 
 
 def scale_features(layout: Layout, params: dict[str, jax.Array] | None) -> jax.Array:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 import jax.numpy as jnp
 
@@ -20,7 +20,7 @@ class Knobs:
         gate_level1: Attention among the cells of a chunk.
         gate_flt: Positions in that attention.
         gate_level2: Context from the other chunks of the tensor.
-        gate_across: Context from the other tensors.
+        gate_across: Context from all chunks of the net.
         gate_cam: The read-out of the memory in time.
         gate_cell_gain: The gain of each cell.
         gate_slow: The slow memory r2 in the direction.
@@ -31,8 +31,11 @@ class Knobs:
         eta_matrix: The same for a matrix of fan-in 64.
         width_exponent: The step size of a matrix falls with fan-in to this power.
         eta_rise: Most that the log step size rises in a step.
-        eta_smoothing: Share of the way to its target that the log step size goes in a step.
-        decay: Weight decay over step size at a zero decoder; 0 turns decay off.
+        eta_smoothing: Share of the way to their targets that the log step size and the mixture
+            of memories go in a step.
+        eta_low: Least log step size over its prior that the decoder can ask for.
+        eta_high: Largest.
+        eta_temper: Factor of the log step size that the decoder asks for.
         epsilon: Added to the normalized square root of s.
     """
 
@@ -51,6 +54,9 @@ class Knobs:
     width_exponent: float = 0.7
     eta_rise: float = 0.05
     eta_smoothing: float = 0.2
+    eta_low: float = -8.0
+    eta_high: float = 2.0
+    eta_temper: float = 1.0
     epsilon: float = 1e-5
 
     def arrays(self) -> Tree:
@@ -88,8 +94,8 @@ class MnemosyneConfig:
     cell_width: int = 16
     key_width: int = 8
     cell_features: int = 16
-    frequencies: int = 4
-    cell_hidden: int = 32
+    frequencies: int = 2
+    cell_hidden: int = 16
     token_width: int = 32
     memory_features: int = 16
     memory_width: int = 16
@@ -100,4 +106,4 @@ class MnemosyneConfig:
     decay_slow: float = 0.99
     decay_square: float = 0.999
     same_step_context: bool = False
-    knobs: Knobs = Knobs()
+    knobs: Knobs = field(default_factory=Knobs)

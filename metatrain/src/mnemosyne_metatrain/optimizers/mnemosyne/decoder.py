@@ -18,7 +18,6 @@ from mnemosyne_metatrain.optimizers.mnemosyne.dense import dense, init_dense
 from mnemosyne_metatrain.optimizers.mnemosyne.memory import Mixture
 
 _NUM_OUTPUTS = 5
-_LOG_STEP_LOW, _LOG_STEP_HIGH = -8.0, 3.0
 _LOG_KEY_RANGE = 2.772588722239781  # log 16
 _LOG_GAIN_LIMIT = 1.3862943611198906  # log 4
 
@@ -77,13 +76,19 @@ class Decoder:
         exponent = _straight_through_clip(
             0.5 - 0.25 * knobs["gate_exponent"] * jnp.tanh(out[:, 4]), 0.0, 0.5
         )
+        log_step = _bounded(2.0 * out[:, 0], knobs["eta_low"], knobs["eta_high"])
         log_gain = _LOG_GAIN_LIMIT * jnp.tanh(dense(weights["gain"], cells)[..., 0])
         return Decision(
-            log_step=jnp.clip(2.0 * out[:, 0], _LOG_STEP_LOW, _LOG_STEP_HIGH),
+            log_step=knobs["eta_temper"] * log_step,
             mixture=Mixture(fast, slow, exponent),
             keys=jnp.exp(-_LOG_KEY_RANGE * jax.nn.sigmoid(out[:, 3])),
             log_gain=knobs["gate_cell_gain"] * log_gain,
         )
+
+
+def _bounded(x: jax.Array, low: jax.Array, high: jax.Array) -> jax.Array:
+    """Bends x smoothly into (low, high), with slope 1 at 0."""
+    return jnp.where(x < 0, -low * jnp.tanh(x / -low), high * jnp.tanh(x / high))
 
 
 def _straight_through_clip(x: jax.Array, low: float, high: float) -> jax.Array:

@@ -26,7 +26,8 @@ def init_dense(key: jax.Array, inputs: int, outputs: int, scale: float = 1.0) ->
 
 def dense(weights: Tree, x: jax.Array) -> jax.Array:
     """X W + b over the last axis."""
-    return x @ weights["w"] + weights["b"]
+    result: jax.Array = x @ weights["w"] + weights["b"]
+    return result
 
 
 def unit(x: jax.Array) -> jax.Array:
@@ -85,16 +86,16 @@ class Attention:
 
     def heads(self, weights: Tree, tokens: jax.Array) -> Heads:
         """Returns queries, keys and values of tokens [..., inputs]."""
-        joined = dense(weights, tokens)
-        width = self.key_width
-        return Heads(
-            unit(joined[..., :width]),
-            unit(joined[..., width : 2 * width]),
-            joined[..., 2 * width :],
-        )
+        return self.split(dense(weights, tokens))
 
-    def features(self, x: jax.Array, projection: jax.Array) -> jax.Array:
-        """Returns phi(x), [..., num_features]."""
-        return apply_feature_map(
-            self.feature_map, x, projection if self.feature_map.num_rows else None
-        )
+    def split(self, joined: jax.Array) -> Heads:
+        """Splits [..., 2 key_width + value_width], and bounds queries and keys."""
+        width = self.key_width
+        both = joined[..., : 2 * width].reshape(*joined.shape[:-1], 2, width)
+        query, key = jnp.moveaxis(unit(both), -2, 0)
+        return Heads(query, key, joined[..., 2 * width :])
+
+    def features(self, query: jax.Array, key: jax.Array, projection: jax.Array) -> jax.Array:
+        """Returns phi of queries and of keys, [2, ..., num_features]."""
+        rows = projection if self.feature_map.num_rows else None
+        return apply_feature_map(self.feature_map, jnp.stack([query, key]), rows)

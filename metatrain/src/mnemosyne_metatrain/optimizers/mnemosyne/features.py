@@ -6,6 +6,7 @@ as 0. Sums are taken once a cell; a chunk's statistics are made of the sums of i
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -17,11 +18,14 @@ NUM_CELL_FEATURES = 11
 NUM_CHUNK_STATISTICS = 9
 _LOG_LIMIT = 4.0
 
+# Sums of squares below this read as 0: near the least float32, derivatives of roots overflow.
+_LEAST = 1e-36
+
 
 class Sums(NamedTuple):
     """Sums over the coordinates of a cell [C, K], or of a chunk [C]."""
 
-    count: jax.Array
+    size: jax.Array
     grad2: jax.Array
     old2: jax.Array
     fast2: jax.Array
@@ -37,19 +41,27 @@ class Sums(NamedTuple):
 
 
 def log_ratio(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
-    """Half the logarithm of a ratio of squares, clipped to [-4, 4], halved; 0 if either is 0."""
-    valid = (numerator > 0) & (denominator > 0)
-    top = jnp.where(valid, numerator, 1.0)
-    bottom = jnp.where(valid, denominator, 1.0)
-    value = 0.5 * (jnp.log(top) - jnp.log(bottom))
-    return 0.5 * jnp.clip(value, -_LOG_LIMIT, _LOG_LIMIT)
+    """Half the logarithm of a ratio of squares, clipped to [-4, 4], halved; 0 if either is 0.
+
+    The quotient comes first: it has the same bits whatever power of two both are multiplied by. It
+    is clipped before the logarithm, so that derivatives stay finite.
+    """
+    valid = (numerator > _LEAST) & (denominator > _LEAST)
+    ratio = jnp.where(valid, numerator, 1.0) / jnp.where(valid, denominator, 1.0)
+    limit = math.exp(2.0 * _LOG_LIMIT)
+    return 0.25 * jnp.log(jnp.clip(ratio, 1.0 / limit, limit))
 
 
 def cosine(product: jax.Array, left2: jax.Array, right2: jax.Array) -> jax.Array:
-    """A cosine from a product and two squared norms; 0 if a norm is 0."""
-    valid = (left2 > 0) & (right2 > 0)
-    norm = jnp.sqrt(jnp.where(valid, left2, 1.0)) * jnp.sqrt(jnp.where(valid, right2, 1.0))
-    return jnp.where(valid, jnp.clip(product / norm, -1.0, 1.0), 0.0)
+    """A cosine from a product and two squared norms; 0 if a norm is 0.
+
+    It is divided by one norm after the other: the square of their product can underflow, and the
+    derivative of a quotient has it below the line.
+    """
+    valid = (left2 > _LEAST) & (right2 > _LEAST)
+    left = jnp.sqrt(jnp.where(valid, left2, 1.0))
+    right = jnp.sqrt(jnp.where(valid, right2, 1.0))
+    return jnp.where(valid, jnp.clip(product / left / right, -1.0, 1.0), 0.0)
 
 
 def cell_sums(
@@ -70,29 +82,28 @@ def cell_sums(
     """
     safe = jnp.where(new.square > 0, new.square, 1.0)
 
-    def total(x: jax.Array) -> jax.Array:
-        return jnp.sum(x, axis=-1)
-
-    return Sums(
-        count=total(mask),
-        grad2=total(grad * grad),
-        old2=total(old.fast * old.fast),
-        fast2=total(new.fast * new.fast),
-        slow2=total(old.slow * old.slow),
-        square=total(new.square),
-        previous2=total(previous * previous),
-        grad_old=total(grad * old.fast),
-        grad_slow=total(grad * old.slow),
-        fast_slow=total(new.fast * old.slow),
-        grad_previous=total(grad * previous),
-        adam2=total(new.fast * new.fast / safe),
-        novelty=total(grad * grad / safe),
-    )
+    terms = [
+        mask,
+        grad * grad,
+        old.fast * old.fast,
+        new.fast * new.fast,
+        old.slow * old.slow,
+        new.square,
+        previous * previous,
+        grad * old.fast,
+        grad * old.slow,
+        new.fast * old.slow,
+        grad * previous,
+        new.fast * new.fast / safe,
+        grad * grad / safe,
+    ]
+    # In the order of the fields; one reduction for all.
+    return Sums(*jnp.sum(jnp.stack(terms), axis=-1))
 
 
 def chunk_sums(sums: Sums) -> Sums:
     """Sums of each chunk from those of its cells."""
-    return Sums(*(jnp.sum(x, axis=-1) for x in sums))
+    return Sums(*jnp.sum(jnp.stack(sums), axis=-1))
 
 
 def statistics(sums: Sums) -> list[jax.Array]:
@@ -105,17 +116,17 @@ def statistics(sums: Sums) -> list[jax.Array]:
         cosine(sums.grad_previous, sums.grad2, sums.previous2),
         log_ratio(sums.fast2, sums.square),
         log_ratio(sums.slow2, sums.square),
-        log_ratio(sums.adam2, sums.count),
-        log_ratio(sums.novelty, sums.count),
+        log_ratio(sums.adam2, sums.size),
+        log_ratio(sums.novelty, sums.size),
     ]
 
 
 def cell_features(cells: Sums, chunks: Sums) -> jax.Array:
     """Features of each cell, [C, K, 11]: its statistics, and how it differs from its chunk."""
-    square = chunks.square / chunks.count
-    fast2 = chunks.fast2 / chunks.count
+    square = chunks.square / chunks.size
+    fast2 = chunks.fast2 / chunks.size
     extra = [
-        log_ratio(cells.square, cells.count * square[:, None]),
-        log_ratio(cells.fast2, cells.count * fast2[:, None]),
+        log_ratio(cells.square, cells.size * square[:, None]),
+        log_ratio(cells.fast2, cells.size * fast2[:, None]),
     ]
     return jnp.stack(statistics(cells) + extra, axis=-1)

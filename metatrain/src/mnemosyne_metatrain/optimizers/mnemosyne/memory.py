@@ -7,7 +7,7 @@ For coordinate i of chunk c, with keys a in [1/16, 1] and discounts lambda:
 The normalized memory r = N / Psi is what is stored. r1 and s have the constant key 1: they are
 Adam's bias-corrected moments. r2 is slow and its keys are decoded. With q_i = s_i / mean s:
 
-    m_i = (1 + w1) r1_i + w2 r2_i;   d_i = m_i / (sqrt(mean s) (q_i^p + eps))
+    m_i = (1 + w1) r1_i + w2 r2_i;   d_i = m_i / sqrt(mean s) / (q_i^p + eps)
 
 At w = 0 and p = 1/2 this is Adam's direction.
 """
@@ -94,4 +94,5 @@ def direction(
     root = jnp.exp(mixture.exponent[:, None, None] * jnp.log(ratio)) + epsilon
     mixed = (1.0 + mixture.fast)[:, None, None] * memory.fast
     mixed = mixed + mixture.slow[:, None, None] * memory.slow
-    return jnp.where(alive[:, None, None], mixed / (jnp.sqrt(mean_square) * root), 0.0)
+    # One division after the other: the square of their product can underflow in the derivative.
+    return jnp.where(alive[:, None, None], mixed / jnp.sqrt(mean_square) / root, 0.0)

@@ -7,7 +7,7 @@ decode; write the slow memory; read the direction; bound its gain; step.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import jax
@@ -18,7 +18,7 @@ from mnemosyne_metatrain.optimizers.base import StepInputs, Theta, Tree
 from mnemosyne_metatrain.optimizers.mnemosyne import conditions, features, memory
 from mnemosyne_metatrain.optimizers.mnemosyne.config import MnemosyneConfig
 from mnemosyne_metatrain.optimizers.mnemosyne.context import ContextEncoder
-from mnemosyne_metatrain.optimizers.mnemosyne.decoder import Decision, Decoder
+from mnemosyne_metatrain.optimizers.mnemosyne.decoder import Decoder
 from mnemosyne_metatrain.optimizers.mnemosyne.spatial import Positions, SpatialEncoder
 from mnemosyne_metatrain.optimizers.mnemosyne.temporal import TemporalEncoder, TokenMemory
 
@@ -62,7 +62,7 @@ class Prepared(NamedTuple):
 class Mnemosyne:
     """The flagship optimizer; see `MnemosyneConfig`."""
 
-    config: MnemosyneConfig = MnemosyneConfig()
+    config: MnemosyneConfig = field(default_factory=MnemosyneConfig)
     name: str = "mnemosyne"
 
     @property
@@ -141,13 +141,19 @@ class Mnemosyne:
         joined = jnp.concatenate([tokens, knobs["gate_cam"] * recalled, context], axis=-1)
         decision = self.decoder.decide(theta.learned["decoder"], knobs, joined, cells)
 
+        mixture = memory.Mixture(
+            *(
+                old + knobs["eta_smoothing"] * (new - old)
+                for old, new in zip(state.mixture, decision.mixture, strict=True)
+            )
+        )
         coordinates = memory.write_slow(written, grad, decision.keys, c.decay_slow)
         log_step = _approach(state.log_step, decision.log_step, knobs)
-        read = self._bounded_direction(coordinates, decision, counts, knobs)
+        read = self._bounded_direction(coordinates, mixture, decision.log_gain, counts, knobs)
         step = prepared.prior_step * jnp.exp(log_step)
         update = layout.unpack(-step[:, None, None] * read)
         next_state = MnemosyneState(
-            coordinates, decision.mixture, log_step, tokens, recall, trace, state.scale
+            coordinates, mixture, log_step, tokens, recall, trace, state.scale
         )
         return update, next_state
 
@@ -193,7 +199,8 @@ class Mnemosyne:
     def _bounded_direction(
         self,
         coordinates: memory.CoordinateMemory,
-        decision: Decision,
+        mixture: memory.Mixture,
+        log_gain: jax.Array,
         counts: jax.Array,
         knobs: Tree,
     ) -> jax.Array:
@@ -201,8 +208,8 @@ class Mnemosyne:
 
         A prior of 32 coordinates of rms 0.3 keeps scalars and biases from sign descent.
         """
-        read = memory.direction(coordinates, decision.mixture, counts, knobs["epsilon"])
-        read = read * jnp.exp(decision.log_gain)[..., None]
+        read = memory.direction(coordinates, mixture, counts, knobs["epsilon"])
+        read = read * jnp.exp(log_gain)[..., None]
         total = jnp.sum(read * read, axis=(1, 2))
         rms = jnp.sqrt((total + _PRIOR_COUNT * _PRIOR_SQUARE) / (counts + _PRIOR_COUNT))
         bounded = jnp.maximum(rms, knobs["gain_floor"])

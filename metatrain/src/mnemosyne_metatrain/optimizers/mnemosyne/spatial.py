@@ -112,16 +112,12 @@ class SpatialEncoder:
         gate = knobs["gate_flt"]
         query = append_features(heads.query, gate * positions.query)
         key = append_features(heads.key, gate * positions.key)
-        projection = theta.fixed["projection"]
-        attended = bidirectional_attention(
-            self.attention.features(query, projection),
-            self.attention.features(key, projection),
-            heads.value,
-            mask,
-        )
+        phi_q, phi_k = self.attention.features(query, key, theta.fixed["projection"])
+        attended = bidirectional_attention(phi_q, phi_k, heads.value, mask)
         tokens = tokens + knobs["gate_level1"] * dense(learned["merge"], attended)
         hidden = jax.nn.relu(dense(learned["expand"], tokens))
-        return tokens + dense(learned["contract"], hidden)
+        encoded: jax.Array = tokens + dense(learned["contract"], hidden)
+        return encoded
 
     def pool(
         self, theta: Theta, tokens: jax.Array, chunk_features: jax.Array, mask: jax.Array

@@ -68,11 +68,8 @@ class TemporalEncoder:
         """Writes tokens [C, w] and reads them back, [C, J * D]."""
         heads = self.attention.heads(theta.learned["heads"], tokens)
 
-        def phi(x: jax.Array) -> jax.Array:
-            maps = jax.vmap(self.attention.features, in_axes=(None, 0), out_axes=1)
-            return maps(x, theta.fixed["projection"])
-
-        phi_q, phi_k = phi(heads.query), phi(heads.key)
+        maps = jax.vmap(self.attention.features, in_axes=(None, None, 0), out_axes=2)
+        phi_q, phi_k = maps(heads.query, heads.key, theta.fixed["projection"])
         discounts = jax.nn.sigmoid(theta.learned["discounts"])
         content = discounts[:, None, None] * memory.content
         content = content + phi_k[..., None] * heads.value[:, None, None, :]

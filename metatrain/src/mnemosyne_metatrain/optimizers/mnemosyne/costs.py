@@ -1,0 +1,58 @@
+"""What the flagship costs a parameter and step: multiply-adds, bytes moved, bytes kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mnemosyne_metatrain.optimizers.mnemosyne import conditions, features
+from mnemosyne_metatrain.optimizers.mnemosyne.config import MnemosyneConfig
+
+# Each coordinate: two memories with constant keys 4, twelve sums 14, two directions with a power
+# of the ratio 10 each, the slow memory 2, gain and step 3.
+_COORDINATE_MULTIPLY_ADDS = 43
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Costs a parameter, for tensors whose chunks are full."""
+
+    multiply_adds: float
+    bytes_moved: float
+    bytes_kept: float
+
+
+def costs(config: MnemosyneConfig) -> Costs:
+    """Counts from the sizes; the same formula serves the ablation's columns."""
+    c = config
+    heads = 2 * c.key_width + c.cell_width
+    features_of_cell = 2 * (c.key_width + 2 * c.frequencies) * c.cell_features
+    cell = (
+        features.NUM_CELL_FEATURES * c.cell_width
+        + c.cell_width * heads
+        + features_of_cell
+        + 2 * c.cell_features * (c.cell_width + 1)
+        + c.cell_width * c.cell_width
+        + 2 * c.cell_width * c.cell_hidden
+        + c.cell_width
+    )
+    own = features.NUM_CHUNK_STATISTICS + 2 + conditions.NUM_CONDITIONS
+    token_heads = 2 * c.key_width + c.memory_width
+    joined = c.token_width + (len(c.discounts) + 2) * c.memory_width
+    chunk = (
+        (c.cell_width + own) * c.token_width
+        + 3 * c.token_width * token_heads
+        + 2 * c.key_width * (c.memory_features + 2 * c.cell_features)
+        + 3 * c.memory_features * (c.memory_width + 1)
+        + 2 * 3 * c.cell_features * (c.memory_width + 1)
+        + joined * c.hidden
+        + 5 * c.hidden
+    )
+    recall = 4 * c.memory_features * (c.memory_width + 1)
+    # Log step, three of the mixture, mass of r2, scale features, token.
+    scalars = 4 * (7 + c.token_width)
+    token_bytes = (recall + scalars) / c.chunk_size
+    return Costs(
+        multiply_adds=_COORDINATE_MULTIPLY_ADDS + cell / c.cell_size + chunk / c.chunk_size,
+        bytes_moved=4 * (1 + 3 + 3 + 1) + 2 * token_bytes,
+        bytes_kept=12 + token_bytes,
+    )

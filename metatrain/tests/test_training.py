@@ -1,0 +1,76 @@
+"""A tiny meta-training: its meta-loss falls, and it resumes to the same bits."""
+
+import csv
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from mnemosyne_metatrain.config import FamilyConfig, RunConfig, build
+from mnemosyne_metatrain.training.recipe import Recipe
+from mnemosyne_metatrain.training.trainer import Trainer
+
+CONFIG = RunConfig(
+    "tiny",
+    iterations=80,
+    checkpoint_every=40,
+    tasks=4,
+    window=5,
+    min_length=10,
+    max_length=20,
+    warmup=2,
+    recipe=Recipe(learning_rate=0.02, first_weight=1.0),
+    families=(FamilyConfig("quadratic", size=8, chunk_size=64),),
+)
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, object]:
+    folder = tmp_path_factory.mktemp("whole")
+    return folder, Trainer(CONFIG, folder).run()
+
+
+def test_meta_loss_falls(whole_run: tuple[Path, object]) -> None:
+    with (whole_run[0] / "metrics.csv").open() as file:
+        losses = [float(row["meta_loss"]) for row in csv.DictReader(file)]
+    assert len(losses) == CONFIG.iterations
+    assert np.mean(losses[-20:]) < np.mean(losses[:20]) - 0.1
+
+
+def test_nothing_is_dropped(whole_run: tuple[Path, object]) -> None:
+    with (whole_run[0] / "metrics.csv").open() as file:
+        assert sum(float(row["dropped"]) for row in csv.DictReader(file)) == 0
+
+
+def test_resuming_gives_the_same_bits(whole_run: tuple[Path, object], tmp_path: Path) -> None:
+    Trainer(CONFIG, tmp_path).run(until=40)
+    resumed = Trainer(CONFIG, tmp_path).run(resume=True)
+    for one, other in zip(jax.tree.leaves(whole_run[1]), jax.tree.leaves(resumed), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_checkpoint_is_small(whole_run: tuple[Path, object]) -> None:
+    assert (whole_run[0] / "checkpoint.npz").stat().st_size < 16 << 20
+
+
+def test_a_leg_ends_at_a_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="multiple of checkpoint_every"):
+        Trainer(CONFIG, tmp_path).run(until=33)
+
+
+def test_an_unknown_key_is_refused() -> None:
+    with pytest.raises(ValueError, match="has no learning_rat"):
+        build(RunConfig, {"name": "x", "recipe": {"learning_rat": 1.0}})
+
+
+@pytest.mark.parametrize("path", sorted(Path(__file__).parent.parent.glob("configs/*.toml")))
+def test_checked_in_configurations_are_valid(path: Path) -> None:
+    from mnemosyne_metatrain.config import load_config
+    from mnemosyne_metatrain.optimizers.registry import make_family, make_optimizer
+
+    config = load_config(path)
+    for variant in config.variants:
+        make_optimizer(config.optimizer, variant.knobs)
+    for family in config.families:
+        assert make_family(family).specs
