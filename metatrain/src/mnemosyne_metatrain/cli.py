@@ -108,6 +108,27 @@ def _export(arguments: argparse.Namespace) -> None:
     print(export(optimizer, theta, arguments.out, arguments.out.name, facts))
 
 
+def _ablate(arguments: argparse.Namespace) -> None:
+    from mnemosyne_metatrain.evaluation.program import merge, print_summary, summarize
+
+    records = merge(arguments.records)
+    for horizon in arguments.horizons:
+        for against in ("constant", "best"):
+            print_summary(summarize(records, horizon, against))
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    import json
+
+    from mnemosyne_metatrain.evaluation.program import merge
+    from mnemosyne_metatrain.evaluation.results import write_results
+
+    facts = json.loads(arguments.facts.read_text())
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    names = arguments.names.split(",")
+    write_results(merge(arguments.records), names, arguments.horizons, facts, arguments.out)
+
+
 def main(argv: list[str] | None = None) -> None:
     """Runs a subcommand."""
     parser = argparse.ArgumentParser(prog="mnemosyne-metatrain", description=__doc__)
@@ -162,6 +183,17 @@ def main(argv: list[str] | None = None) -> None:
     command.add_argument("--temper", type=float, default=1.0, help="of the decoded log step size")
     command.add_argument("--out", type=Path, required=True, help="models/<name>/<version>")
     command.set_defaults(run_command=_export)
+    command = commands.add_parser("ablate", help="compare a population from its records")
+    command.add_argument("records", type=Path, nargs="+", help="files written by evaluate")
+    command.add_argument("--horizons", type=int, nargs="+", default=[500, 2000])
+    command.set_defaults(run_command=_ablate)
+    command = commands.add_parser("report", help="write results.json and results.md")
+    command.add_argument("records", type=Path, nargs="+", help="files written by evaluate")
+    command.add_argument("--names", required=True, help="optimizers, the shipped one first")
+    command.add_argument("--horizons", type=int, nargs="+", default=[500, 2000])
+    command.add_argument("--facts", type=Path, required=True, help="JSON for the headline")
+    command.add_argument("--out", type=Path, required=True, help="folder of the documents")
+    command.set_defaults(run_command=_report)
     arguments = parser.parse_args(argv)
     arguments.run_command(arguments)
 
