@@ -1,4 +1,5 @@
 // mnemosyned: arguments to ServerConfig to Server; signals; nothing else.
+#include <malloc.h>
 #include <pthread.h>
 #include <unistd.h>
 
@@ -14,6 +15,7 @@
 #include <string>
 #include <thread>
 
+#include "absl/synchronization/mutex.h"
 #include "base/error.h"
 #include "base/status_macros.h"
 #include "server/config/server_config.h"
@@ -48,6 +50,16 @@ absl::Status WriteReadyFile(const Server& server) {
   std::filesystem::rename(aside, path, error);
   if (error) return FailedPrecondition("--ready-file {}: {}", path, error.message());
   return absl::OkStatus();
+}
+
+// Messages of a megabyte come and go all the time: their memory stays in the process instead of
+// being mapped, zeroed and given back for each. Debian's abseil looks for lock cycles at run time,
+// which is for tests.
+void TuneProcess() {
+  constexpr int kKeptBytes = 64 << 20;
+  mallopt(M_MMAP_THRESHOLD, kKeptBytes / 2);
+  mallopt(M_TRIM_THRESHOLD, kKeptBytes);
+  absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
 }
 
 // Waits for a signal, then lets the server drain; a second signal ends the process at once.
@@ -120,6 +132,7 @@ int Main(int argc, char** argv) {
     return app.exit(error);
   }
 
+  TuneProcess();
   const sigset_t signals = EndingSignals();
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   const absl::Status status = Run(config);

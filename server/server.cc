@@ -109,6 +109,7 @@ absl::Status Server::Listen() {
                        fmt::join(config_.listen, ", "),
                        config_.socket.empty() ? "" : " unix:" + config_.socket);
   }
+  keep_awake_ = std::make_unique<KeepAwake>(*grpc_);
   grpc_->GetHealthCheckService()->SetServingStatus(v1::OptimizerService::service_full_name(), true);
   for (size_t i = 0; i < ports.size(); ++i) {
     const std::string& address = config_.listen[i];
@@ -122,6 +123,7 @@ void Server::Drain() {
       std::chrono::system_clock::now() + std::chrono::seconds(config_.drain_seconds);
   if (auto* health = grpc_->GetHealthCheckService()) health->Shutdown();
   streams_.Drain();
+  keep_awake_.reset();
   // Cancels what is left at the deadline: no client can hold the daemon up.
   grpc_->Shutdown(deadline);
   grpc_->Wait();

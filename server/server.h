@@ -10,6 +10,7 @@
 #include "absl/status/statusor.h"
 #include "base/clock.h"
 #include "server/config/server_config.h"
+#include "server/rpc/keep_awake.h"
 #include "server/rpc/optimizer_service.h"
 #include "server/rpc/stream_registry.h"
 #include "server/session/memory_budget.h"
@@ -49,6 +50,7 @@ class Server {
   StreamRegistry streams_;
   OptimizerService service_;
   std::unique_ptr<grpc::Server> grpc_;
+  std::unique_ptr<KeepAwake> keep_awake_;
   std::vector<std::string> addresses_;
 };
 
