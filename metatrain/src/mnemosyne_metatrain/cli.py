@@ -129,6 +129,13 @@ def _report(arguments: argparse.Namespace) -> None:
     write_results(merge(arguments.records), names, arguments.horizons, facts, arguments.out)
 
 
+def _golden(arguments: argparse.Namespace) -> None:
+    from mnemosyne_metatrain.golden import write_golden
+
+    for weights in arguments.weights:
+        print(write_golden(weights, arguments.out))
+
+
 def main(argv: list[str] | None = None) -> None:
     """Runs a subcommand."""
     parser = argparse.ArgumentParser(prog="mnemosyne-metatrain", description=__doc__)
@@ -194,6 +201,10 @@ def main(argv: list[str] | None = None) -> None:
     command.add_argument("--facts", type=Path, required=True, help="JSON for the headline")
     command.add_argument("--out", type=Path, required=True, help="folder of the documents")
     command.set_defaults(run_command=_report)
+    command = commands.add_parser("golden", help="write golden vectors of exported weights")
+    command.add_argument("weights", type=Path, nargs="+", help="models/<name>/<version>/...")
+    command.add_argument("--out", type=Path, required=True, help="folder of the vectors")
+    command.set_defaults(run_command=_golden)
     arguments = parser.parse_args(argv)
     arguments.run_command(arguments)
 
