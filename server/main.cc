@@ -53,8 +53,8 @@ absl::Status WriteReadyFile(const Server& server) {
 }
 
 // Messages of a megabyte come and go all the time: their memory stays in the process instead of
-// being mapped, zeroed and given back for each. Debian's abseil looks for lock cycles at run time,
-// which is for tests.
+// being mapped, zeroed and given back for each. Debian's abseil, which gRPC uses, looks for lock
+// cycles at run time, which is for tests.
 void TuneProcess() {
   constexpr int kKeptBytes = 64 << 20;
   mallopt(M_MMAP_THRESHOLD, kKeptBytes / 2);

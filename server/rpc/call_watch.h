@@ -4,8 +4,8 @@
 #include <grpcpp/server_context.h>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
 #include "base/clock.h"
+#include "base/mutex.h"
 #include "server/rpc/stream_registry.h"
 
 namespace mnemosyne::server {
@@ -21,18 +21,18 @@ class CallWatch final : public Watched {
 
   // The client has taken or sent something.
   void Progress() {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     last_progress_ = clock_.MonotonicNow();
   }
 
   // The call is over: its context is not touched again.
   void Close() {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     context_ = nullptr;
   }
 
   void OnTick() override {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     if (context_ == nullptr) return;
     if (Seconds(clock_.MonotonicNow() - last_progress_) >= patience_seconds_) {
       context_->TryCancel();
@@ -44,7 +44,7 @@ class CallWatch final : public Watched {
  private:
   const Clock& clock_;
   const int32_t patience_seconds_;
-  absl::Mutex mutex_;
+  Mutex mutex_;
   grpc::CallbackServerContext* context_ ABSL_GUARDED_BY(mutex_);
   Clock::Monotonic last_progress_ ABSL_GUARDED_BY(mutex_);
 };

@@ -3,13 +3,13 @@
 #include <grpcpp/client_context.h>
 #include <grpcpp/support/channel_arguments.h>
 
-#include "absl/time/time.h"
+#include <chrono>
 
 namespace mnemosyne::server {
 namespace {
 
 // Well below the second after which a thread goes to sleep.
-constexpr absl::Duration kInterval = absl::Milliseconds(400);
+constexpr std::chrono::milliseconds kInterval(400);
 
 }  // namespace
 
@@ -19,7 +19,7 @@ KeepAwake::KeepAwake(grpc::Server& server)
 
 KeepAwake::~KeepAwake() {
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     stopped_ = true;
   }
   thread_.join();
@@ -28,8 +28,9 @@ KeepAwake::~KeepAwake() {
 void KeepAwake::CallUntilStopped() {
   while (true) {
     {
-      absl::MutexLock lock(&mutex_);
-      if (mutex_.AwaitWithTimeout(absl::Condition(&stopped_), kInterval)) return;
+      MutexLock lock(&mutex_);
+      const auto stopped = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return stopped_; };
+      if (lock.AwaitFor(kInterval, stopped)) return;
     }
     grpc::ClientContext context;
     v1::GetServerInfoResponse response;

@@ -7,7 +7,7 @@
 #include <thread>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
+#include "base/mutex.h"
 #include "mnemosyne/v1/optimizer_service.grpc.pb.h"
 
 namespace mnemosyne::server {
@@ -28,7 +28,7 @@ class KeepAwake {
   void CallUntilStopped();
 
   const std::unique_ptr<v1::OptimizerService::Stub> stub_;
-  absl::Mutex mutex_;
+  Mutex mutex_;
   bool stopped_ ABSL_GUARDED_BY(mutex_) = false;
   std::thread thread_;
 };

@@ -6,7 +6,7 @@
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
+#include "base/mutex.h"
 
 namespace mnemosyne::server {
 
@@ -17,7 +17,7 @@ class Strand {
  public:
   void Post(std::function<void()> event) {
     {
-      absl::MutexLock lock(&mutex_);
+      MutexLock lock(&mutex_);
       events_.push_back(std::move(event));
       if (running_) return;
       running_ = true;
@@ -25,7 +25,7 @@ class Strand {
     while (true) {
       std::function<void()> next;
       {
-        absl::MutexLock lock(&mutex_);
+        MutexLock lock(&mutex_);
         if (events_.empty()) {
           running_ = false;
           return;
@@ -38,7 +38,7 @@ class Strand {
   }
 
  private:
-  absl::Mutex mutex_;
+  Mutex mutex_;
   std::deque<std::function<void()>> events_ ABSL_GUARDED_BY(mutex_);
   bool running_ ABSL_GUARDED_BY(mutex_) = false;
 };

@@ -1,8 +1,8 @@
 #include "server/rpc/stream_registry.h"
 
+#include <chrono>
 #include <utility>
 
-#include "absl/time/time.h"
 #include "base/error.h"
 
 namespace mnemosyne::server {
@@ -12,14 +12,14 @@ StreamRegistry::StreamRegistry(size_t stream_count_max)
 
 StreamRegistry::~StreamRegistry() {
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     stopped_ = true;
   }
   ticker_.join();
 }
 
 absl::Status StreamRegistry::Add(const std::shared_ptr<Watched>& stream) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   if (draining_) {
     return WithReason(Unavailable("the daemon is shutting down; open the stream again a little "
                                   "later"),
@@ -38,21 +38,21 @@ absl::Status StreamRegistry::Add(const std::shared_ptr<Watched>& stream) {
 
 void StreamRegistry::Drain() {
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     draining_ = true;
   }
   for (const auto& stream : Alive()) stream->OnDrain();
 }
 
 size_t StreamRegistry::count() const {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   size_t count = 0;
   for (const auto& stream : streams_) count += stream.expired() ? 0 : 1;
   return count;
 }
 
 std::vector<std::shared_ptr<Watched>> StreamRegistry::Alive() {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   std::vector<std::shared_ptr<Watched>> alive;
   for (const auto& stream : streams_) {
     if (auto watched = stream.lock()) alive.push_back(std::move(watched));
@@ -63,8 +63,9 @@ std::vector<std::shared_ptr<Watched>> StreamRegistry::Alive() {
 void StreamRegistry::TickUntilStopped() {
   while (true) {
     {
-      absl::MutexLock lock(&mutex_);
-      if (mutex_.AwaitWithTimeout(absl::Condition(&stopped_), absl::Seconds(1))) return;
+      MutexLock lock(&mutex_);
+      const auto stopped = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return stopped_; };
+      if (lock.AwaitFor(std::chrono::seconds(1), stopped)) return;
     }
     for (const auto& stream : Alive()) stream->OnTick();
   }

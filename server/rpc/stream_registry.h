@@ -8,7 +8,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
-#include "absl/synchronization/mutex.h"
+#include "base/mutex.h"
 
 namespace mnemosyne::server {
 
@@ -40,7 +40,7 @@ class StreamRegistry {
   void TickUntilStopped();
 
   const size_t stream_count_max_;
-  mutable absl::Mutex mutex_;
+  mutable Mutex mutex_;
   std::vector<std::weak_ptr<Watched>> streams_ ABSL_GUARDED_BY(mutex_);
   bool draining_ ABSL_GUARDED_BY(mutex_) = false;
   bool stopped_ ABSL_GUARDED_BY(mutex_) = false;

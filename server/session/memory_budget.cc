@@ -8,12 +8,12 @@ namespace mnemosyne::server {
 
 MemoryBudget::Reservation::~Reservation() {
   if (budget_ == nullptr) return;
-  absl::MutexLock lock(&budget_->mutex_);
+  MutexLock lock(&budget_->mutex_);
   budget_->reserved_ -= bytes_;
 }
 
 absl::StatusOr<MemoryBudget::Reservation> MemoryBudget::Reserve(int64_t bytes) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   const int64_t left = bytes_max_ - reserved_;
   if (bytes > left) {
     return WithMetadata(
@@ -28,7 +28,7 @@ absl::StatusOr<MemoryBudget::Reservation> MemoryBudget::Reserve(int64_t bytes) {
 }
 
 int64_t MemoryBudget::bytes_reserved() const {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   return reserved_;
 }
 

@@ -6,7 +6,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
-#include "absl/synchronization/mutex.h"
+#include "base/mutex.h"
 
 namespace mnemosyne::server {
 
@@ -46,7 +46,7 @@ class MemoryBudget {
 
  private:
   const int64_t bytes_max_;
-  mutable absl::Mutex mutex_;
+  mutable Mutex mutex_;
   int64_t reserved_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 

@@ -58,17 +58,17 @@ bool Session::TokenMatches(std::string_view token) const {
 }
 
 SessionSpec Session::spec() const {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   return spec_;
 }
 
 std::shared_ptr<const StepRules> Session::rules() const {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   return rules_;
 }
 
 void Session::SetRules(SessionSpec spec, std::shared_ptr<const StepRules> rules) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   spec_ = std::move(spec);
   rules_ = std::move(rules);
 }
@@ -77,7 +77,7 @@ absl::StatusOr<int64_t> Session::Take(Eviction eviction) {
   Eviction evicted;
   int64_t epoch = 0;
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     if (!closed_.ok()) return closed_;
     evicted = std::exchange(eviction_, std::move(eviction));
     epoch = ++progress_.epoch;
@@ -89,14 +89,14 @@ absl::StatusOr<int64_t> Session::Take(Eviction eviction) {
 
 void Session::Release(int64_t epoch) {
   Eviction released;  // Destroyed without the lock.
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   if (progress_.epoch != epoch) return;
   released = std::exchange(eviction_, nullptr);
   progress_.held = false;
 }
 
 absl::Status Session::CheckHolder(int64_t epoch) const {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   if (!closed_.ok()) return closed_;
   return progress_.epoch == epoch ? absl::OkStatus() : Superseded();
 }
@@ -105,7 +105,7 @@ void Session::Close() {
   Eviction evicted;
   const absl::Status deleted = WithReason(NotFound("the session was deleted"), "SESSION_NOT_FOUND");
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     closed_ = deleted;
     evicted = std::exchange(eviction_, nullptr);
     progress_.held = false;
@@ -122,7 +122,7 @@ void Session::Quarantine(const absl::Status& cause) {
           ErrorMessage(cause)),
       "SESSION_FAULTED");
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     closed_ = faulted;
     evicted = std::exchange(eviction_, nullptr);
     progress_.held = false;
@@ -131,18 +131,18 @@ void Session::Quarantine(const absl::Status& cause) {
 }
 
 Session::Progress Session::progress() const {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   return progress_;
 }
 
 void Session::ReportStep(int64_t last_step) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   progress_.last_step = last_step;
   progress_.last_step_time = clock_.Now();
 }
 
 absl::Status Session::CheckUsable() const {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   return closed_;
 }
 

@@ -10,8 +10,8 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
-#include "absl/synchronization/mutex.h"
 #include "base/clock.h"
+#include "base/mutex.h"
 #include "kernels/backend.h"
 #include "optim/optimizer.h"
 #include "proto/codec/chunk_grid.h"
@@ -128,7 +128,7 @@ class Session {
 
   SessionState state_;  // Touched only in the turn.
 
-  mutable absl::Mutex mutex_;
+  mutable Mutex mutex_;
   SessionSpec spec_ ABSL_GUARDED_BY(mutex_);
   std::shared_ptr<const StepRules> rules_ ABSL_GUARDED_BY(mutex_);
   Progress progress_ ABSL_GUARDED_BY(mutex_);

@@ -101,7 +101,7 @@ void SessionStore::Create(const std::string& request_id, uint64_t spec_fingerpri
   absl::Status refused;
   std::shared_ptr<Session> made_before;
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     if (const auto found = creations_.find(request_id); found != creations_.end()) {
       Creation& creation = found->second;
       if (creation.spec_fingerprint != spec_fingerprint) {
@@ -142,7 +142,7 @@ void SessionStore::Finish(const std::string& request_id,
                           absl::StatusOr<std::shared_ptr<Session>> result) {
   std::vector<CreateCallback> waiting;
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     Creation& creation = creations_[request_id];
     waiting = std::move(creation.waiting);
     creation.waiting.clear();
@@ -159,7 +159,7 @@ void SessionStore::Finish(const std::string& request_id,
 }
 
 absl::StatusOr<std::shared_ptr<Session>> SessionStore::Find(std::string_view name) const {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   const auto found = sessions_.find(name);
   if (found == sessions_.end()) {
     return WithReason(NotFound("there is no such session; it may have been deleted, or the daemon "
@@ -183,7 +183,7 @@ absl::StatusOr<std::shared_ptr<Session>> SessionStore::FindWithToken(std::string
 
 std::vector<std::shared_ptr<Session>> SessionStore::List(size_t count, uint64_t after,
                                                          uint64_t* next) const {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   std::vector<std::shared_ptr<Session>> sessions;
   *next = 0;
   for (auto at = order_.upper_bound(after); at != order_.end(); ++at) {
@@ -198,7 +198,7 @@ std::vector<std::shared_ptr<Session>> SessionStore::List(size_t count, uint64_t 
 
 void SessionStore::Delete(const std::shared_ptr<Session>& session) {
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     const auto found = sessions_.find(session->name());
     if (found == sessions_.end()) return;
     creations_.erase(found->second.request_id);
@@ -209,7 +209,7 @@ void SessionStore::Delete(const std::shared_ptr<Session>& session) {
 }
 
 size_t SessionStore::count() const {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   return sessions_.size();
 }
 

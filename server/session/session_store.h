@@ -12,8 +12,8 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
-#include "absl/synchronization/mutex.h"
 #include "base/clock.h"
+#include "base/mutex.h"
 #include "server/session/memory_budget.h"
 #include "server/session/session.h"
 #include "server/session/session_spec.h"
@@ -89,7 +89,7 @@ class SessionStore {
   StepExecutor& executor_;
   const Clock& clock_;
 
-  mutable absl::Mutex mutex_;
+  mutable Mutex mutex_;
   std::map<std::string, Entry, std::less<>> sessions_ ABSL_GUARDED_BY(mutex_);  // By name.
   std::map<uint64_t, std::string> order_ ABSL_GUARDED_BY(mutex_);               // Number to name.
   std::map<std::string, Creation> creations_ ABSL_GUARDED_BY(mutex_);           // By request_id.

@@ -28,7 +28,7 @@ StepExecutor::StepExecutor(std::unique_ptr<kernels::Backend> backend, size_t que
 StepExecutor::~StepExecutor() { Stop(); }
 
 absl::Status StepExecutor::Submit(Task task) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   if (stopped_) {
     return WithReason(Unavailable("the daemon is shutting down; try again a little later"),
                       "SHUTTING_DOWN");
@@ -69,14 +69,14 @@ void StepExecutor::RunOne(PendingStep& step, absl::Status& status, Device& devic
 
 void StepExecutor::Stop() {
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     stopped_ = true;
   }
   if (thread_.joinable()) thread_.join();
 }
 
 size_t StepExecutor::queue_length() const {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   return queue_.size();
 }
 
@@ -87,7 +87,8 @@ void StepExecutor::Work() {
   while (true) {
     Task task;
     {
-      absl::MutexLock lock(&mutex_, absl::Condition(&ready));
+      MutexLock lock(&mutex_);
+      lock.Await(ready);
       if (queue_.empty()) return;  // Stopped, and all is done.
       task = std::move(queue_.front());
       queue_.pop_front();

@@ -16,8 +16,8 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
-#include "absl/synchronization/mutex.h"
 #include "base/clock.h"
+#include "base/mutex.h"
 #include "kernels/backend.h"
 #include "optim/optimizer.h"
 #include "server/session/pending_step.h"
@@ -81,7 +81,7 @@ class StepExecutor {
   const std::string device_description_;
   std::atomic<int64_t> step_count_ = 0;
 
-  mutable absl::Mutex mutex_;
+  mutable Mutex mutex_;
   std::deque<Task> queue_ ABSL_GUARDED_BY(mutex_);
   bool stopped_ ABSL_GUARDED_BY(mutex_) = false;
 

@@ -8,7 +8,7 @@ namespace mnemosyne::server {
 
 absl::Status Turnstile::Ask(Callback ready) {
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     if (taken_) {
       if (line_.size() >= kLineMax) {
         return WithReason(
@@ -27,7 +27,7 @@ absl::Status Turnstile::Ask(Callback ready) {
 void Turnstile::Next() {
   Callback ready;
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     if (line_.empty()) {
       taken_ = false;
       return;

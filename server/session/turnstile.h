@@ -9,7 +9,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
-#include "absl/synchronization/mutex.h"
+#include "base/mutex.h"
 
 namespace mnemosyne::server {
 
@@ -42,7 +42,7 @@ class Turnstile : public std::enable_shared_from_this<Turnstile> {
  private:
   void Next();
 
-  absl::Mutex mutex_;
+  Mutex mutex_;
   bool taken_ ABSL_GUARDED_BY(mutex_) = false;
   std::list<Callback> line_ ABSL_GUARDED_BY(mutex_);
 };

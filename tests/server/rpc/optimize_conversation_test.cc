@@ -505,8 +505,8 @@ TEST_F(OptimizeConversationTest, RefusesAStepInBandWhenTheQueueIsFull) {
   // The device is busy, and as many tasks wait as may.
   const auto session = bench_.Create();
   auto sink = Open(*session);
-  absl::Notification started;
-  absl::Notification release;
+  mnemosyne::testing::Notification started;
+  mnemosyne::testing::Notification release;
   ASSERT_TRUE(bench_.executor
                   .Submit([&](StepExecutor::Device&) {
                     started.Notify();

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <deque>
 #include <memory>
 #include <optional>
@@ -10,11 +11,10 @@
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
-#include "absl/synchronization/notification.h"
-#include "absl/time/time.h"
+#include "base/mutex.h"
 #include "mnemosyne/v1/optimizer_service.pb.h"
 #include "server/rpc/optimize_conversation.h"
+#include "tests/testing/notification.h"
 
 namespace mnemosyne::server {
 
@@ -22,7 +22,7 @@ namespace mnemosyne::server {
 class FakeSink final : public StreamSink {
  public:
   // How long a test waits for what must come; reached only when it fails.
-  static constexpr absl::Duration kPatience = absl::Seconds(30);
+  static constexpr std::chrono::seconds kPatience{30};
 
   explicit FakeSink(std::shared_ptr<OptimizeConversation> conversation)
       : conversation_(std::move(conversation)) {
@@ -31,7 +31,7 @@ class FakeSink final : public StreamSink {
 
   // Returns once the conversation uses the sink no more.
   ~FakeSink() override {
-    absl::Notification closed;
+    mnemosyne::testing::Notification closed;
     conversation_->OnClosed([&closed] { closed.Notify(); });
     closed.WaitForNotification();
   }
@@ -41,7 +41,7 @@ class FakeSink final : public StreamSink {
 
   void SendBytes(std::string bytes) {
     {
-      absl::MutexLock lock(&mutex_);
+      MutexLock lock(&mutex_);
       inbox_.push_back(std::move(bytes));
     }
     Deliver();
@@ -50,7 +50,7 @@ class FakeSink final : public StreamSink {
   // The client has nothing more to send.
   void CloseSending() {
     {
-      absl::MutexLock lock(&mutex_);
+      MutexLock lock(&mutex_);
       closed_ = true;
     }
     Deliver();
@@ -58,13 +58,13 @@ class FakeSink final : public StreamSink {
 
   // From now on writes stay in flight until Unblock.
   void Block() {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     blocked_ = true;
   }
   void Unblock() {
     bool in_flight = false;
     {
-      absl::MutexLock lock(&mutex_);
+      MutexLock lock(&mutex_);
       blocked_ = false;
       in_flight = std::exchange(write_in_flight_, false);
     }
@@ -73,10 +73,10 @@ class FakeSink final : public StreamSink {
 
   // The next message from the daemon; nothing, and a failure, if none comes.
   v1::OptimizeResponse Receive() {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     const auto ready = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return !outbox_.empty(); };
     v1::OptimizeResponse response;
-    if (!mutex_.AwaitWithTimeout(absl::Condition(&ready), kPatience)) {
+    if (!lock.AwaitFor(kPatience, ready)) {
       ADD_FAILURE() << "the daemon sent nothing; finished: "
                     << (finished_ ? finished_->ToString() : "no");
       return response;
@@ -88,10 +88,10 @@ class FakeSink final : public StreamSink {
 
   // How the daemon ended the stream.
   absl::Status AwaitFinish() {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     const auto ready = [this]()
                            ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return finished_.has_value(); };
-    if (!mutex_.AwaitWithTimeout(absl::Condition(&ready), kPatience)) {
+    if (!lock.AwaitFor(kPatience, ready)) {
       ADD_FAILURE() << "the daemon did not end the stream";
       return absl::OkStatus();
     }
@@ -99,15 +99,15 @@ class FakeSink final : public StreamSink {
   }
 
   bool finished() {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     return finished_.has_value();
   }
   bool cancelled() {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     return cancelled_;
   }
   bool quiet() {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     return outbox_.empty();
   }
 
@@ -116,7 +116,7 @@ class FakeSink final : public StreamSink {
  private:
   void Read() override {
     {
-      absl::MutexLock lock(&mutex_);
+      MutexLock lock(&mutex_);
       EXPECT_FALSE(std::exchange(reading_, true)) << "two reads at once";
       EXPECT_FALSE(finished_.has_value()) << "a read after the end";
     }
@@ -125,7 +125,7 @@ class FakeSink final : public StreamSink {
 
   void Write(std::string message) override {
     {
-      absl::MutexLock lock(&mutex_);
+      MutexLock lock(&mutex_);
       EXPECT_FALSE(write_in_flight_) << "two writes at once";
       EXPECT_FALSE(finished_.has_value()) << "a write after the end";
       outbox_.push_back(std::move(message));
@@ -138,13 +138,13 @@ class FakeSink final : public StreamSink {
   }
 
   void Finish(const absl::Status& status) override {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     EXPECT_FALSE(finished_.has_value()) << "finished twice";
     finished_ = status;
   }
 
   void Cancel() override {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     cancelled_ = true;
   }
 
@@ -152,7 +152,7 @@ class FakeSink final : public StreamSink {
   void Deliver() {
     std::optional<InboundMessage> message;
     {
-      absl::MutexLock lock(&mutex_);
+      MutexLock lock(&mutex_);
       if (!reading_ || (inbox_.empty() && !closed_)) return;
       reading_ = false;
       if (!inbox_.empty()) {
@@ -169,7 +169,7 @@ class FakeSink final : public StreamSink {
   }
 
   const std::shared_ptr<OptimizeConversation> conversation_;
-  absl::Mutex mutex_;
+  Mutex mutex_;
   std::deque<std::string> inbox_ ABSL_GUARDED_BY(mutex_);
   std::deque<std::string> outbox_ ABSL_GUARDED_BY(mutex_);
   std::optional<absl::Status> finished_ ABSL_GUARDED_BY(mutex_);

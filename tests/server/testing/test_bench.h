@@ -8,12 +8,12 @@
 #include <thread>
 #include <utility>
 
-#include "absl/synchronization/notification.h"
 #include "base/clock.h"
 #include "kernels/backend.h"
 #include "server/session/memory_budget.h"
 #include "server/session/session_store.h"
 #include "server/session/step_executor.h"
+#include "tests/testing/notification.h"
 
 namespace mnemosyne::server {
 
@@ -37,7 +37,7 @@ class TestBench {
   absl::StatusOr<std::shared_ptr<Session>> TryCreate(SessionSpec spec,
                                                      const std::string& request_id,
                                                      uint64_t fingerprint = 0) {
-    absl::Notification done;
+    mnemosyne::testing::Notification done;
     absl::StatusOr<std::shared_ptr<Session>> result;
     store.Create(request_id, fingerprint, std::move(spec), [&](auto created) {
       result = std::move(created);
@@ -55,7 +55,7 @@ class TestBench {
 
   // Waits until the executor has done all that was queued before.
   void Settle() {
-    absl::Notification done;
+    mnemosyne::testing::Notification done;
     while (!executor.Submit([&](StepExecutor::Device&) { done.Notify(); }).ok()) {
       std::this_thread::yield();  // The queue is full for a moment.
     }
