@@ -40,7 +40,9 @@ def other_source() -> Text:
     return Text(*split_text(source_text(_OTHER_MODULES)))
 
 
-def _windows(size: int, length: int) -> Callable[[jax.Array, Text, Split], jax.Array]:
+def text_windows(size: int, length: int) -> Callable[[jax.Array, Text, Split], jax.Array]:
+    """Returns a drawer of windows of text, [size, length]."""
+
     def draw(key: jax.Array, data: Text, split: Split) -> jax.Array:
         text = jnp.asarray(data.train if split == "train" else data.held_out)
         start = jax.random.randint(key, (size,), 0, text.shape[0] - length)
@@ -70,7 +72,7 @@ def gpt(
         x = transformer(params, "t", x, depth, heads, causal=True)
         return cross_entropy(affine(params, "out", x), text[:, 1:])
 
-    return SuiteTask(name, d, data, _windows(batch, length + 1), loss)
+    return SuiteTask(name, d, data, text_windows(batch, length + 1), loss)
 
 
 class MaskedBatch(NamedTuple):
@@ -90,7 +92,7 @@ def masked(
     d.embedding("place", length, width, 0.1)
     d.blocks("t", depth, width)
     d.matrix("out", width, VOCABULARY)
-    windows = _windows(batch, length)
+    windows = text_windows(batch, length)
 
     def draw(key: jax.Array, text: Text, split: Split) -> MaskedBatch:
         where, hide = jax.random.split(key)
@@ -129,4 +131,4 @@ def gru(name: str, width: int, length: int, batch: int, data: Callable[[], Text]
         _, hidden = jax.lax.scan(step, start, inputs.swapaxes(0, 1))
         return cross_entropy(affine(params, "out", hidden), text[:, 1:].swapaxes(0, 1))
 
-    return SuiteTask(name, d, data, _windows(batch, length + 1), loss)
+    return SuiteTask(name, d, data, text_windows(batch, length + 1), loss)

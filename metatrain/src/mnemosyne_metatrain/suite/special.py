@@ -12,7 +12,7 @@ import optax
 
 from mnemosyne_metatrain.layout import Params
 from mnemosyne_metatrain.suite.images import ImageBatch, Images, digits, image_batches
-from mnemosyne_metatrain.suite.language import Text, _windows, gpt, manual, other_source
+from mnemosyne_metatrain.suite.language import Text, gpt, manual, other_source, text_windows
 from mnemosyne_metatrain.suite.nets import Declaration, affine, cross_entropy, transformer
 from mnemosyne_metatrain.suite.task import SuiteTask
 from mnemosyne_metatrain.tasks.base import Data, Split
@@ -115,7 +115,7 @@ def prompt_tuning(name: str) -> SuiteTask:
     def data() -> tuple[Text, Params]:
         return manual(), jax.tree.map(np.asarray, pretrain(frozen, 600, 3e-3))
 
-    windows = _windows(16, length - prompt + 1)
+    windows = text_windows(16, length - prompt + 1)
 
     def draw(key: jax.Array, both: tuple[Text, Params], split: Split) -> tuple[jax.Array, Params]:
         return windows(key, both[0], split), both[1]
