@@ -45,7 +45,10 @@ absl::Status WriteReadyFile(const Server& server) {
   const nlohmann::json ready = {
       {"pid", getpid()}, {"listen", server.addresses()}, {"socket", server.config().socket}};
   const std::string aside = path + ".new";
-  std::ofstream(aside) << ready.dump() << "\n";
+  std::ofstream file(aside);
+  file << ready.dump() << "\n";
+  file.close();
+  if (!file) return FailedPrecondition("--ready-file {}: cannot be written", path);
   std::error_code error;
   std::filesystem::rename(aside, path, error);
   if (error) return FailedPrecondition("--ready-file {}: {}", path, error.message());

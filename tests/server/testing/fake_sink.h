@@ -106,10 +106,6 @@ class FakeSink final : public StreamSink {
     MutexLock lock(&mutex_);
     return cancelled_;
   }
-  bool quiet() {
-    MutexLock lock(&mutex_);
-    return outbox_.empty();
-  }
 
   OptimizeConversation& conversation() { return *conversation_; }
 
