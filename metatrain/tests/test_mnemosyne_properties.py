@@ -47,7 +47,7 @@ def updates(scale: float, steps: int = 4) -> list[dict]:
             for i, s in enumerate(SPECS)
         }
         update, state = compiled()(state, grads)
-        result.append(update)
+        result.append(update.delta)
     return result
 
 
@@ -61,7 +61,7 @@ def test_units_of_the_loss_do_not_change_a_bit(power: int) -> None:
 def test_no_gradient_no_update() -> None:
     zeros = {s.name: jnp.zeros(s.shape) for s in SPECS}
     update, _ = compiled()(OPTIMIZER.init(LAYOUT), zeros)
-    for value in update.values():
+    for value in update.delta.values():
         np.testing.assert_array_equal(value, np.zeros(value.shape))
 
 

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from mnemosyne_metatrain.layout import Layout, ParameterSpec
-from mnemosyne_metatrain.optimizers.base import StepInputs
+from mnemosyne_metatrain.optimizers.base import StepInputs, apply_updates
 from mnemosyne_metatrain.optimizers.mnemosyne import Knobs, Mnemosyne, MnemosyneConfig
 
 SPECS = (
@@ -37,7 +37,7 @@ def run(chunk_size: int, steps: int = 12) -> tuple[dict, dict]:
         keys = jax.random.split(jax.random.key(t + 1), len(SPECS))
         grads = {s.name: jax.random.normal(k, s.shape) for s, k in zip(SPECS, keys, strict=True)}
         update, state = step(state, grads)
-        mine = optax.apply_updates(mine, update)
+        mine = apply_updates(mine, update)
         update, adam_state = adam.update(grads, adam_state)
         other = optax.apply_updates(other, update)
     return mine, other

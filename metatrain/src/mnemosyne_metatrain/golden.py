@@ -66,8 +66,9 @@ def golden_vectors(weights: Path) -> tuple[dict[str, Any], dict[str, str]]:
         weights: The exported file.
 
     Returns:
-        Arrays "before.<leaf>", "update.<step>.<tensor>", "after.<leaf>", where a leaf is a path in
-        the state; and what describes them. Leaves that are zero before the first step are left out.
+        Arrays "before.<leaf>", "update.<step>.<tensor>", "keep.<step>.<tensor>", "after.<leaf>",
+        where a leaf is a path in the state; and what describes them. Leaves that are zero before
+        the first step are left out.
     """
     optimizer, theta = load(weights)
     cell_size = int(optimizer.config.cell_size)  # type: ignore[attr-defined]
@@ -82,8 +83,9 @@ def golden_vectors(weights: Path) -> tuple[dict[str, Any], dict[str, str]]:
             loss = jnp.asarray(2.0 / (1 + t), jnp.float32)
             inputs = StepInputs.untold()._replace(loss=loss, has_loss=jnp.ones(()))
             updates, state = step(state, grads, inputs)
-            for name, value in updates.items():
+            for name, value in updates.delta.items():
                 arrays[f"update.{t}.{name}"] = np.array(value, np.float32, order="C")
+                arrays[f"keep.{t}.{name}"] = np.array(updates.keep[name], np.float32)
         arrays |= _leaves("after", state)
     specs = [
         {

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from mnemosyne_metatrain.layout import Layout, Params
-from mnemosyne_metatrain.optimizers.base import Optimizer, StepInputs, Theta
+from mnemosyne_metatrain.optimizers.base import Optimizer, StepInputs, Theta, apply_updates
 from mnemosyne_metatrain.suite.task import SuiteTask
 from mnemosyne_metatrain.tasks.base import Batch, Data
 
@@ -153,8 +153,8 @@ def learned_run(
         state: Any, params: Params, loss: jax.Array, grads: Params, step: jax.Array
     ) -> tuple[Any, Params]:
         inputs = StepInputs(loss, jnp.ones(()), step / horizon, tell_horizon)
-        update, state = optimizer.update(theta, prepared, layout, state, grads, inputs)
-        return state, {name: value + update[name] for name, value in params.items()}
+        updates, state = optimizer.update(theta, prepared, layout, state, grads, inputs)
+        return state, apply_updates(params, updates)
 
     def start(params: Params) -> Any:
         return optimizer.init(layout, params)

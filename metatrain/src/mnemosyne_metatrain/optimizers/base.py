@@ -53,6 +53,31 @@ class StepInputs(NamedTuple):
         return cls(zero, zero, zero, zero)
 
 
+class Updates(NamedTuple):
+    """What a step does to the parameters: p <- keep p + delta.
+
+    Attributes:
+        delta: What is added, shaped like the parameters.
+        keep: What each tensor is multiplied with first, scalars in [0, 1]; 1 is no weight decay.
+            The daemon never holds parameters: this factor is the client's to apply.
+    """
+
+    delta: Params
+    keep: Params
+
+
+def without_decay(delta: Params) -> Updates:
+    """Updates that decay nothing."""
+    return Updates(delta, {name: jnp.ones(()) for name in delta})
+
+
+def apply_updates(params: Params, updates: Updates) -> Params:
+    """Returns the parameters after a step."""
+    return {
+        name: updates.keep[name] * value + updates.delta[name] for name, value in params.items()
+    }
+
+
 class Optimizer(Protocol):
     """The seam between update rules and the programs that use them."""
 
@@ -81,6 +106,6 @@ class Optimizer(Protocol):
         state: State,
         grads: Params,
         inputs: StepInputs,
-    ) -> tuple[Params, State]:
-        """Returns what is to be added to the parameters, and the next state."""
+    ) -> tuple[Updates, State]:
+        """Returns what is to be done to the parameters, and the next state."""
         ...

@@ -15,7 +15,13 @@ import jax
 import jax.numpy as jnp
 
 from mnemosyne_metatrain.layout import Layout, Params
-from mnemosyne_metatrain.optimizers.base import StepInputs, Theta, Tree
+from mnemosyne_metatrain.optimizers.base import (
+    StepInputs,
+    Theta,
+    Tree,
+    Updates,
+    without_decay,
+)
 from mnemosyne_metatrain.optimizers.mnemosyne.dense import dense, init_dense
 
 _LOG_SPAN = 10.0
@@ -92,7 +98,7 @@ class Lstm:
         state: LstmState,
         grads: Params,
         inputs: StepInputs,
-    ) -> tuple[Params, LstmState]:
+    ) -> tuple[Updates, LstmState]:
         """Computes one step of every coordinate."""
         c, learned = self.config, theta.learned
         grad = layout.pack(grads)
@@ -118,7 +124,9 @@ class Lstm:
         out = dense(learned["out"], x)[..., 0]
         out = jnp.tanh(out) if c.normalized else out
         update = layout.unpack(-c.output_scale * out * jnp.asarray(layout.mask))
-        return update, LstmState(jnp.stack(hidden), jnp.stack(cell), mean, square, mass)
+        return without_decay(update), LstmState(
+            jnp.stack(hidden), jnp.stack(cell), mean, square, mass
+        )
 
 
 def _log_and_sign(grad: jax.Array) -> jax.Array:

@@ -14,7 +14,14 @@ import jax
 import jax.numpy as jnp
 
 from mnemosyne_metatrain.layout import Layout, Params
-from mnemosyne_metatrain.optimizers.base import Optimizer, State, StepInputs, Theta
+from mnemosyne_metatrain.optimizers.base import (
+    Optimizer,
+    State,
+    StepInputs,
+    Theta,
+    Updates,
+    apply_updates,
+)
 from mnemosyne_metatrain.tasks.base import Batch, TaskFamily
 from mnemosyne_metatrain.training.recipe import RecipeArrays
 
@@ -135,7 +142,7 @@ def run_window(
 
     # Storing every intermediate for the backward pass would cost more kernels than the step has.
     @partial(jax.checkpoint, policy=jax.checkpoint_policies.dots_saveable)
-    def take_step(opt_state: State, grads: Params, inputs: StepInputs) -> tuple[Params, State]:
+    def take_step(opt_state: State, grads: Params, inputs: StepInputs) -> tuple[Updates, State]:
         return optimizer.update(theta, prepared, layout, opt_state, grads, inputs)
 
     def body(carry: Any, batches: tuple[Batch, Batch]) -> tuple[Any, Any]:
@@ -143,8 +150,8 @@ def run_window(
         mixed, loss, grads = _loss_and_gradient(family, task, params, average, *batches, recipe)
         cost, log_part = step_cost(mixed, task.first_loss, best, recipe)
         inputs = StepInputs(loss, task.told.loss, step / task.length, task.told.progress)
-        update, opt_state = take_step(opt_state, grads, inputs)
-        params = {name: value + update[name] for name, value in params.items()}
+        updates, opt_state = take_step(opt_state, grads, inputs)
+        params = apply_updates(params, updates)
         average = {
             name: _AVERAGE_DECAY * average[name] + (1.0 - _AVERAGE_DECAY) * value
             for name, value in params.items()

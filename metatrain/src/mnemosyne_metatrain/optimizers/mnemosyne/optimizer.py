@@ -14,7 +14,13 @@ import jax
 import jax.numpy as jnp
 
 from mnemosyne_metatrain.layout import Layout, Params
-from mnemosyne_metatrain.optimizers.base import StepInputs, Theta, Tree
+from mnemosyne_metatrain.optimizers.base import (
+    StepInputs,
+    Theta,
+    Tree,
+    Updates,
+    without_decay,
+)
 from mnemosyne_metatrain.optimizers.mnemosyne import conditions, features, memory
 from mnemosyne_metatrain.optimizers.mnemosyne.config import MnemosyneConfig
 from mnemosyne_metatrain.optimizers.mnemosyne.context import ContextEncoder
@@ -126,7 +132,7 @@ class Mnemosyne:
         state: MnemosyneState,
         grads: Params,
         inputs: StepInputs,
-    ) -> tuple[Params, MnemosyneState]:
+    ) -> tuple[Updates, MnemosyneState]:
         """Computes one step; see the module's summary."""
         c, knobs = self.config, theta.fixed["knobs"]
         counts = jnp.asarray(layout.chunk_counts)
@@ -155,7 +161,7 @@ class Mnemosyne:
         next_state = MnemosyneState(
             coordinates, mixture, log_step, tokens, recall, trace, state.scale
         )
-        return update, next_state
+        return without_decay(update), next_state
 
     def _encode(
         self,
