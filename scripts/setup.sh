@@ -61,5 +61,5 @@ install .venv "$(digest client/python/pyproject.toml) ${python_packages[*]}" \
 # Meta-training has an environment of its own: current JAX needs a newer numpy than Debian's torch.
 if [[ "${1:-}" == --tests ]]; then
   [[ -x .venv-metatrain/bin/python ]] || /usr/bin/python3 -m venv .venv-metatrain
-  install .venv-metatrain "$(digest metatrain/pyproject.toml)" -e './metatrain[dev]'
+  install .venv-metatrain "$(digest metatrain/pyproject.toml)" -e './metatrain[dev,data]'
 fi

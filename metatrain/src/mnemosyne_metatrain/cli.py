@@ -1,9 +1,16 @@
-"""The command line: train, resume, evaluate, ablate, export, report."""
+"""The command line: prepare, train, resume, evaluate, ablate, export, report."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+
+
+def _prepare(arguments: argparse.Namespace) -> None:
+    from mnemosyne_metatrain.data.cache import prepare
+
+    for name, entry in prepare(arguments.out)["datasets"].items():
+        print(f"{name:>14} {entry.get('sha256', entry.get('absent'))}  {entry.get('from', '')}")
 
 
 def _train(arguments: argparse.Namespace) -> None:
@@ -140,6 +147,9 @@ def main(argv: list[str] | None = None) -> None:
     """Runs a subcommand."""
     parser = argparse.ArgumentParser(prog="mnemosyne-metatrain", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
+    command = commands.add_parser("prepare", help="make the cache of datasets from packages")
+    command.add_argument("--out", type=Path, required=True, help="the cache; see MNEMOSYNE_DATA")
+    command.set_defaults(run_command=_prepare)
     for name, summary in (
         ("train", "meta-train from a configuration"),
         ("resume", "go on from the checkpoint of a run"),

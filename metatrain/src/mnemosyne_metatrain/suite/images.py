@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
+from mnemosyne_metatrain.data.cache import load_arrays
 from mnemosyne_metatrain.layout import Params
 from mnemosyne_metatrain.suite.nets import (
     Declaration,
@@ -46,12 +47,10 @@ class ImageBatch(NamedTuple):
 @cache
 def digits() -> Images:
     """The 1,797 handwritten digits of scikit-learn, 8 x 8: 1,347 to train on, 450 held out."""
-    from sklearn.datasets import load_digits
-
-    raw = load_digits()
-    order = np.random.default_rng(0).permutation(len(raw.target))
-    x = ((raw.data[order] / 16.0 - 0.3) / 0.38).astype(np.float32)
-    y = raw.target[order].astype(np.int32)
+    raw = load_arrays("digits")
+    order = np.random.default_rng(0).permutation(len(raw["labels"]))
+    x = ((raw["images"][order] / 16.0 - 0.3) / 0.38).astype(np.float32)
+    y = raw["labels"][order].astype(np.int32)
     return Images(x[:1347], y[:1347], x[1347:], y[1347:])
 
 

@@ -14,6 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from mnemosyne_metatrain.data.cache import load_arrays
+
 NUM_INPUTS = 64
 NUM_CLASSES = 10
 NUM_EXAMPLES = 12288
@@ -69,9 +71,8 @@ def _mixture(rng: np.random.Generator) -> tuple[Floats, Ints]:
 
 def photograph(name: str) -> NDArray[np.float64]:
     """A photograph that ships with scikit-learn, grey, in [0, 1]."""
-    from sklearn.datasets import load_sample_image
-
-    return np.asarray(np.mean(load_sample_image(name), axis=-1) / 255.0, np.float64)
+    pixels = load_arrays(name.removesuffix(".jpg"))["image"]
+    return np.asarray(np.mean(pixels, axis=-1) / 255.0, np.float64)
 
 
 def _patches(rng: np.random.Generator, image: NDArray[np.float64]) -> tuple[Floats, Ints]:

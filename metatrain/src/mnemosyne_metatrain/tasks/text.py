@@ -1,37 +1,44 @@
-"""Characters of English and code that ship with Python, as arrays of small integers."""
+"""Text from the cache of datasets, as arrays of small integers."""
 
 from __future__ import annotations
-
-import importlib.util
-from functools import cache
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-VOCABULARY = 64
-_ALPHABET = "\n abcdefghijklmnopqrstuvwxyz0123456789.,:;()[]{}=+-*/_'\"#<>!?@%"
+from mnemosyne_metatrain.data.cache import load_arrays
+from mnemosyne_metatrain.data.characters import VOCABULARY, encode
+
+__all__ = [
+    "VOCABULARY",
+    "docstring_text",
+    "encode",
+    "manual_text",
+    "source_text",
+    "split_text",
+]
+
+_NEWLINE = encode("\n").astype(np.int32)
 
 
-def encode(text: str) -> NDArray[np.int32]:
-    """Maps text to integers below 64: lower case, and one symbol for what is not in the set."""
-    index = {symbol: i + 1 for i, symbol in enumerate(_ALPHABET[: VOCABULARY - 1])}
-    return np.asarray([index.get(symbol, 0) for symbol in text.lower()], np.int32)
-
-
-@cache
 def source_text(modules: tuple[str, ...]) -> NDArray[np.int32]:
-    """The source code of modules of the standard library, encoded."""
-    specs = [importlib.util.find_spec(name) for name in modules]
-    return encode("\n".join(Path(str(s.origin)).read_text("utf-8") for s in specs if s))
+    """The source code of modules of the standard library, encoded.
+
+    Raises:
+        KeyError: If a module is not in the cache.
+    """
+    arrays = load_arrays("python_source")
+    pieces = [part for name in modules for part in (_NEWLINE, arrays[name].astype(np.int32))]
+    return np.concatenate(pieces[1:])
 
 
-@cache
 def manual_text() -> NDArray[np.int32]:
-    """The language reference that Python's help() prints: about half a million letters, encoded."""
-    from pydoc_data import topics
+    """The language reference that Python's help() prints: about half a million letters."""
+    return load_arrays("manual")["text"].astype(np.int32)
 
-    return encode("\n".join(topics.topics[name] for name in sorted(topics.topics)))
+
+def docstring_text() -> NDArray[np.int32]:
+    """SciPy's documentation: about five million letters."""
+    return load_arrays("docstrings")["text"].astype(np.int32)
 
 
 def split_text(text: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
