@@ -21,7 +21,6 @@ from mnemosyne_metatrain.evaluation.runs import (
     AdamPoint,
     Curves,
     adam_run,
-    held_out_batches,
     learned_run,
 )
 from mnemosyne_metatrain.layout import Layout
@@ -86,7 +85,7 @@ class Program:
 def _lower(task: SuiteTask, candidates: Sequence[Candidate], plan: Plan) -> Any:
     """Traces all runs of a task."""
     data = jax.tree.map(jnp.asarray, task.data())
-    held_out = jax.jit(partial(held_out_batches, task))(data)
+    held_out = jax.jit(task.held_out)(data)
     arguments = (data, held_out, plan.keys, jnp.asarray(plan.max_segments))
     adam = None
     if plan.grid is not None:

@@ -19,8 +19,6 @@ from mnemosyne_metatrain.suite.task import SuiteTask
 from mnemosyne_metatrain.tasks.base import Batch, Data
 
 SEGMENT = 125
-_HELD_OUT_BATCHES = 32
-_HELD_OUT_SEED = 999
 
 
 class Curves(NamedTuple):
@@ -53,12 +51,6 @@ class AdamPoint(NamedTuple):
 
 
 TakeStep = Callable[[Any, Params, jax.Array, Params, jax.Array], tuple[Any, Params]]
-
-
-def held_out_batches(task: SuiteTask, data: Data) -> Batch:
-    """The fixed held-out examples, as stacked batches."""
-    keys = jax.random.split(jax.random.key(_HELD_OUT_SEED), _HELD_OUT_BATCHES)
-    return jax.vmap(lambda k: task.batch(k, None, data, "validation"))(keys)
 
 
 def _run(

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from mnemosyne_metatrain.suite import images, language, special
+from mnemosyne_metatrain.suite import images, language, strokes
 from mnemosyne_metatrain.suite.task import SuiteTask
+from mnemosyne_metatrain.suite.test_set import BIG, CHEAP, CHECK, TEST
+
+__all__ = ["BIG", "CHEAP", "CHECK", "TEST", "VALIDATION", "every_task"]
 
 # Choices are made on these: other families, and other data than those of the test.
 VALIDATION: dict[str, Callable[[], SuiteTask]] = {
@@ -14,22 +17,12 @@ VALIDATION: dict[str, Callable[[], SuiteTask]] = {
     "v_wide": lambda: images.mlp("v_wide", (384,), images.flower_patches, 0.1),
     "v_autoencoder": lambda: images.autoencoder("v_autoencoder", 8, images.flower_patches),
     "v_gpt": lambda: language.gpt("v_gpt", 32, 1, 32, 16, language.other_source),
+    "v_strokes": lambda: images.conv("v_strokes", 12, strokes.strokes, 0.0),
+    "v_vit": lambda: images.vit("v_vit", 32, 2, strokes.strokes, 0.0),
+    "v_gru": lambda: language.gru("v_gru", 48, 24, 16, language.other_source),
 }
 
-# Nothing is chosen on these.
-TEST: dict[str, Callable[[], SuiteTask]] = {
-    "conv": lambda: images.conv("conv", 16, images.digits, 0.0),
-    "conv_noisy": lambda: images.conv("conv_noisy", 16, images.digits, 0.2),
-    "vit": lambda: images.vit("vit", 32, 2, images.digits, 0.0),
-    "vit_noisy": lambda: images.vit("vit_noisy", 32, 2, images.digits, 0.2),
-    "mixer_noisy": lambda: images.mixer("mixer_noisy", 32, 2, images.digits, 0.2),
-    "deep_noisy": lambda: images.mlp("deep_noisy", (40,) * 8, images.digits, 0.1),
-    "wide_noisy": lambda: images.mlp("wide_noisy", (512, 512), images.digits, 0.1),
-    "autoencoder": lambda: images.autoencoder("autoencoder", 12, images.digits),
-    "gpt": lambda: language.gpt("gpt", 64, 2, 64, 16, language.manual),
-    "bert": lambda: language.masked("bert", 64, 2, 64, 16, language.manual),
-    "gru": lambda: language.gru("gru", 64, 32, 16, language.manual),
-    "poisson": lambda: special.poisson("poisson", 32),
-    "fine_tuning": lambda: special.fine_tuning("fine_tuning"),
-    "prompt_tuning": lambda: special.prompt_tuning("prompt_tuning"),
-}
+
+def every_task() -> dict[str, Callable[[], SuiteTask]]:
+    """The makers of all tasks of all sets, by name."""
+    return {**VALIDATION, **TEST, **BIG, **CHECK}

@@ -11,8 +11,8 @@ import numpy as np
 import optax
 
 from mnemosyne_metatrain.layout import Params
-from mnemosyne_metatrain.suite.images import ImageBatch, Images, digits, image_batches
-from mnemosyne_metatrain.suite.language import Text, gpt, manual, other_source, text_windows
+from mnemosyne_metatrain.suite.images import ImageBatch, Images, every_image, image_batches, mnist
+from mnemosyne_metatrain.suite.language import Text, docstrings, gpt, manual, text_windows
 from mnemosyne_metatrain.suite.nets import Declaration, affine, cross_entropy, transformer
 from mnemosyne_metatrain.suite.task import SuiteTask
 from mnemosyne_metatrain.tasks.base import Data, Split
@@ -69,16 +69,16 @@ def pretrain(task: SuiteTask, steps: int, rate: float) -> Params:
 
 
 def _some_digits(low: bool) -> Images:
-    """The digits below 5, or the others."""
-    x, y, held, held_y = digits()
+    """The digits below 5, or the others; about half of the 2,048 that are held out."""
+    x, y, held, held_y = mnist()
     train, held_out = (y < 5) == low, (held_y < 5) == low
     return Images(x[train], y[train], held[held_out], held_y[held_out])
 
 
 def fine_tuning(name: str) -> SuiteTask:
-    """A perceptron that knows the digits 0 to 4 learns 5 to 9."""
+    """A perceptron that knows the digits 0 to 4 learns 5 to 9; about 1,000 are held out."""
     d = Declaration()
-    sizes = (64, 64, 64, 10)
+    sizes = (144, 64, 64, 10)
     for i in range(3):
         d.matrix(f"l{i}", sizes[i], sizes[i + 1], 2.0**0.5)
 
@@ -89,8 +89,8 @@ def fine_tuning(name: str) -> SuiteTask:
         return cross_entropy(affine(params, "l2", x), batch.labels)
 
     def make(low: bool, noise: float, initial: Callable[[jax.Array], Params] | None) -> SuiteTask:
-        draw = image_batches(32, noise)
-        return SuiteTask(name, d, lambda: _some_digits(low), draw, loss, initial)
+        draw, fixed = image_batches(32, noise), every_image(32, noise)
+        return SuiteTask(name, d, lambda: _some_digits(low), draw, loss, initial, fixed)
 
     @cache
     def start() -> Params:
@@ -105,9 +105,9 @@ def fine_tuning(name: str) -> SuiteTask:
 
 
 def prompt_tuning(name: str) -> SuiteTask:
-    """A prompt of 8 vectors makes a frozen transformer, trained on code, read the manual."""
+    """A prompt of 8 vectors makes a frozen transformer, trained on SciPy, read the manual."""
     width, depth, length, prompt = 48, 2, 32, 8
-    frozen = gpt("frozen", width, depth, length, 32, other_source)
+    frozen = gpt("frozen", width, depth, length, 32, docstrings)
     d = Declaration()
     d.embedding("prompt", prompt, width, 0.1)
 
