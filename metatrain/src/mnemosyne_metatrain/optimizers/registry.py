@@ -7,6 +7,7 @@ from typing import Any
 
 from mnemosyne_metatrain.config import FamilyConfig, build
 from mnemosyne_metatrain.optimizers.base import Optimizer
+from mnemosyne_metatrain.optimizers.coordinate import CoordinateConfig, CoordinateMnemosyne
 from mnemosyne_metatrain.optimizers.lstm import Lstm, LstmConfig
 from mnemosyne_metatrain.optimizers.mnemosyne import Mnemosyne, MnemosyneConfig
 from mnemosyne_metatrain.tasks.base import TaskFamily
@@ -19,7 +20,7 @@ def make_optimizer(table: dict[str, Any], knobs: dict[str, float] | None = None)
     """Makes the optimizer that a configuration's table describes.
 
     Args:
-        table: "kind", the sizes of that kind, and for the flagship a table "knobs".
+        table: "kind", the sizes of that kind, and for those that have them a table "knobs".
         knobs: Numbers that replace some of the knobs.
 
     Raises:
@@ -31,6 +32,11 @@ def make_optimizer(table: dict[str, Any], knobs: dict[str, float] | None = None)
         config = build(MnemosyneConfig, sizes)
         return Mnemosyne(
             dataclasses.replace(config, knobs=dataclasses.replace(config.knobs, **(knobs or {})))
+        )
+    if kind == "mnemosyne-coordinate":
+        sizes_ = build(CoordinateConfig, sizes)
+        return CoordinateMnemosyne(
+            dataclasses.replace(sizes_, knobs=dataclasses.replace(sizes_.knobs, **(knobs or {})))
         )
     if knobs:
         raise ValueError(f"{kind} has no knobs")
