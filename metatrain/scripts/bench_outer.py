@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from mnemosyne_metatrain.config import FamilyConfig, RunConfig, VariantConfig
+from mnemosyne_metatrain.training.devices import split, variant_mesh
 from mnemosyne_metatrain.training.trainer import build_stations, init_population
 
 FAMILIES = {
@@ -35,7 +36,7 @@ def main() -> None:
             variants=tuple(VariantConfig(f"v{i}", seed=i) for i in range(int(population))),
             optimizer={"kind": arguments.kind},
         )
-        cores = init_population(config)
+        cores = split(variant_mesh(int(population)), init_population(config))
         start = time.time()
         (station,) = build_stations(config, cores)
         built = time.time() - start

@@ -1,8 +1,19 @@
-"""One compilation cache for all tests: several of them build the same programs."""
+"""One compilation cache for all tests: several of them build the same programs.
+
+Tests compile far more than they run, so code is hardly optimized. There are two devices, so that
+what is spread over several can be tested.
+"""
 
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["XLA_FLAGS"] = " ".join(
+    [
+        os.environ.get("XLA_FLAGS", ""),
+        "--xla_backend_optimization_level=0",
+        "--xla_force_host_platform_device_count=2",
+    ]
+)
 
 import jax
 import pytest

@@ -21,6 +21,7 @@ from mnemosyne_metatrain.layout import Layout
 from mnemosyne_metatrain.optimizers.base import Optimizer
 from mnemosyne_metatrain.optimizers.registry import make_family, make_optimizer
 from mnemosyne_metatrain.training.checkpoint import load_checkpoint, save_checkpoint
+from mnemosyne_metatrain.training.devices import everywhere, map_variants, split, variant_mesh
 from mnemosyne_metatrain.training.outer import Core, OuterMetrics, OuterStep, init_core
 
 CompiledStep = Callable[..., tuple[Core, Any, OuterMetrics]]
@@ -71,19 +72,23 @@ def outer_step(config: RunConfig, family: FamilyConfig) -> OuterStep:
 
 
 def build_stations(config: RunConfig, cores: Core) -> list[Station]:
-    """Traces every family's step, compiles them side by side, and makes places for tasks."""
+    """Traces every family's step, compiles them side by side, and makes places for tasks.
+
+    The population is spread over the devices that there are; `cores` has to be, too.
+    """
     population = len(config.variants)
+    mesh = variant_mesh(population)
 
     def trace(family: FamilyConfig) -> tuple[str, Any, Any, Any]:
         step = outer_step(config, family)
-        data = jax.tree.map(jnp.asarray, step.family.data())
+        data = everywhere(mesh, jax.tree.map(jnp.asarray, step.family.data()))
         tasks = jax.tree.map(
             lambda x: jnp.broadcast_to(x, (population, *x.shape)), step.no_tasks(data)
         )
-        mapped = jax.vmap(step, in_axes=(0, 0, None, None, None, None))
-        lowered = jax.jit(mapped, donate_argnums=(0, 1)).lower(
-            cores, tasks, data, jax.random.key(0), jnp.ones(()), jnp.zeros((), bool)
-        )
+        tasks = split(mesh, tasks)
+        mapped = map_variants(mesh, step, (True, True, False, False, False, False))
+        shared = everywhere(mesh, (jax.random.key(0), jnp.ones(()), jnp.zeros((), bool)))
+        lowered = jax.jit(mapped, donate_argnums=(0, 1)).lower(cores, tasks, data, *shared)
         return step.family.name, lowered, tasks, data
 
     start = time.time()
@@ -148,6 +153,8 @@ class Trainer:
         cores, first = init_population(config), 0
         if resume:
             cores, first = load_checkpoint(self.checkpoint_path, cores)
+        mesh = variant_mesh(len(config.variants))
+        cores = split(mesh, cores)
         stations = build_stations(config, cores)
         key = jax.random.key(config.seed)
         start, pending = time.time(), []
@@ -165,9 +172,14 @@ class Trainer:
                     cores,
                     station.tasks,
                     station.data,
-                    jax.random.fold_in(key, iteration),
-                    jnp.asarray(rate_scale(config, iteration), jnp.float32),
-                    jnp.asarray(barrier),
+                    *everywhere(
+                        mesh,
+                        (
+                            jax.random.fold_in(key, iteration),
+                            np.float32(rate_scale(config, iteration)),
+                            np.bool_(barrier),
+                        ),
+                    ),
                 )
                 pending.append((iteration, station.name, metrics))
                 done = iteration + 1
