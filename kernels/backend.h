@@ -21,6 +21,7 @@
 #include "absl/status/statusor.h"
 #include "kernels/buffer.h"
 #include "kernels/gradient_statistics.h"
+#include "kernels/lstm_step.h"
 #include "kernels/optimizer_steps.h"
 
 namespace mnemosyne::kernels {
@@ -61,6 +62,9 @@ class Backend {
   virtual absl::Status SgdStep(const SgdStepArgs& args) = 0;
   virtual absl::Status AdamStep(const AdamStepArgs& args) = 0;
   virtual absl::Status LionStep(const LionStepArgs& args) = 0;
+
+  // One step of a coordinate-wise LSTM over all segments; see lstm_step.h.
+  virtual absl::Status LstmStep(const LstmStepArgs& args) = 0;
 
   virtual absl::Status Synchronize() = 0;
 };

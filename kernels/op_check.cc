@@ -77,4 +77,20 @@ absl::Status Check(const LionStepArgs& args) {
   return absl::OkStatus();
 }
 
+absl::Status Check(const LstmStepArgs& args) {
+  MNEMO_RETURN_IF_ERROR(CheckStep(args));
+  const LstmSizes& sizes = args.sizes;
+  if (sizes.layers < 1 || sizes.layers > kLstmLayersMax || sizes.hidden < 1 ||
+      sizes.hidden > kLstmHiddenMax) {
+    return InvalidArgument("wrong size: {} layers of {} units, expected 1 to {} of 1 to {}",
+                           sizes.layers, sizes.hidden, kLstmLayersMax, kLstmHiddenMax);
+  }
+  MNEMO_RETURN_IF_ERROR(CheckArena("weights", args.weights, args.segments));
+  MNEMO_RETURN_IF_ERROR(CheckArena("hidden", args.hidden, args.segments));
+  MNEMO_RETURN_IF_ERROR(CheckArena("cell", args.cell, args.segments));
+  if (!sizes.normalized) return absl::OkStatus();
+  MNEMO_RETURN_IF_ERROR(CheckArena("mean", args.mean, args.segments));
+  return CheckArena("square", args.square, args.segments);
+}
+
 }  // namespace mnemosyne::kernels

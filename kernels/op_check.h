@@ -5,6 +5,7 @@
 
 #include "absl/status/status.h"
 #include "kernels/gradient_statistics.h"
+#include "kernels/lstm_step.h"
 #include "kernels/optimizer_steps.h"
 
 namespace mnemosyne::kernels {
@@ -16,5 +17,6 @@ absl::Status Check(const GradientStatisticsArgs& args);
 absl::Status Check(const SgdStepArgs& args);
 absl::Status Check(const AdamStepArgs& args);
 absl::Status Check(const LionStepArgs& args);
+absl::Status Check(const LstmStepArgs& args);
 
 }  // namespace mnemosyne::kernels

@@ -6,10 +6,6 @@
 namespace mnemosyne::kernels::cpu {
 namespace {
 
-// Elements that a thread takes at once: enough work (some 10 us) to pay for taking it, few enough
-// that threads end together.
-constexpr size_t kTaskElements = size_t{1} << 14;
-
 // Waking a thread costs about as much as one works off in this many tasks.
 constexpr size_t kTasksToShare = 3;
 
@@ -28,11 +24,12 @@ BlockRunner::BlockRunner(int threads)
 
 BlockRunner::~BlockRunner() = default;
 
-size_t BlockRunner::CutIntoTasks(std::span<const Block> blocks) {
+// A task is enough work to pay for taking it, and little enough that threads end together.
+size_t BlockRunner::CutIntoTasks(std::span<const Block> blocks, size_t task_elements) {
   task_starts_.clear();
-  size_t elements = kTaskElements;
+  size_t elements = task_elements;
   for (size_t i = 0; i < blocks.size(); ++i) {
-    if (elements >= kTaskElements) {
+    if (elements >= task_elements) {
       task_starts_.push_back(i);
       elements = 0;
     }
@@ -42,8 +39,9 @@ size_t BlockRunner::CutIntoTasks(std::span<const Block> blocks) {
   return task_starts_.size() - 1;
 }
 
-void BlockRunner::Run(std::span<const Block> blocks, const std::function<void(size_t)>& work) {
-  const size_t tasks = CutIntoTasks(blocks);
+void BlockRunner::Run(std::span<const Block> blocks, const std::function<void(size_t)>& work,
+                      size_t task_elements) {
+  const size_t tasks = CutIntoTasks(blocks, task_elements);
   const size_t helpers = std::min(static_cast<size_t>(threads_ - 1), tasks / kTasksToShare);
   const size_t workers = helpers + 1;
   for (size_t i = 0; i < workers; ++i) {

@@ -29,8 +29,13 @@ class BlockRunner {
 
   int threads() const { return threads_; }
 
-  // Calls work(i) once for each block i, concurrently, and returns when all are done.
-  void Run(std::span<const Block> blocks, const std::function<void(size_t)>& work);
+  // Elements that a thread takes at once where an element costs a few operations.
+  static constexpr size_t kTaskElements = size_t{1} << 14;
+
+  // Calls work(i) once for each block i, concurrently, and returns when all are done. A thread
+  // takes blocks of about `task_elements` elements at once: give as many as take some 10 us.
+  void Run(std::span<const Block> blocks, const std::function<void(size_t)>& work,
+           size_t task_elements = kTaskElements);
 
  private:
   // The tasks of one thread that nobody has taken yet; on a cache line of its own.
@@ -40,7 +45,7 @@ class BlockRunner {
   };
 
   // Writes where each run of blocks starts to task_starts_, and returns their number.
-  size_t CutIntoTasks(std::span<const Block> blocks);
+  size_t CutIntoTasks(std::span<const Block> blocks, size_t task_elements);
 
   const int threads_;
   const std::unique_ptr<Eigen::ThreadPoolInterface> pool_;  // threads_ - 1 threads, or null.

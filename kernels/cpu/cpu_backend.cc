@@ -20,6 +20,9 @@ namespace {
 // at its end cost nothing, short enough to spread a small model over threads.
 constexpr size_t kBlockElements = size_t{1} << 14;
 
+// The same for an LSTM, of which an element costs thousands of operations: a few tiles.
+constexpr size_t kLstmBlockElements = 8 * kLstmTile;
+
 constexpr size_t kCacheLine = 64;
 constexpr size_t kHugePage = size_t{2} << 20;
 
@@ -142,6 +145,24 @@ absl::Status CpuBackend::LionStep(const LionStepArgs& args) {
                               args.values + block.offset, args.momentum + block.offset,
                               args.signs + block.offset / kSignsPerWord);
   });
+  return absl::OkStatus();
+}
+
+absl::Status CpuBackend::LstmStep(const LstmStepArgs& args) {
+  MNEMO_RETURN_IF_ERROR(Check(args));
+  const size_t numbers = LstmStateCount(args.sizes);
+  CutIntoBlocks(args.segments, kLstmBlockElements, blocks_);
+  partial_.resize(blocks_.size());
+  const auto work = [&](size_t i) {
+    const Block& block = blocks_[i];
+    const size_t mean_offset = args.sizes.normalized ? block.offset : 0;
+    partial_[i] = kernels_.lstm_step(
+        args.sizes, args.coefficients[block.segment], args.weights, args.replay, block.count,
+        args.values + block.offset, args.hidden + block.offset * numbers,
+        args.cell + block.offset * numbers, args.mean + mean_offset, args.square + mean_offset);
+  };
+  runner_.Run(blocks_, work, args.replay ? BlockRunner::kTaskElements : kLstmBlockElements);
+  SumBlocks(blocks_, partial_, args.square_sums);
   return absl::OkStatus();
 }
 

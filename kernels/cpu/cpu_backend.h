@@ -35,6 +35,7 @@ class CpuBackend final : public Backend {
   absl::Status SgdStep(const SgdStepArgs& args) override;
   absl::Status AdamStep(const AdamStepArgs& args) override;
   absl::Status LionStep(const LionStepArgs& args) override;
+  absl::Status LstmStep(const LstmStepArgs& args) override;
 
   absl::Status Synchronize() override;
 

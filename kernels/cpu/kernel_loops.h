@@ -3,8 +3,11 @@
 //
 // Floats is 16 lanes of float32, whatever the width of a register:
 //   Floats Load(const float*), void Store(float*, Floats), Floats Splat(float)
-//   + - * / on lanes, Floats Sqrt(Floats), and
+//   + - * / on lanes, Floats Sqrt(Floats), Floats Min(a, b), Floats Max(a, b), and
 //   Floats Fma(a, b, c): a * b + c, rounded once where the instruction set can
+//   Floats SelectLess(a, b, x, y): x in the lanes where a < b, else y
+//   Floats SplitExponent(x, &exponent): m, with x = m 2^exponent and 1 <= m < 2; x is positive,
+//   finite and not denormal
 //   Floats ZeroNonFinite(Floats), int CountNonFinite(Floats)
 //   uint32_t Signs(Floats): a word as in LionCoefficients; Floats FromSigns(uint32_t)
 // SquareSum adds up squares in float64, a sum a lane: the product of two floats is exact there.
@@ -221,8 +224,11 @@ double LionStep(const LionCoefficients& c, bool replay, size_t count, float* val
                 : Lion<false>(c, count, values, momentum, signs);
 }
 
+#include "kernels/cpu/elementary_functions.h"
+#include "kernels/cpu/lstm_loops.h"
+
 constexpr KernelTable MakeTable(const char* name) {
-  return {name, MeasureGradients, ZeroNonFiniteElements, SgdStep, AdamStep, LionStep};
+  return {name, MeasureGradients, ZeroNonFiniteElements, SgdStep, AdamStep, LionStep, LstmStep};
 }
 
 }  // namespace

@@ -1,13 +1,14 @@
 // The hot loops, one set for each instruction set.
 //
 // A file for an instruction set is compiled with flags of its own. It includes nothing but C and
-// intrinsics headers, this one and kernel_loops.h, so that no inline function of a library is
+// intrinsics headers, this one and the loops' headers, so that no inline function of a library is
 // compiled with instructions that another file's copy must not have.
 #pragma once
 
 #include <stddef.h>
 #include <stdint.h>
 
+#include "kernels/lstm_sizes.h"
 #include "kernels/step_coefficients.h"
 
 namespace mnemosyne::kernels::cpu {
@@ -26,6 +27,11 @@ struct KernelTable {
                       float* values, float* first_moment, float* second_moment);
   double (*lion_step)(const LionCoefficients& coefficients, bool replay, size_t count,
                       float* values, float* momentum, uint32_t* signs);
+  // `hidden` and `cell` point to the first tile; a block starts a whole number of tiles after its
+  // segment.
+  double (*lstm_step)(const LstmSizes& sizes, const LstmCoefficients& coefficients,
+                      const float* weights, bool replay, size_t count, float* values, float* hidden,
+                      float* cell, float* mean, float* square);
 };
 
 extern const KernelTable kBaselineKernels;

@@ -16,10 +16,23 @@ inline Floats Load(const float* source) { return {_mm512_loadu_ps(source)}; }
 inline void Store(float* target, Floats x) { _mm512_storeu_ps(target, x.v); }
 inline Floats Splat(float x) { return {_mm512_set1_ps(x)}; }
 inline Floats operator+(Floats a, Floats b) { return {_mm512_add_ps(a.v, b.v)}; }
+inline Floats operator-(Floats a, Floats b) { return {_mm512_sub_ps(a.v, b.v)}; }
 inline Floats operator*(Floats a, Floats b) { return {_mm512_mul_ps(a.v, b.v)}; }
 inline Floats operator/(Floats a, Floats b) { return {_mm512_div_ps(a.v, b.v)}; }
 inline Floats Sqrt(Floats a) { return {_mm512_sqrt_ps(a.v)}; }
 inline Floats Fma(Floats a, Floats b, Floats c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+inline Floats Min(Floats a, Floats b) { return {_mm512_min_ps(a.v, b.v)}; }
+inline Floats Max(Floats a, Floats b) { return {_mm512_max_ps(a.v, b.v)}; }
+inline Floats SelectLess(Floats a, Floats b, Floats x, Floats y) {
+  return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ), y.v, x.v)};
+}
+inline Floats SplitExponent(Floats x, Floats* exponent) {
+  const __m512i bits = _mm512_castps_si512(x.v);
+  const __m512i biased = _mm512_srli_epi32(bits, 23);
+  exponent->v = _mm512_cvtepi32_ps(_mm512_sub_epi32(biased, _mm512_set1_epi32(127)));
+  const __m512i fraction = _mm512_and_si512(bits, _mm512_set1_epi32(0x007FFFFF));
+  return {_mm512_castsi512_ps(_mm512_or_si512(fraction, _mm512_set1_epi32(0x3F800000)))};
+}
 
 inline __mmask16 FiniteMask(Floats a) {
   return _mm512_cmp_ps_mask(_mm512_abs_ps(a.v), _mm512_set1_ps(__builtin_inff()), _CMP_LT_OQ);

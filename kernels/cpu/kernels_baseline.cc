@@ -39,6 +39,9 @@ inline Floats Splat(float x) {
 inline Floats operator+(const Floats& a, const Floats& b) {
   return Map([&](int i) { return a.part[i] + b.part[i]; });
 }
+inline Floats operator-(const Floats& a, const Floats& b) {
+  return Map([&](int i) { return a.part[i] - b.part[i]; });
+}
 inline Floats operator*(const Floats& a, const Floats& b) {
   return Map([&](int i) { return a.part[i] * b.part[i]; });
 }
@@ -56,6 +59,28 @@ inline Floats Sqrt(const Floats& a) {
   return Map([&](int i) { return Sqrt4(a.part[i]); });
 }
 inline Floats Fma(const Floats& a, const Floats& b, const Floats& c) { return a * b + c; }
+
+// x in the lanes where all bits of `mask` are set, else y.
+inline Float4 Choose(Int4 mask, Float4 x, Float4 y) {
+  return reinterpret_cast<Float4>((mask & reinterpret_cast<Int4>(x)) |
+                                  (~mask & reinterpret_cast<Int4>(y)));
+}
+inline Floats SelectLess(const Floats& a, const Floats& b, const Floats& x, const Floats& y) {
+  return Map([&](int i) { return Choose(a.part[i] < b.part[i], x.part[i], y.part[i]); });
+}
+inline Floats Min(const Floats& a, const Floats& b) { return SelectLess(a, b, a, b); }
+inline Floats Max(const Floats& a, const Floats& b) { return SelectLess(b, a, a, b); }
+inline Floats SplitExponent(const Floats& x, Floats* exponent) {
+  const Int4 bias = {127, 127, 127, 127};
+  const Int4 fraction = {0x007FFFFF, 0x007FFFFF, 0x007FFFFF, 0x007FFFFF};
+  const Int4 one = {0x3F800000, 0x3F800000, 0x3F800000, 0x3F800000};
+  *exponent = Map([&](int i) {
+    return __builtin_convertvector((reinterpret_cast<Int4>(x.part[i]) >> 23) - bias, Float4);
+  });
+  return Map([&](int i) {
+    return reinterpret_cast<Float4>((reinterpret_cast<Int4>(x.part[i]) & fraction) | one);
+  });
+}
 
 // All ones in the lanes that are finite: those whose exponent is not.
 inline Int4 FiniteMask(Float4 x) {

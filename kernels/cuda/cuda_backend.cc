@@ -199,6 +199,14 @@ absl::Status CudaBackend::LionStep(const LionStepArgs& args) {
   });
 }
 
+absl::Status CudaBackend::LstmStep(const LstmStepArgs& args) {
+  return RunStep(args, [&](const LstmCoefficients* coefficients, double* square_sums) {
+    return LaunchLstmStep(device_blocks(), blocks_.size(), coefficients, args.sizes, args.weights,
+                          args.replay, args.values, args.hidden, args.cell, args.mean, args.square,
+                          square_sums, stream_);
+  });
+}
+
 absl::Status CudaBackend::Synchronize() {
   MNEMO_RETURN_IF_ERROR(ToStatus(cudaSetDevice(ordinal_)));
   return ToStatus(cudaStreamSynchronize(stream_));

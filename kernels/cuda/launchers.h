@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/lstm_sizes.h"
 #include "kernels/segment.h"
 #include "kernels/step_coefficients.h"
 
@@ -41,6 +42,13 @@ cudaError_t LaunchAdamStep(const Block* blocks, size_t block_count,
 cudaError_t LaunchLionStep(const Block* blocks, size_t block_count,
                            const LionCoefficients* coefficients, bool replay, float* values,
                            float* momentum, uint32_t* signs, double* square_sums,
+                           cudaStream_t stream);
+
+// mean, square: null unless sizes.normalized
+cudaError_t LaunchLstmStep(const Block* blocks, size_t block_count,
+                           const LstmCoefficients* coefficients, const LstmSizes& sizes,
+                           const float* weights, bool replay, float* values, float* hidden,
+                           float* cell, float* mean, float* square, double* square_sums,
                            cudaStream_t stream);
 
 }  // namespace mnemosyne::kernels::cuda
