@@ -1,6 +1,9 @@
 """A tiny meta-training: its meta-loss falls, and it resumes to the same bits."""
 
 import csv
+import dataclasses
+import io
+import json
 from pathlib import Path
 
 import jax
@@ -8,6 +11,14 @@ import numpy as np
 import pytest
 
 from mnemosyne_metatrain.config import FamilyConfig, RunConfig, build
+from mnemosyne_metatrain.training.checkpoint import (
+    MAX_BYTES,
+    load_checkpoint,
+    load_notes,
+    save_checkpoint,
+)
+from mnemosyne_metatrain.training.journal import Journal
+from mnemosyne_metatrain.training.outer import OuterMetrics
 from mnemosyne_metatrain.training.recipe import Recipe
 from mnemosyne_metatrain.training.trainer import Trainer
 
@@ -44,14 +55,49 @@ def test_nothing_is_dropped(whole_run: tuple[Path, object]) -> None:
 
 
 def test_resuming_gives_the_same_bits(whole_run: tuple[Path, object], tmp_path: Path) -> None:
-    Trainer(CONFIG, tmp_path).run(until=40)
+    Trainer(CONFIG, tmp_path).run(minutes=1e-3)
+    assert json.loads((tmp_path / "run.json").read_text())["iterations"] == 40
+    with (tmp_path / "metrics.csv").open("a") as file:
+        file.write("40,quadratic_8,base,left by a leg that was ki")
     resumed = Trainer(CONFIG, tmp_path).run(resume=True)
     for one, other in zip(jax.tree.leaves(whole_run[1]), jax.tree.leaves(resumed), strict=True):
         np.testing.assert_array_equal(one, other)
+    metrics = [(folder / "metrics.csv").read_text() for folder in (whole_run[0], tmp_path)]
+    assert metrics[0] == metrics[1]
 
 
 def test_a_checkpoint_is_small(whole_run: tuple[Path, object]) -> None:
     assert (whole_run[0] / "checkpoint.npz").stat().st_size < 16 << 20
+
+
+def test_a_checkpoint_that_is_too_large_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.npz"
+    save_checkpoint(path, np.ones(3), 1, {"seconds": 2.0})
+    with pytest.raises(ValueError, match="expected less than"):
+        save_checkpoint(path, np.zeros(MAX_BYTES // 4, np.float32), 2)
+    tree, iteration = load_checkpoint(path, np.zeros(3))
+    assert iteration == 1 and float(tree.sum()) == 3.0
+    assert load_notes(path)["seconds"] == 2.0
+
+
+def test_a_terminal_gets_a_bar(tmp_path: Path) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    journal = Journal(tmp_path / "metrics.csv", ["a", "b"], 0, terminal)
+    metrics = OuterMetrics(*(np.asarray([0.5, 1.5]) for _ in OuterMetrics._fields))
+    journal.add(0, "family", metrics)
+    journal.report(1, 2)
+    journal.close()
+    assert "[############............] 1/2" in terminal.getvalue()
+    assert "loss 0.500 1.500" in terminal.getvalue()
+
+
+def test_a_leg_needs_a_checkpoint_to_stop_at(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="checkpoint_every below"):
+        Trainer(dataclasses.replace(CONFIG, checkpoint_every=80), tmp_path).run(minutes=1)
 
 
 def test_a_leg_ends_at_a_checkpoint(tmp_path: Path) -> None:

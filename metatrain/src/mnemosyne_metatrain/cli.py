@@ -19,7 +19,10 @@ def _train(arguments: argparse.Namespace) -> None:
 
     trainer = Trainer(load_config(arguments.config), arguments.out)
     trainer.run(
-        resume=arguments.command == "resume", until=arguments.until, seconds=arguments.seconds
+        resume=arguments.command == "resume",
+        until=arguments.until,
+        seconds=arguments.seconds,
+        minutes=arguments.minutes,
     )
 
 
@@ -159,6 +162,9 @@ def main(argv: list[str] | None = None) -> None:
         command.add_argument("--out", type=Path, required=True, help="folder of the run")
         command.add_argument("--until", type=int, help="last iteration of this leg")
         command.add_argument("--seconds", type=float, help="set the iterations by time instead")
+        command.add_argument(
+            "--minutes", type=float, help="time of this leg: it stops after a checkpoint before"
+        )
         command.set_defaults(run_command=_train)
     command = commands.add_parser("evaluate", help="judge weights against a tuned Adam")
     command.add_argument(

@@ -16,7 +16,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 T = TypeVar("T")
 _AXIS = "variants"
-_SPLIT, _WHOLE = PartitionSpec(_AXIS), PartitionSpec()
+_SPLIT: PartitionSpec = PartitionSpec(_AXIS)  # type: ignore[no-untyped-call]
+_WHOLE: PartitionSpec = PartitionSpec()  # type: ignore[no-untyped-call]
 
 
 def variant_mesh(num_variants: int, devices: Sequence[Any] | None = None) -> Mesh:

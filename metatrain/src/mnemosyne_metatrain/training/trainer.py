@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import json
 import time
@@ -20,13 +19,16 @@ from mnemosyne_metatrain.config import FamilyConfig, RunConfig, VariantConfig
 from mnemosyne_metatrain.layout import Layout
 from mnemosyne_metatrain.optimizers.base import Optimizer
 from mnemosyne_metatrain.optimizers.registry import make_family, make_optimizer
-from mnemosyne_metatrain.training.checkpoint import load_checkpoint, save_checkpoint
+from mnemosyne_metatrain.training.checkpoint import load_checkpoint, load_notes, save_checkpoint
 from mnemosyne_metatrain.training.devices import everywhere, map_variants, split, variant_mesh
+from mnemosyne_metatrain.training.journal import Journal
 from mnemosyne_metatrain.training.outer import Core, OuterMetrics, OuterStep, init_core
 
 CompiledStep = Callable[..., tuple[Core, Any, OuterMetrics]]
-_REPORT_EVERY = 100
+_ROUND = 100
 _TIMED_STEPS = 200
+# A leg stops unless the next checkpoint fits with this much of reserve.
+_MARGIN = 1.2
 
 
 @dataclass
@@ -113,6 +115,27 @@ def rate_scale(config: RunConfig, iteration: int) -> float:
 
 
 @dataclass
+class Leg:
+    """The time that a leg has, and when it has to stop.
+
+    Attributes:
+        limit: Seconds from its start, compilation included; None is no limit.
+        start: When it started.
+        saved: When the last checkpoint was written, or training began.
+    """
+
+    limit: float | None
+    start: float = dataclasses.field(default_factory=time.time)
+    saved: float = 0.0
+
+    def is_over(self) -> bool:
+        """Whether the next checkpoint would come too late; call it at a checkpoint."""
+        now = time.time()
+        interval, self.saved = now - self.saved, now
+        return self.limit is not None and now - self.start + _MARGIN * interval > self.limit
+
+
+@dataclass
 class Trainer:
     """A run of meta-training that can stop at any checkpoint and go on with the same bits.
 
@@ -129,7 +152,11 @@ class Trainer:
         return self.folder / "checkpoint.npz"
 
     def run(
-        self, resume: bool = False, until: int | None = None, seconds: float | None = None
+        self,
+        resume: bool = False,
+        until: int | None = None,
+        seconds: float | None = None,
+        minutes: float | None = None,
     ) -> Core:
         """Trains up to iteration `until`, which is the configured end by default.
 
@@ -138,81 +165,76 @@ class Trainer:
             until: Where this leg ends, a multiple of `checkpoint_every`.
             seconds: If given, the number of iterations is set so that training, without
                 compilation, takes about as long. It is printed, and is saved with the run.
+            minutes: If given, the leg stops at the last checkpoint that is within this time, with
+                compilation; at the first one in any case.
 
         Returns:
             The cores of all variants.
 
         Raises:
-            ValueError: If `until` is not at a checkpoint: the run would not go on as it was.
+            ValueError: If `until` is not at a checkpoint, or there is none for `minutes`: the run
+                would not go on as it was.
         """
         config = self.config
+        leg = Leg(None if minutes is None else 60.0 * minutes)
         if until is not None and until < config.iterations and until % config.checkpoint_every:
             raise ValueError("a leg ends at a multiple of checkpoint_every")
-        end = config.iterations if until is None else min(until, config.iterations)
+        if minutes is not None and config.checkpoint_every >= config.iterations:
+            raise ValueError("minutes needs a checkpoint_every below iterations")
         self.folder.mkdir(parents=True, exist_ok=True)
         cores, first = init_population(config), 0
+        notes: dict[str, Any] = {}
         if resume:
             cores, first = load_checkpoint(self.checkpoint_path, cores)
+            notes = load_notes(self.checkpoint_path)
+            if seconds is None and "iterations" in notes:
+                config = dataclasses.replace(config, iterations=int(notes["iterations"]))
+        end = config.iterations if until is None else min(until, config.iterations)
+        before = float(notes.get("seconds", 0.0))
         mesh = variant_mesh(len(config.variants))
         cores = split(mesh, cores)
         stations = build_stations(config, cores)
         key = jax.random.key(config.seed)
-        start, pending = time.time(), []
-        with (self.folder / "metrics.csv").open("a" if resume else "w", newline="") as file:
-            writer = csv.writer(file)
-            if not resume:
-                writer.writerow(["iteration", "family", "variant", *OuterMetrics._fields])
-            iteration = first
-            while iteration < end:
-                # Every family meets its own first step after a checkpoint: its barrier is there.
-                turn = iteration % config.checkpoint_every
-                barrier = iteration - first < len(stations) or turn < len(stations)
-                station = stations[iteration % len(stations)]
-                cores, station.tasks, metrics = station.step(
-                    cores,
-                    station.tasks,
-                    station.data,
-                    *everywhere(
-                        mesh,
-                        (
-                            jax.random.fold_in(key, iteration),
-                            np.float32(rate_scale(config, iteration)),
-                            np.bool_(barrier),
-                        ),
-                    ),
-                )
-                pending.append((iteration, station.name, metrics))
-                done = iteration + 1
-                if seconds is not None and done - first == _TIMED_STEPS:
-                    metrics.meta_loss.block_until_ready()
-                    rate = _TIMED_STEPS / (time.time() - start)
-                    end = first + int(rate * seconds) // _REPORT_EVERY * _REPORT_EVERY
-                    self.config = config = dataclasses.replace(config, iterations=end)
-                    print(f"{end} iterations in all", flush=True)
-                if done % _REPORT_EVERY == 0 or done == end:
-                    self._report(writer, pending, done, start, first, end)
-                    file.flush()
-                    pending = []
-                if done % config.checkpoint_every == 0 or done == end:
-                    save_checkpoint(self.checkpoint_path, cores, done)
-                iteration = done
-        facts = {"iterations": end, "seconds": time.time() - start}
+        names = [variant.name for variant in config.variants]
+        journal = Journal(self.folder / "metrics.csv", names, first)
+        start = leg.saved = time.time()
+        done = first
+        while done < end:
+            # Every family meets its own first step after a checkpoint: its barrier is there.
+            turn = done % config.checkpoint_every
+            barrier = done - first < len(stations) or turn < len(stations)
+            station = stations[done % len(stations)]
+            shared = (
+                jax.random.fold_in(key, done),
+                np.float32(rate_scale(config, done)),
+                np.bool_(barrier),
+            )
+            cores, station.tasks, metrics = station.step(
+                cores, station.tasks, station.data, *everywhere(mesh, shared)
+            )
+            journal.add(done, station.name, metrics)
+            done += 1
+            if seconds is not None and done - first == _TIMED_STEPS:
+                metrics.meta_loss.block_until_ready()
+                end = first + int(journal.rate(done) * seconds) // _ROUND * _ROUND
+                config = dataclasses.replace(config, iterations=end)
+                notes["iterations"] = end
+                print(f"{end} iterations in all", flush=True)
+            if journal.is_due(done) or done == end:
+                journal.report(done, end)
+            if done % config.checkpoint_every == 0 or done == end:
+                metrics.meta_loss.block_until_ready()
+                notes["seconds"] = before + time.time() - start
+                save_checkpoint(self.checkpoint_path, cores, done, notes)
+                if leg.is_over():
+                    break
+        journal.report(done, end)
+        journal.close()
+        facts = {
+            "iterations": done,
+            "planned": config.iterations,
+            "seconds": before + time.time() - start,
+            "devices": mesh.size,
+        }
         (self.folder / "run.json").write_text(json.dumps(facts))
         return cores
-
-    def _report(
-        self, writer: Any, pending: list[Any], done: int, start: float, first: int, end: int
-    ) -> None:
-        """Writes the metrics of the last steps, and a line about progress."""
-        losses, dropped = [], 0.0
-        for iteration, family, metrics in pending:
-            values = np.stack([np.asarray(x) for x in metrics], axis=-1)
-            losses.append(values[:, 0])
-            dropped += float(values[:, 4].sum())
-            for variant, row in zip(self.config.variants, values, strict=True):
-                writer.writerow([iteration, family, variant.name, *(f"{v:.6g}" for v in row)])
-        rate = (done - first) / (time.time() - start)
-        mean = " ".join(f"{x:.3f}" for x in np.mean(losses, axis=0))
-        left = (end - done) / rate
-        line = f"{done}/{end} {rate:.1f} it/s {left:.0f} s left dropped {dropped:.0f} loss {mean}"
-        print(line, flush=True)
