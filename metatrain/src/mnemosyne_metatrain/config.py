@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from mnemosyne_metatrain.training.estimation import EstimatorKind
 from mnemosyne_metatrain.training.recipe import Recipe
 
 T = TypeVar("T")
@@ -67,6 +68,10 @@ class RunConfig:
         short_share: Share of tasks of one or two windows.
         warmup: Outer steps until the outer rate is full.
         final_rate: Outer rate at the end, over the full one.
+        estimator: Of the meta-gradient: "first_order", "truncated", "ufom" or "pes".
+        pes_sigma: Standard deviation of the perturbations of "pes".
+        ufom_cost: Time of an exact gradient over that of a first-order one, for "ufom".
+        ufom_minimum: Least probability of a correction of "ufom".
         optimizer: Kind and sizes of the optimizer; "kind" and "knobs" are special.
         recipe: Loss form and outer rate.
         families: Families, taken in turn.
@@ -84,6 +89,10 @@ class RunConfig:
     short_share: float = 0.3
     warmup: int = 100
     final_rate: float = 0.05
+    estimator: EstimatorKind = "first_order"
+    pes_sigma: float = 0.01
+    ufom_cost: float = 3.0
+    ufom_minimum: float = 0.1
     optimizer: dict[str, Any] = field(default_factory=lambda: {"kind": "mnemosyne"})
     recipe: Recipe = field(default_factory=Recipe)
     families: tuple[FamilyConfig, ...] = (FamilyConfig("mlp", (32, 32)),)

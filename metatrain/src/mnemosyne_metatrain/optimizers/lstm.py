@@ -106,7 +106,9 @@ class Lstm:
         mean = state.mean + (grad - state.mean) / mass
         square = state.square + (grad * grad - state.square) / mass
         if c.normalized:
-            root = jnp.sqrt(square) + 1e-12
+            # The derivative of a root at 0 is not finite.
+            seen = square > 0
+            root = jnp.where(seen, jnp.sqrt(jnp.where(seen, square, 1.0)), 0.0) + 1e-12
             x = jax.nn.elu(dense(learned["in"], jnp.stack([grad / root, mean / root], axis=-1)))
         else:
             x = _log_and_sign(grad)

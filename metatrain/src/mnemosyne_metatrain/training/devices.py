@@ -33,9 +33,14 @@ def split(mesh: Mesh, tree: T) -> T:
     return placed
 
 
+def shared_sharding(mesh: Mesh) -> NamedSharding:
+    """Where what all variants share is: on every device."""
+    return NamedSharding(mesh, _WHOLE)
+
+
 def everywhere(mesh: Mesh, tree: T) -> T:
     """Puts what all variants share on every device."""
-    placed: T = jax.device_put(tree, NamedSharding(mesh, _WHOLE))
+    placed: T = jax.device_put(tree, shared_sharding(mesh))
     return placed
 
 

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from mnemosyne_metatrain.estimators import InnerProblem
 from mnemosyne_metatrain.layout import Layout
 from mnemosyne_metatrain.optimizers.base import Optimizer, Theta, Tree
 from mnemosyne_metatrain.tasks.base import Data, TaskFamily
+from mnemosyne_metatrain.training.estimation import (
+    Carried,
+    Correction,
+    Estimation,
+    TaskEstimates,
+)
 from mnemosyne_metatrain.training.recipe import RecipeArrays
 from mnemosyne_metatrain.training.window import TaskState, Told, WindowMetrics, run_window
 
@@ -40,7 +47,18 @@ class Core(NamedTuple):
 
 
 class OuterMetrics(NamedTuple):
-    """What is reported of an outer step; scalars."""
+    """What is reported of an outer step; scalars.
+
+    Attributes:
+        meta_loss: Mean over the tasks that are not dropped.
+        last_ratio: Mean of the losses of a window's second half over the first loss.
+        spikes: Share of steps with more than twice the first loss.
+        gradient_norm: Of the mean of the clipped meta-gradients.
+        dropped: Tasks whose meta-gradient or meta-loss is not finite.
+        resets: Tasks that were replaced.
+        exact_square: UFOM's mean |G|^2 of a corrected step; 0 of others.
+        gap_square: UFOM's mean |G - G_fo|^2.
+    """
 
     meta_loss: jax.Array
     last_ratio: jax.Array
@@ -48,6 +66,8 @@ class OuterMetrics(NamedTuple):
     gradient_norm: jax.Array
     dropped: jax.Array
     resets: jax.Array
+    exact_square: jax.Array
+    gap_square: jax.Array
 
 
 def init_core(theta: Theta, recipe: RecipeArrays) -> Core:
@@ -74,6 +94,7 @@ class OuterStep:
         min_length: Least steps of an unroll.
         max_length: Most steps of an unroll.
         short_share: Share of unrolls that are cut to one or two windows.
+        estimation: Estimator of the meta-gradient.
     """
 
     optimizer: Optimizer
@@ -84,19 +105,22 @@ class OuterStep:
     min_length: int
     max_length: int
     short_share: float
+    estimation: Estimation = field(default_factory=Estimation)
 
-    def no_tasks(self, data: Data) -> TaskState:
+    def no_tasks(self, data: Data, learned: Tree) -> Carried:
         """Returns places for tasks, all of them finished, [B, ...]."""
         key, flag = jax.random.key(0), jnp.zeros((), bool)
-        shapes = jax.eval_shape(self._new_tasks, key, data, flag)
-        places: TaskState = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        return places
+        shapes = jax.eval_shape(self._new_tasks, key, data, flag, learned)
+        return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
-    def _new_tasks(self, key: jax.Array, data: Data, barrier: jax.Array) -> TaskState:
+    def _new_tasks(self, key: jax.Array, data: Data, barrier: jax.Array, learned: Tree) -> Carried:
         """Draws tasks, [B, ...]; at a barrier their lengths are spread so that resets are too."""
         keys = jax.random.split(key, self.num_tasks)
-        tasks: TaskState = jax.vmap(lambda k: self._new_task(k, data, barrier))(keys)
-        return tasks
+
+        def begin(task_key: jax.Array) -> Carried:
+            return self.estimation.carry(self._new_task(task_key, data, barrier), learned)
+
+        return jax.vmap(begin)(keys)
 
     def _new_task(self, key: jax.Array, data: Data, barrier: jax.Array) -> TaskState:
         k = jax.random.split(key, 8)
@@ -140,12 +164,13 @@ class OuterStep:
     def __call__(
         self,
         core: Core,
-        tasks: TaskState,
+        tasks: Carried,
         data: Data,
         key: jax.Array,
         rate_scale: jax.Array,
         barrier: jax.Array,
-    ) -> tuple[Core, TaskState, OuterMetrics]:
+        correction: Correction,
+    ) -> tuple[Core, Carried, OuterMetrics]:
         """Takes an outer step: finished tasks are replaced first.
 
         Args:
@@ -155,30 +180,42 @@ class OuterStep:
             key: Of this step.
             rate_scale: Schedule of the outer step size, a scalar.
             barrier: Whether all tasks are replaced, so that nothing but `core` goes on.
+            correction: UFOM's coin.
         """
         train_key, held_key, reset_key = jax.random.split(key, 3)
-        reset = (tasks.step >= tasks.length) | barrier
-        replacements = self._new_tasks(reset_key, data, barrier)
+        noise_key = jax.random.fold_in(key, 3)
+        learned, estimation = core.theta.learned, self.estimation
+        seen = estimation.view(tasks)
+        reset = (seen.step >= seen.length) | barrier
+        replacements = self._new_tasks(reset_key, data, barrier, learned)
         tasks = jax.tree.map(lambda new, old: _select(reset, new, old), replacements, tasks)
-        train = self._batches(train_key, tasks, data, "train")
-        held_out = self._batches(held_key, tasks, data, "validation")
+        seen = estimation.view(tasks)
+        train = self._batches(train_key, seen, data, "train")
+        held_out = self._batches(held_key, seen, data, "validation")
 
-        def loss(learned: Tree, task: TaskState, a: Any, b: Any) -> Any:
-            theta = Theta(learned, core.theta.fixed)
-            return run_window(
-                self.optimizer, self.layout, self.family, core.recipe, theta, task, a, b
-            )
-
-        differentiate = jax.vmap(jax.grad(loss, has_aux=True), in_axes=(None, 0, 0, 0))
-        grads, (moved, metrics) = differentiate(core.theta.learned, tasks, train, held_out)
-        first_window = (tasks.step == 0).astype(jnp.float32)
+        problem = self._problem(core)
+        found = estimation.estimate(
+            problem, learned, tasks, (train, held_out), noise_key, correction
+        )
+        first_window = (seen.step == 0).astype(jnp.float32)
         weights = 1.0 + first_window * (core.recipe.first_weight - 1.0)
-        mean, good = _combine(grads, metrics, weights, core.recipe.task_clip)
+        mean, good = _combine(found.gradient, found.metrics, weights, core.recipe.task_clip)
         core = _adam(core, mean, rate_scale)
+        return core, estimation.stop(found.moved, good), _report(found, mean, good, reset)
 
-        # A task that went wrong is as good as finished.
-        tasks = moved._replace(step=jnp.where(good, moved.step, jnp.inf))
-        return core, tasks, _report(metrics, mean, good, reset)
+    def _problem(self, core: Core) -> InnerProblem:
+        """The window as the estimators see it; its data are training and held-out batches."""
+
+        def window(is_exact: bool) -> Any:
+            def run(learned: Tree, task: TaskState, batches: Any) -> Any:
+                theta = Theta(learned, core.theta.fixed)
+                train, held_out = batches
+                parts = (self.optimizer, self.layout, self.family, core.recipe)
+                return run_window(*parts, theta, task, train, held_out, is_exact)
+
+            return run
+
+        return InnerProblem(window(False), window(True))
 
 
 def _select(condition: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:
@@ -223,15 +260,17 @@ def _adam(core: Core, grads: Tree, rate_scale: jax.Array) -> Core:
     return Core(theta, first, second, count, average, core.recipe)
 
 
-def _report(metrics: WindowMetrics, grads: Tree, good: jax.Array, reset: jax.Array) -> OuterMetrics:
+def _report(found: TaskEstimates, grads: Tree, good: jax.Array, reset: jax.Array) -> OuterMetrics:
     def mean(values: jax.Array) -> jax.Array:
         return jnp.sum(jnp.where(good, values, 0.0)) / jnp.maximum(jnp.sum(good), 1)
 
     return OuterMetrics(
-        meta_loss=mean(metrics.meta_loss),
-        last_ratio=mean(jnp.minimum(metrics.last_ratio, 10.0)),
-        spikes=mean(metrics.spikes),
+        meta_loss=mean(found.metrics.meta_loss),
+        last_ratio=mean(jnp.minimum(found.metrics.last_ratio, 10.0)),
+        spikes=mean(found.metrics.spikes),
         gradient_norm=tree_norm(grads),
         dropped=jnp.sum(~good),
         resets=jnp.sum(reset),
+        exact_square=mean(found.squares.exact),
+        gap_square=mean(found.squares.gap),
     )

@@ -20,7 +20,9 @@ from mnemosyne_metatrain.layout import Layout
 from mnemosyne_metatrain.optimizers.base import Optimizer
 from mnemosyne_metatrain.optimizers.registry import make_family, make_optimizer
 from mnemosyne_metatrain.training.checkpoint import load_checkpoint, load_notes, save_checkpoint
+from mnemosyne_metatrain.training.coin import CorrectionCoin
 from mnemosyne_metatrain.training.devices import everywhere, map_variants, split, variant_mesh
+from mnemosyne_metatrain.training.estimation import Correction, Estimation
 from mnemosyne_metatrain.training.journal import Journal
 from mnemosyne_metatrain.training.outer import Core, OuterMetrics, OuterStep, init_core
 
@@ -56,6 +58,12 @@ def _variant_optimizer(config: RunConfig, variant: VariantConfig) -> Optimizer:
     return make_optimizer(config.optimizer, variant.knobs)
 
 
+def estimation(config: RunConfig) -> Estimation:
+    """The estimator that a run names."""
+    numbers = (config.pes_sigma, config.ufom_cost, config.ufom_minimum)
+    return Estimation(config.estimator, *numbers)
+
+
 def outer_step(config: RunConfig, family: FamilyConfig) -> OuterStep:
     """Makes the outer step of one family."""
     optimizer = make_optimizer(config.optimizer)
@@ -70,6 +78,7 @@ def outer_step(config: RunConfig, family: FamilyConfig) -> OuterStep:
         min_length=config.min_length,
         max_length=config.max_length,
         short_share=config.short_share,
+        estimation=estimation(config),
     )
 
 
@@ -84,12 +93,14 @@ def build_stations(config: RunConfig, cores: Core) -> list[Station]:
     def trace(family: FamilyConfig) -> tuple[str, Any, Any, Any]:
         step = outer_step(config, family)
         data = everywhere(mesh, jax.tree.map(jnp.asarray, step.family.data()))
+        learned = jax.eval_shape(lambda c: jax.tree.map(lambda x: x[0], c.theta.learned), cores)
         tasks = jax.tree.map(
-            lambda x: jnp.broadcast_to(x, (population, *x.shape)), step.no_tasks(data)
+            lambda x: jnp.broadcast_to(x, (population, *x.shape)), step.no_tasks(data, learned)
         )
         tasks = split(mesh, tasks)
-        mapped = map_variants(mesh, step, (True, True, False, False, False, False))
-        shared = everywhere(mesh, (jax.random.key(0), jnp.ones(()), jnp.zeros((), bool)))
+        mapped = map_variants(mesh, step, (True, True, False, False, False, False, False))
+        flag, one = jnp.zeros((), bool), jnp.ones(())
+        shared = everywhere(mesh, (jax.random.key(0), one, flag, Correction(flag, one)))
         lowered = jax.jit(mapped, donate_argnums=(0, 1)).lower(cores, tasks, data, *shared)
         return step.family.name, lowered, tasks, data
 
@@ -194,6 +205,7 @@ class Trainer:
         mesh = variant_mesh(len(config.variants))
         cores = split(mesh, cores)
         stations = build_stations(config, cores)
+        coin = CorrectionCoin(estimation(config), mesh, notes)
         key = jax.random.key(config.seed)
         names = [variant.name for variant in config.variants]
         journal = Journal(self.folder / "metrics.csv", names, first)
@@ -204,14 +216,13 @@ class Trainer:
             turn = done % config.checkpoint_every
             barrier = done - first < len(stations) or turn < len(stations)
             station = stations[done % len(stations)]
-            shared = (
-                jax.random.fold_in(key, done),
-                np.float32(rate_scale(config, done)),
-                np.bool_(barrier),
-            )
+            step_key = jax.random.fold_in(key, done)
+            scale, flag = np.float32(rate_scale(config, done)), np.bool_(barrier)
+            shared = everywhere(mesh, (step_key, scale, flag, coin.draw(step_key)))
             cores, station.tasks, metrics = station.step(
-                cores, station.tasks, station.data, *everywhere(mesh, shared)
+                cores, station.tasks, station.data, *shared
             )
+            coin.absorb(metrics)
             journal.add(done, station.name, metrics)
             done += 1
             if seconds is not None and done - first == _TIMED_STEPS:
@@ -225,7 +236,7 @@ class Trainer:
             if done % config.checkpoint_every == 0 or done == end:
                 metrics.meta_loss.block_until_ready()
                 notes["seconds"] = before + time.time() - start
-                save_checkpoint(self.checkpoint_path, cores, done, notes)
+                save_checkpoint(self.checkpoint_path, cores, done, {**notes, **coin.notes()})
                 if leg.is_over():
                     break
         journal.report(done, end)

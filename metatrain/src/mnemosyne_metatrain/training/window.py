@@ -1,12 +1,15 @@
-"""One window of one task: a truncated unroll whose meta-loss has a first-order meta-gradient.
+"""One window of one task: a truncated unroll whose meta-loss is differentiable, in two versions.
 
 First order means that the gradients of the inner task are constants: no second derivative of the
 task is taken. The loss at parameters x is then written l + g . (x - const x), where l and g are
 already known from the step, so that a window costs one gradient of the net a step.
+
+The exact version has the same values and is differentiated through the gradients, too.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -93,8 +96,11 @@ def _loss_and_gradient(
     train: Batch,
     held_out: Batch,
     recipe: RecipeArrays,
+    is_exact: bool,
 ) -> tuple[jax.Array, jax.Array, Params]:
     """Returns the mixed loss with its first-order gradient, the training loss, its gradient.
+
+    In the exact version nothing is held constant, and the linear term is 0 with derivative 0.
 
     The training batch is read at the parameters; the held-out batch at a point between them and
     their running mean, where the noise of the last steps counts less.
@@ -102,10 +108,11 @@ def _loss_and_gradient(
     share, toward = recipe.validation_share, recipe.average_point
     point = {name: x + toward * (average[name] - x) for name, x in params.items()}
     places = {name: jnp.stack([x, point[name]]) for name, x in params.items()}
-    fixed = jax.lax.stop_gradient(places)
+    hold: Callable[[Any], Any] = (lambda x: x) if is_exact else jax.lax.stop_gradient
+    fixed = hold(places)
     both = jax.tree.map(lambda a, b: jnp.stack([a, b]), train, held_out)
     evaluate = jax.vmap(jax.value_and_grad(family.loss), in_axes=(0, 0, None))
-    losses, grads = jax.lax.stop_gradient(evaluate(fixed, both, task.drawn))
+    losses, grads = hold(evaluate(fixed, both, task.drawn))
     weights = jnp.stack([1.0 - share, share])
     linear = jnp.zeros(())
     for name, grad in grads.items():
@@ -124,6 +131,7 @@ def run_window(
     task: TaskState,
     train: Batch,
     held_out: Batch,
+    is_exact: bool = False,
 ) -> tuple[jax.Array, tuple[TaskState, WindowMetrics]]:
     """Runs a window and returns its meta-loss, differentiable in theta.
 
@@ -136,6 +144,8 @@ def run_window(
         task: The task at the start of the window.
         train: Training batches of all steps, leaves [W, ...].
         held_out: Held-out batches of all steps.
+        is_exact: Whether derivatives go through the gradients of the task. The least loss so far,
+            which spikes are measured from, is a constant in both versions.
     """
     prepared = optimizer.prepare(theta, layout)
     length = jax.tree.leaves(train)[0].shape[0]
@@ -147,7 +157,9 @@ def run_window(
 
     def body(carry: Any, batches: tuple[Batch, Batch]) -> tuple[Any, Any]:
         params, average, opt_state, step, smoothed, best = carry
-        mixed, loss, grads = _loss_and_gradient(family, task, params, average, *batches, recipe)
+        mixed, loss, grads = _loss_and_gradient(
+            family, task, params, average, *batches, recipe, is_exact
+        )
         cost, log_part = step_cost(mixed, task.first_loss, best, recipe)
         inputs = StepInputs(loss, task.told.loss, step / task.length, task.told.progress)
         updates, opt_state = take_step(opt_state, grads, inputs)
