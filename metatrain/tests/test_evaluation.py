@@ -1,75 +1,84 @@
-"""The suite's code path on two tiny tasks, and the figures of merit on made-up records."""
+"""The suite's code path on two tiny tasks, in legs."""
+
+import json
+from pathlib import Path
 
 import jax
-import numpy as np
+import pytest
 
-from mnemosyne_metatrain.evaluation.grid import Grid
-from mnemosyne_metatrain.evaluation.judge import Candidate, Judge, Plan
-from mnemosyne_metatrain.evaluation.metrics import (
-    bootstrap_interval,
-    interquartile_mean,
-    loss_ratio,
-    speed_up,
-)
+from mnemosyne_metatrain.evaluation.fingerprint import task_fingerprint
+from mnemosyne_metatrain.evaluation.grid import Grid, RuleGrid
+from mnemosyne_metatrain.evaluation.judge import Plan
+from mnemosyne_metatrain.evaluation.program import Evaluation, Leg
+from mnemosyne_metatrain.evaluation.records import Book
+from mnemosyne_metatrain.evaluation.summary import summarize
+from mnemosyne_metatrain.evaluation.weights import load_candidates, parse_source
+from mnemosyne_metatrain.export import export
+from mnemosyne_metatrain.optimizers.lstm import Lstm, LstmConfig
 from mnemosyne_metatrain.optimizers.mnemosyne import Mnemosyne
-from mnemosyne_metatrain.suite import TEST, VALIDATION
+from mnemosyne_metatrain.suite import images
+
+TASKS = ("poisson", "elevation")
+GRID = Grid((RuleGrid("adam", -3, -2, 2), RuleGrid("sgd", -3, -2, 2)), extensions=1)
+PLAN = Plan(horizons=(125,), seeds=2, grid=GRID)
 
 
-def test_suite_judges_two_tasks() -> None:
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
+    optimizer = Lstm(LstmConfig(hidden=4), "lstm")
+    folder = tmp_path_factory.mktemp("weights")
+    theta = optimizer.init_theta(jax.random.key(0))
+    return str(export(optimizer, theta, folder, "0.0.1", {}))
+
+
+def test_judges_in_legs_and_runs_nothing_twice(tmp_path: Path, weights: str) -> None:
+    out, baselines = tmp_path / "runs.jsonl", tmp_path / "baselines.jsonl"
+    sources = [parse_source(weights)]
+
+    first = Evaluation(Leg(PLAN, TASKS[:1], out, baselines), sources).run()
+    lines = out.read_text(), baselines.read_text()
+    second = Evaluation(Leg(PLAN, TASKS, out, baselines), sources).run()
+
+    assert first and second
+    assert out.read_text().startswith(lines[0])
+    assert baselines.read_text().startswith(lines[1])
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [row["task"] for row in rows] == list(TASKS)
+    book = Book.load([out, baselines])
+    summary = summarize(book, TASKS, "lstm", 125, draws=20)
+    assert summary is not None
+    assert summary.tasks == list(TASKS)
+    assert summary.runs == 2 * PLAN.seeds
+    assert all(0.25 <= value <= 4.0 for value in summary.speedups.values())
+    assert len(book.select("baseline", rule="sgd", stage=2)) == 2 * len(TASKS)
+
+
+def test_a_leg_without_time_records_nothing(tmp_path: Path, weights: str) -> None:
+    out, baselines = tmp_path / "runs.jsonl", tmp_path / "baselines.jsonl"
+    leg = Leg(PLAN, TASKS, out, baselines, minutes=0.0)
+
+    assert not Evaluation(leg, [parse_source(weights)]).run()
+    assert not out.exists()
+
+
+def test_weights_of_one_architecture_share_a_program(tmp_path: Path) -> None:
     optimizer = Mnemosyne()
-    theta = jax.tree.map(lambda x: x[None], optimizer.init_theta(jax.random.key(0)))
-    plan = Plan(
-        horizons=(125,),
-        seeds=2,
-        grid=Grid(low=-3, high=-1, num_rates=3, warmups=(0.0,), decays=(0.0,)),
-        told=(),
+    weights = export(optimizer, optimizer.init_theta(jax.random.key(0)), tmp_path, "0.0.1", {})
+    sources = [parse_source(f"a={weights}"), parse_source(f"b={weights}@smoothing=0.4")]
+
+    (candidate,) = load_candidates(sources)
+
+    assert candidate.names == ("a", "b")
+    assert candidate.digest(0) != candidate.digest(1)
+    with pytest.raises(ValueError, match="no such knobs"):
+        parse_source(f"{weights}@nothing=1").candidate()
+
+
+def test_a_fingerprint_follows_what_a_task_runs() -> None:
+    def of(noise: float, grid: Grid = GRID, seeds: int = 2) -> str:
+        return task_fingerprint(images.mlp("x", (8,), images.digits, noise), grid, seeds)
+
+    assert of(0.1) == of(0.1)
+    assert (
+        len({of(0.1), of(0.2), of(0.1, seeds=3), of(0.1, Grid((RuleGrid("adam", -3, -1),)))}) == 4
     )
-    candidates = [Candidate(optimizer, ("mnemosyne",), theta)]
-    tasks = [VALIDATION["v_mlp"], TEST["poisson"]]
-    records = Judge(tasks, candidates, plan).run(candidates)
-    assert [r["task"] for r in records] == ["v_mlp", "poisson"]
-    for record in records:
-        found = loss_ratio(record, "mnemosyne", 125, ("constant", "cosine"))
-        assert found is not None
-        assert np.isfinite(found["ratio"]).all()
-        assert not found["diverged"].any()
-        speed = speed_up(record, "mnemosyne", 125, ("constant",))
-        assert speed is not None and speed > 0
-
-
-def test_interquartile_mean_leaves_the_extremes_out() -> None:
-    assert interquartile_mean(np.asarray([1.0, 2.0, 3.0, 1e9])) == 2.5
-
-
-def test_bootstrap_interval_contains_the_mean() -> None:
-    values = np.random.default_rng(0).normal(1.0, 0.1, (12, 3))
-    low, high = bootstrap_interval(values)
-    assert low < interquartile_mean(values.mean(axis=1)) < high
-
-
-def _record(ours: float, adam: dict[int, float]) -> dict:
-    def curve(value: float, horizon: int) -> list[list[float]]:
-        return [[value] * (horizon // 125)]
-
-    def row(value: float, horizon: int) -> dict:
-        names = ("held_out", "mean_loss", "last_loss")
-        curves = {name: curve(value, horizon) for name in names}
-        return {"horizon": horizon, "first_loss": [2.0], "worst_loss": [2.0], **curves}
-
-    return {
-        "task": "made up",
-        "adam": [{"schedule": "constant", "point": {}, **row(v, h)} for h, v in adam.items()],
-        "learned": [{"name": "x", "told": False, **row(ours, 500)}],
-    }
-
-
-def test_speed_up_is_the_horizon_at_which_adam_catches_up() -> None:
-    record = _record(0.5, {125: 1.0, 250: 0.8, 500: 0.5, 1000: 0.3, 2000: 0.2})
-    assert np.isclose(speed_up(record, "x", 500, ("constant",)), 1.0)
-    record = _record(0.1, {125: 1.0, 500: 0.5, 2000: 0.2})
-    assert speed_up(record, "x", 500, ("constant",)) == 4.0
-
-
-def test_tiny_losses_are_ties() -> None:
-    found = loss_ratio(_record(0.004, {500: 0.001}), "x", 500, ("constant",))
-    assert found is not None and float(found["ratio"][0]) == 1.0

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from mnemosyne_metatrain.evaluation.commands import add_evaluate
+
 
 def _prepare(arguments: argparse.Namespace) -> None:
     from mnemosyne_metatrain.data.cache import prepare
@@ -24,40 +26,6 @@ def _train(arguments: argparse.Namespace) -> None:
         seconds=arguments.seconds,
         minutes=arguments.minutes,
     )
-
-
-def _evaluate(arguments: argparse.Namespace) -> None:
-    from mnemosyne_metatrain.evaluation.program import (
-        Source,
-        evaluate,
-        print_summary,
-        summarize,
-    )
-    from mnemosyne_metatrain.suite import TEST, VALIDATION
-
-    sets = {"validation": list(VALIDATION), "test": list(TEST)}
-    tasks = [name for part in arguments.tasks.split(",") for name in sets.get(part, [part])]
-    sources = []
-    for text in arguments.weights:
-        config, folder, *only = text.split(":")
-        names = tuple(only[0].split(",")) if only else ()
-        sources.append(Source(Path(config), Path(folder) if folder else None, names))
-    horizons = tuple(int(h) for h in arguments.horizons.split(","))
-    told = tuple(int(h) for h in arguments.told.split(",") if h)
-    records = evaluate(
-        sources,
-        tasks,
-        horizons,
-        told,
-        arguments.seeds,
-        not arguments.no_adam,
-        arguments.out,
-        arguments.wait,
-    )
-    if not arguments.no_adam:
-        for horizon in horizons[-1:]:
-            for against in ("constant", "best"):
-                print_summary(summarize(records, horizon, against))
 
 
 def _evolve(arguments: argparse.Namespace) -> None:
@@ -118,27 +86,6 @@ def _export(arguments: argparse.Namespace) -> None:
     print(export(optimizer, theta, arguments.out, arguments.out.name, facts))
 
 
-def _ablate(arguments: argparse.Namespace) -> None:
-    from mnemosyne_metatrain.evaluation.program import merge, print_summary, summarize
-
-    records = merge(arguments.records)
-    for horizon in arguments.horizons:
-        for against in ("constant", "best"):
-            print_summary(summarize(records, horizon, against))
-
-
-def _report(arguments: argparse.Namespace) -> None:
-    import json
-
-    from mnemosyne_metatrain.evaluation.program import merge
-    from mnemosyne_metatrain.evaluation.results import write_results
-
-    facts = json.loads(arguments.facts.read_text())
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    names = arguments.names.split(",")
-    write_results(merge(arguments.records), names, arguments.horizons, facts, arguments.out)
-
-
 def _golden(arguments: argparse.Namespace) -> None:
     from mnemosyne_metatrain.golden import write_golden
 
@@ -166,18 +113,7 @@ def main(argv: list[str] | None = None) -> None:
             "--minutes", type=float, help="time of this leg: it stops after a checkpoint before"
         )
         command.set_defaults(run_command=_train)
-    command = commands.add_parser("evaluate", help="judge weights against a tuned Adam")
-    command.add_argument(
-        "weights", nargs="+", help="config:folder[:variant,...] of a run; no folder is untrained"
-    )
-    command.add_argument("--tasks", default="validation", help="names, or validation, or test")
-    command.add_argument("--horizons", default="125,250,500,1000,2000")
-    command.add_argument("--told", default="", help="horizons of runs that are told theirs")
-    command.add_argument("--seeds", type=int, default=3)
-    command.add_argument("--no-adam", action="store_true", help="leave Adam's grid out")
-    command.add_argument("--wait", action="store_true", help="wait for the runs to end")
-    command.add_argument("--out", type=Path, required=True, help="file for the records")
-    command.set_defaults(run_command=_evaluate)
+    add_evaluate(commands)
     command = commands.add_parser("evolve", help="second phase: step sizes over whole runs")
     command.add_argument("config", type=Path)
     command.add_argument("--run", type=Path, required=True, help="folder of the first phase")
@@ -206,17 +142,6 @@ def main(argv: list[str] | None = None) -> None:
     command.add_argument("--temper", type=float, default=1.0, help="of the decoded log step size")
     command.add_argument("--out", type=Path, required=True, help="models/<name>/<version>")
     command.set_defaults(run_command=_export)
-    command = commands.add_parser("ablate", help="compare a population from its records")
-    command.add_argument("records", type=Path, nargs="+", help="files written by evaluate")
-    command.add_argument("--horizons", type=int, nargs="+", default=[500, 2000])
-    command.set_defaults(run_command=_ablate)
-    command = commands.add_parser("report", help="write results.json and results.md")
-    command.add_argument("records", type=Path, nargs="+", help="files written by evaluate")
-    command.add_argument("--names", required=True, help="optimizers, the shipped one first")
-    command.add_argument("--horizons", type=int, nargs="+", default=[500, 2000])
-    command.add_argument("--facts", type=Path, required=True, help="JSON for the headline")
-    command.add_argument("--out", type=Path, required=True, help="folder of the documents")
-    command.set_defaults(run_command=_report)
     command = commands.add_parser("golden", help="write golden vectors of exported weights")
     command.add_argument("weights", type=Path, nargs="+", help="models/<name>/<version>/...")
     command.add_argument("--out", type=Path, required=True, help="folder of the vectors")

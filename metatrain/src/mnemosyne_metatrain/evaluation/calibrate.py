@@ -1,14 +1,16 @@
 """Chooses what is shipped: a variant and its step-size knobs, on meta-validation alone.
 
-A truncated meta-gradient prefers small steps. Two knobs of the weights undo that without training:
-a factor of the prior step sizes, and one of the log step size that the decoder asks for. Every
-variant is judged with every setting of them, all in one compiled program, on whole runs.
+A truncated meta-gradient prefers small steps. A knob of the weights undoes that without training: a
+factor of the prior step sizes; older weights have another, of the log step size that the decoder
+asks for. Every variant is judged with every setting, all in one compiled program, on whole runs.
 """
 
 from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +20,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from mnemosyne_metatrain.config import load_config
-from mnemosyne_metatrain.evaluation.judge import Candidate, Judge, Plan, Record
-from mnemosyne_metatrain.evaluation.metrics import interquartile_mean, loss_ratio
+from mnemosyne_metatrain.evaluation.judge import AGAINST, Plan, run_learned
+from mnemosyne_metatrain.evaluation.metrics import compare
+from mnemosyne_metatrain.evaluation.programs import lower_programs
+from mnemosyne_metatrain.evaluation.records import Book, Journal
+from mnemosyne_metatrain.evaluation.statistics import interquartile_mean
+from mnemosyne_metatrain.evaluation.weights import Candidate
 from mnemosyne_metatrain.export import export
 from mnemosyne_metatrain.optimizers.base import Theta
 from mnemosyne_metatrain.optimizers.registry import make_optimizer
@@ -41,17 +47,24 @@ class Calibration:
     """
 
     factors: tuple[float, ...] = (1.0, 1.8, 3.2)
-    tempers: tuple[float, ...] = (1.0, 0.7, 0.4)
+    tempers: tuple[float, ...] = (1.0,)
     horizons: tuple[int, ...] = (500, 2000)
     seeds: int = 2
 
 
 def scaled(theta: Theta, factor: float, temper: float) -> Theta:
-    """Returns weights with scaled knobs."""
+    """Returns weights with scaled knobs.
+
+    Raises:
+        ValueError: If a temper is asked for and the weights have none.
+    """
     knobs = dict(theta.fixed["knobs"])
     for name in ("eta_matrix", "eta_vector"):
         knobs[name] = knobs[name] * factor
-    knobs["eta_temper"] = knobs["eta_temper"] * temper
+    if temper != 1.0:
+        if "eta_temper" not in knobs:
+            raise ValueError("these weights have no temper")
+        knobs["eta_temper"] = knobs["eta_temper"] * temper
     return Theta(theta.learned, {**theta.fixed, "knobs": knobs})
 
 
@@ -61,7 +74,7 @@ def chosen_theta(cores: Core, index: int, factor: float, temper: float) -> Theta
     return scaled(Theta(average, fixed), factor, temper)
 
 
-def score(records: list[Record], name: str, horizons: tuple[int, ...]) -> float:
+def score(book: Book, name: str, horizons: tuple[int, ...]) -> float:
     """The headline on meta-validation; less is better.
 
     That is the interquartile mean over tasks of the held-out loss over the tuned constant Adam's,
@@ -69,10 +82,25 @@ def score(records: list[Record], name: str, horizons: tuple[int, ...]) -> float:
     """
     means = []
     for horizon in horizons:
-        found = [loss_ratio(record, name, horizon, ("constant",)) for record in records]
-        ratios = [float(np.minimum(f["ratio"], 10.0).mean()) for f in found if f is not None]
-        means.append(interquartile_mean(ratios))
+        found = [compare(book, task, name, horizon, AGAINST["constant"]) for task in VALIDATION]
+        means.append(interquartile_mean([min(c.ratio(), 10.0) for c in found if c is not None]))
     return float(np.mean(means))
+
+
+def _judge(
+    candidate: Candidate, plan: Plan, journal: Journal, wait: Callable[[], Candidate]
+) -> None:
+    """Compiles the runs of all tasks side by side, then runs the weights that `wait` returns."""
+    device = jax.local_devices()[0]
+    tasks = [make() for make in VALIDATION.values()]
+    with ThreadPoolExecutor() as pool:
+        compiling = [
+            pool.submit(lower_programs(task, [candidate], plan.seeds, None, device)[0])
+            for task in tasks
+        ]
+        final = wait()
+        for future in compiling:
+            run_learned(future.result(), [final], plan, journal)
 
 
 def calibrate(
@@ -84,7 +112,7 @@ def calibrate(
         config_path: The run's configuration.
         folder: The run's folder.
         baselines: Records with Adam's runs of the same tasks, seeds and horizons.
-        out: Folder of the exported weights, and of `calibration.json`.
+        out: Folder of the exported weights, and of `calibration.json` and `calibration.jsonl`.
         version: Version of the weights.
         wait: Whether to compile first and then wait for the run to end.
 
@@ -101,27 +129,25 @@ def calibrate(
         for temper in plan_.tempers
     ]
     names = tuple(f"{config.variants[i].name}/{f:g}/{t:g}" for i, f, t in settings)
+    start = init_population(config)
 
     def candidate(cores: Any) -> Candidate:
         thetas = [chosen_theta(cores, *setting) for setting in settings]
         return Candidate(optimizer, names, jax.tree.map(lambda *x: jnp.stack(x), *thetas))
 
-    cores = init_population(config)
-    longest = max(plan_.horizons)
-    plan = Plan(horizons=(longest,), seeds=plan_.seeds, grid=None, told=())
-    judge = Judge(list(VALIDATION.values()), [candidate(cores)], plan)
-    while wait and not (folder / "run.json").exists():
-        time.sleep(0.5)
-    cores, _ = load_checkpoint(folder / "checkpoint.npz", cores)
-    final = candidate(cores)
-    records = judge.run([final])
-    adam = {r["task"]: r["adam"] for r in json.loads(baselines.read_text())}
-    for record in records:
-        record["adam"] = adam[record["task"]]
-    ranking = sorted((score(records, name, plan_.horizons), name) for name in names)
+    def trained() -> Candidate:
+        while wait and not (folder / "run.json").exists():
+            time.sleep(0.5)
+        return candidate(load_checkpoint(folder / "checkpoint.npz", start)[0])
+
+    plan = Plan(horizons=plan_.horizons, seeds=plan_.seeds, baselines=False)
+    journal = Journal(out / "calibration.jsonl")
+    _judge(candidate(start), plan, journal, trained)
+    book = Book.load([baselines, out / "calibration.jsonl"])
+    ranking = sorted((score(book, name, plan_.horizons), name) for name in names)
     best = names.index(ranking[0][1])
-    theta = jax.tree.map(lambda x: x[best], final.thetas)
+    theta = jax.tree.map(lambda x: x[best], trained().thetas)
     facts = {"chosen": ranking[0][1], "run": config.name}
     export(optimizer, theta, out, version, facts)
-    (out / "calibration.json").write_text(json.dumps({"ranking": ranking, "records": records}))
+    (out / "calibration.json").write_text(json.dumps({"ranking": ranking}))
     return ranking

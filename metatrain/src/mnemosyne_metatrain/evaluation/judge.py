@@ -1,48 +1,43 @@
-"""Judges weights on tasks: compiles side by side, runs in turn, and returns plain records."""
+"""Judges weights on one task: what is recorded already is not run again."""
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from functools import partial
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from mnemosyne_metatrain.evaluation.grid import Grid, best_point, describe, segment_of
-from mnemosyne_metatrain.evaluation.runs import (
-    SEGMENT,
-    AdamPoint,
-    Curves,
-    adam_run,
-    learned_run,
-)
-from mnemosyne_metatrain.layout import Layout
-from mnemosyne_metatrain.optimizers.base import Optimizer, Theta
-from mnemosyne_metatrain.suite.task import SuiteTask
+from mnemosyne_metatrain.evaluation.grid import FULL, SMALL, Grid
+from mnemosyne_metatrain.evaluation.programs import Programs
+from mnemosyne_metatrain.evaluation.records import Book, Journal, Row, at, curve_fields
+from mnemosyne_metatrain.evaluation.rules import Point
+from mnemosyne_metatrain.evaluation.runs import Curves, curves_of
+from mnemosyne_metatrain.evaluation.search import missing_horizon, retune, search
+from mnemosyne_metatrain.evaluation.weights import Candidate
+from mnemosyne_metatrain.suite import BIG, CHEAP, CHECK
 
-Record = dict[str, Any]
+_LONG = 10_000
+# How the tuned Adam is chosen: over one schedule, or over both.
+AGAINST = {"constant": ("constant",), "cosine": ("cosine",), "best": ("constant", "cosine")}
+
+
+class OutOfTime(Exception):
+    """The leg's time is over."""
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """Weights to be judged.
+class Clock:
+    """When a leg has to stop; nothing new is started after that."""
 
-    Attributes:
-        optimizer: What they are the weights of.
-        names: Names of the members of a population.
-        thetas: Their weights, stacked, [P, ...].
-    """
+    deadline: float
 
-    optimizer: Optimizer
-    names: tuple[str, ...]
-    thetas: Theta
+    def check(self) -> None:
+        """Raises `OutOfTime` after the deadline."""
+        if time.time() > self.deadline:
+            raise OutOfTime
 
 
 @dataclass(frozen=True)
@@ -50,171 +45,202 @@ class Plan:
     """What is measured.
 
     Attributes:
-        horizons: Horizons at which runs are read; the largest is the length of runs.
+        horizons: Horizons at which runs are judged; 10,000 for the cheap tasks alone.
+        told: Horizons of further runs that are told theirs.
         seeds: Seeds of parameters and batches.
-        grid: Adam's grid; None leaves Adam out.
-        told: Horizons of further runs that are told their horizon.
+        baselines: Whether the classic rules are tuned.
+        speedup: Whether Adam is tuned again at other horizons, as far as speed-ups need it.
+        grid: What is tried; that of the big net is always the small one.
     """
 
-    horizons: tuple[int, ...] = (125, 250, 500, 1000, 2000)
-    seeds: int = 3
-    grid: Grid | None = field(default_factory=Grid)
-    told: tuple[int, ...] = (500, 2000)
+    horizons: tuple[int, ...] = (500, 2000)
+    told: tuple[int, ...] = ()
+    seeds: int = 5
+    baselines: bool = True
+    speedup: bool = True
+    grid: Grid = FULL
 
-    @property
-    def max_segments(self) -> int:
-        """Segments of the longest run."""
-        return max(self.horizons) // SEGMENT
+    def horizons_of(self, task: str) -> tuple[int, ...]:
+        """Horizons of a task, in order; those of cheap tasks alone are left out elsewhere."""
+        return tuple(h for h in sorted(self.horizons) if h < _LONG or task in CHEAP)
 
-    @property
-    def keys(self) -> jax.Array:
-        """Keys of the seeds."""
-        return jax.vmap(jax.random.key)(jnp.arange(self.seeds) + 7)
+    def seeds_of(self, task: str) -> int:
+        """Seeds of a task; the big net has one."""
+        return 1 if task in BIG else self.seeds
 
+    def grid_of(self, task: str) -> Grid | None:
+        """What is tried on a task; None for those that are compared with themselves."""
+        if task in CHECK or not self.baselines:
+            return None
+        return SMALL if task in BIG else self.grid
 
-@dataclass(frozen=True)
-class Program:
-    """Compiled runs of one task."""
-
-    task: SuiteTask
-    adam: Callable[..., Curves] | None
-    learned: tuple[Callable[..., Curves], ...]
-    arguments: tuple[Any, ...]
-
-
-def _lower(task: SuiteTask, candidates: Sequence[Candidate], plan: Plan) -> Any:
-    """Traces all runs of a task."""
-    data = jax.tree.map(jnp.asarray, task.data())
-    held_out = jax.jit(task.held_out)(data)
-    arguments = (data, held_out, plan.keys, jnp.asarray(plan.max_segments))
-    adam = None
-    if plan.grid is not None:
-        run = partial(adam_run, task, plan.max_segments)
-        over_seeds = jax.vmap(run, in_axes=(None, None, 0, None, None))
-        over_grid = jax.vmap(over_seeds, in_axes=(None, None, None, None, 0))
-        points = plan.grid.points(False, max(plan.horizons))
-        adam = jax.jit(over_grid).lower(*arguments, points)
-    learned = []
-    for candidate in candidates:
-        layout = Layout(task.specs)
-        run_learned = partial(learned_run, candidate.optimizer, layout, task, plan.max_segments)
-        by_seed = jax.vmap(run_learned, in_axes=(None, None, 0, None, None, None))
-        by_theta = jax.vmap(by_seed, in_axes=(None, None, None, None, 0, None))
-        learned.append(jax.jit(by_theta).lower(*arguments, candidate.thetas, jnp.zeros(())))
-    return task, adam, learned, arguments
+    def learned_runs(self, task: str) -> list[tuple[int, bool]]:
+        """Horizons of learned runs, and whether they are told."""
+        horizons = self.horizons_of(task)
+        if not horizons:
+            return []
+        return [(horizons[-1], False), *((h, True) for h in self.told if h in horizons)]
 
 
-def _compile(lowered: Any) -> Program:
-    task, adam, learned, arguments = lowered
-    return Program(
-        task,
-        None if adam is None else adam.compile(),
-        tuple(run.compile() for run in learned),
-        arguments,
-    )
+def learned_is_done(
+    book: Book, task: str, candidate: Candidate, index: int, run: tuple[int, bool], seeds: int
+) -> bool:
+    """Whether a member's run on a task is recorded, with these weights and seeds."""
+    horizon, told = run
+    row = book.learned(task, candidate.names[index], horizon, told)
+    if row is None:
+        return False
+    return bool(row["seeds"] >= seeds and row["weights"] == candidate.digest(index))
 
 
-class Judge:
-    """Compiles the runs of all tasks side by side, then judges whatever weights it is given."""
-
-    def __init__(
-        self,
-        tasks: Sequence[Callable[[], SuiteTask]],
-        candidates: Sequence[Candidate],
-        plan: Plan,
-    ) -> None:
-        """Traces, and starts to compile.
-
-        Args:
-            tasks: Makers of tasks.
-            candidates: Weights of the shapes that will be judged.
-            plan: What is measured.
-        """
-        self._plan = plan
-        self._pool = ThreadPoolExecutor()
-        start = time.time()
-        self._compiling = [
-            self._pool.submit(_compile, _lower(make(), candidates, plan)) for make in tasks
-        ]
-        print(f"traced {len(tasks)} tasks in {time.time() - start:.1f} s", flush=True)
-
-    def run(self, candidates: Sequence[Candidate], out: Path | None = None) -> list[Record]:
-        """Runs everything; one record a task, written to `out` as they come."""
-        records = []
-        for future in self._compiling:
-            program = future.result()
+def run_learned(
+    programs: Programs, candidates: Sequence[Candidate], plan: Plan, journal: Journal
+) -> None:
+    """Runs all weights that are not recorded, and records them."""
+    task = programs.task.name
+    seeds = plan.seeds_of(task)
+    for which, candidate in enumerate(candidates):
+        for run in plan.learned_runs(task):
+            missing = [
+                i
+                for i in range(len(candidate.names))
+                if not learned_is_done(journal.book, task, candidate, i, run, seeds)
+            ]
+            if not missing:
+                continue
+            horizon, told = run
             begin = time.time()
-            record = _judge_task(program, candidates, self._plan)
-            record["seconds"] = time.time() - begin
-            records.append(record)
-            if out is not None:
-                out.write_text(json.dumps(records))
-            print(f"{program.task.name}: {record['seconds']:.1f} s", flush=True)
-        return records
-
-
-def _judge_task(program: Program, candidates: Sequence[Candidate], plan: Plan) -> Record:
-    record: Record = {
-        "task": program.task.name,
-        "parameters": sum(spec.size for spec in program.task.specs),
-        "adam": _adam_records(program, plan) if plan.grid is not None else [],
-        "learned": [],
-    }
-    data, held_out, keys, _ = program.arguments
-    for candidate, run in zip(candidates, program.learned, strict=True):
-        for horizon, told in ((max(plan.horizons), 0.0), *((h, 1.0) for h in plan.told)):
-            segments = jnp.asarray(horizon // SEGMENT)
-            curves = run(data, held_out, keys, segments, candidate.thetas, jnp.asarray(told))
-            for index, name in enumerate(candidate.names):
-                record["learned"].append(
+            curves = programs.run_learned(which, candidate.thetas, horizon, seeds, told)
+            seconds = time.time() - begin
+            for i in missing:
+                mine = curves_of(np.asarray(value)[i] for value in curves)
+                journal.append(
                     {
-                        "name": name,
-                        "told": bool(told),
+                        "kind": "learned",
+                        "name": candidate.names[i],
+                        "told": told,
+                        "weights": candidate.digest(i),
+                        **_facts(programs, seeds),
                         "horizon": horizon,
-                        **_numbers(jax.tree.map(lambda x, i=index: np.asarray(x)[i], curves)),
+                        **curve_fields(mine, horizon),
                     }
                 )
-    return record
+            _say(task, f"learned T={horizon}{' told' if told else ''}", seconds)
 
 
-def _adam_records(program: Program, plan: Plan) -> list[Record]:
-    """The tuned Adam of each schedule and horizon."""
-    assert plan.grid is not None and program.adam is not None
-    data, held_out, keys, _ = program.arguments
-    adam = program.adam
-    records = []
-
-    def run(points: AdamPoint, horizon: int) -> Curves:
-        segments = jnp.asarray(horizon // SEGMENT)
-        curves: Curves = jax.tree.map(np.asarray, adam(data, held_out, keys, segments, points))
-        return curves
-
-    longest = max(plan.horizons)
-    constant = plan.grid.points(False, longest)
-    constant_curves = run(constant, longest)
-    for horizon in plan.horizons:
-        cosine = plan.grid.points(True, horizon)
-        for schedule, points, curves in (
-            ("constant", constant, constant_curves),
-            ("cosine", cosine, run(cosine, horizon)),
-        ):
-            end = segment_of(horizon)
-            best = best_point(np.asarray(curves.held_out, np.float64)[:, :, end])
-            chosen = jax.tree.map(lambda x, i=best: x[i], curves)
-            records.append(
-                {
-                    "schedule": schedule,
-                    "horizon": horizon,
-                    "point": describe(points, best),
-                    **_numbers(chosen),
-                }
-            )
-    return records
-
-
-def _numbers(curves: Curves) -> Record:
-    """Curves [S, ...] as nested lists."""
+def _facts(programs: Programs, seeds: int) -> Row:
     return {
-        name: np.round(np.asarray(value, np.float64), 6).tolist()
-        for name, value in zip(curves._fields, curves, strict=True)
+        "task": programs.task.name,
+        "seeds": seeds,
+        "parameters": sum(spec.size for spec in programs.task.specs),
+        "device": programs.device.device_kind,
+        "jax": jax.__version__,
     }
+
+
+def search_is_done(book: Book, task: str, horizon: int) -> bool:
+    """Whether the rules are tuned at a horizon."""
+    return bool(book.select("searched", task=task, horizon=horizon))
+
+
+def run_searches(programs: Programs, plan: Plan, journal: Journal, fingerprint: str) -> None:
+    """Tunes the rules at every horizon where that is not recorded."""
+    task = programs.task.name
+    grid, seeds = plan.grid_of(task), plan.seeds_of(task)
+    if grid is None:
+        return
+    facts = {**_facts(programs, seeds), "fingerprint": fingerprint}
+    for horizon in plan.horizons_of(task):
+        if search_is_done(journal.book, task, horizon):
+            continue
+        begin = time.time()
+        for row in search(grid, horizon, seeds, programs.run_points):
+            journal.append({**row, **facts})
+        journal.append({"kind": "searched", "horizon": horizon, **facts})
+        _say(task, f"search T={horizon}", time.time() - begin)
+
+
+def needed_horizon(plan: Plan, task: str, learned: Book, baselines: Book) -> int | None:
+    """The next horizon at which Adam has to be tuned again for some speed-up, if any."""
+    if not plan.speedup or plan.grid_of(task) is None or task in BIG:
+        return None
+    for horizon in plan.horizons_of(task):
+        for name in learned.names():
+            row = learned.learned(task, name, horizon)
+            if row is None:
+                continue
+            goal = float(np.nan_to_num(at(row, "held_out", horizon), nan=np.inf).mean())
+            for schedules in AGAINST.values():
+                known = adam_losses(baselines, task, schedules)
+                if horizon not in known:
+                    continue
+                missing = missing_horizon(goal, horizon, known)
+                if missing is not None and missing % 125 == 0:
+                    return missing
+    return None
+
+
+def adam_losses(book: Book, task: str, schedules: Sequence[str]) -> dict[int, float]:
+    """Held-out losses of the tuned Adam by horizon."""
+    rows = book.select("baseline", task=task, rule="adam")
+    tuned = {h: book.tuned(task, h, "adam", schedules) for h in {r["horizon"] for r in rows}}
+    return {h: float(at(r, "held_out", h).mean()) for h, r in tuned.items() if r is not None}
+
+
+def run_speedups(
+    programs: Programs, plan: Plan, learned: Book, journal: Journal, fingerprint: str
+) -> None:
+    """Tunes Adam at other horizons for as long as a speed-up needs it."""
+    task = programs.task.name
+    grid = plan.grid_of(task)
+    if grid is None:
+        return
+    facts = {**_facts(programs, plan.seeds_of(task)), "fingerprint": fingerprint}
+    while True:
+        horizon = needed_horizon(plan, task, learned, journal.book)
+        if horizon is None:
+            return
+        tuned = [
+            Point(**row["point"])
+            for row in journal.book.select("baseline", task=task, rule="adam", stage=2)
+            if row["horizon"] in plan.horizons_of(task) and _is_near(row["horizon"], horizon)
+        ]
+        begin = time.time()
+        for row in retune(grid, tuned, horizon, plan.seeds_of(task), programs.run_points):
+            journal.append({**row, **facts})
+        _say(task, f"Adam again T={horizon}", time.time() - begin)
+
+
+def _is_near(horizon: int, other: int) -> bool:
+    return 0.25 <= other / horizon <= 4.0
+
+
+def run_checks(programs: Programs, plan: Plan, journal: Journal, share: float) -> None:
+    """Runs a share of the recorded baselines again and records how far they are off."""
+    task = programs.task.name
+    for row in journal.book.select("baseline", task=task, seeds=plan.seeds_of(task)):
+        horizon, point = row["horizon"], Point(**row["point"])
+        chance = int(sha256(f"{task} {horizon} {point}".encode()).hexdigest()[:8], 16) / 2**32
+        if chance >= share:
+            continue
+        curves: Curves = programs.run_points([point], horizon, plan.seeds_of(task), False)
+        again = at(curve_fields(curves_of(v[0] for v in curves), horizon), "held_out", horizon)
+        before = at(row, "held_out", horizon)
+        journal.append(
+            {
+                "kind": "check",
+                **_facts(programs, plan.seeds_of(task)),
+                "rule": point.rule,
+                "schedule": point.schedule,
+                "horizon": horizon,
+                "recorded": before.tolist(),
+                "again": again.tolist(),
+                "fingerprint": row["fingerprint"],
+            }
+        )
+        off = float(np.max(np.abs(again / before - 1.0)))
+        print(f"{task}: {point.rule} {point.schedule} T={horizon} again: off by {off:.2e}")
+
+
+def _say(task: str, what: str, seconds: float) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {task}: {what}, {seconds:.1f} s", flush=True)

@@ -1,108 +1,183 @@
-"""Figures of merit from records: ratios, speed-ups, interquartile means, intervals."""
+"""Figures of merit of one learned optimizer on one task, against the tuned Adam.
+
+Every comparison is with one Adam: the grid point with the least mean held-out loss at that horizon,
+over the schedules that count. Losses are means over seeds before they are divided.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 
-from mnemosyne_metatrain.evaluation.grid import segment_of
+from mnemosyne_metatrain.evaluation.records import Book, Floats, Row, at, values
+from mnemosyne_metatrain.evaluation.runs import SEGMENT
+from mnemosyne_metatrain.evaluation.statistics import Indices
 
-Record = dict[str, Any]
-Floats = NDArray[np.float64]
-
-_TIE_SHARE = 0.01
-_CENSOR = 4.0
-
-
-def interquartile_mean(values: ArrayLike) -> float:
-    """The mean of the middle half."""
-    ordered = np.sort(np.asarray(values, np.float64))
-    cut = len(ordered) // 4
-    return float(np.mean(ordered[cut : len(ordered) - cut]))
+TIE_SHARE = 0.01
+CENSOR = 4.0
+SPIKE = 2.0
+# Loss targets: shares of the way from the first loss to the tuned Adam's last.
+TARGETS = (0.5, 0.8, 0.95)
+_BROKEN = 1e3
 
 
-def bootstrap_interval(values: Floats, draws: int = 2000, seed: int = 0) -> tuple[float, float]:
-    """A 95 % interval of the interquartile mean: tasks are drawn, then a seed of each, [T, S]."""
-    rng = np.random.default_rng(seed)
-    values = np.asarray(values, np.float64)
-    tasks = rng.integers(0, values.shape[0], (draws, values.shape[0]))
-    seeds = rng.integers(0, values.shape[1], (draws, values.shape[0]))
-    means = [interquartile_mean(values[t, s]) for t, s in zip(tasks, seeds, strict=True)]
-    low, high = np.percentile(means, [2.5, 97.5])
-    return float(low), float(high)
+def ratio_of(ours: float, theirs: float, first: float) -> float:
+    """Our loss over theirs; 1 where both are below a hundredth of the first loss."""
+    if ours < TIE_SHARE * first and theirs < TIE_SHARE * first:
+        return 1.0
+    return ours / max(theirs, 1e-12)
 
 
-def _at(record: Record, name: str, horizon: int) -> Floats:
-    """A curve's value at a horizon for each seed, [S]."""
-    return np.asarray(record[name], np.float64)[:, segment_of(horizon)]
+def speed_up(goal: float, horizon: int, known: Mapping[int, float]) -> float:
+    """The horizon at which a re-tuned Adam reaches a loss, over ours, at most 4.
+
+    Between horizons the logarithm of the horizon is interpolated linearly in the loss. A loss that
+    was reached at the shortest known horizon gives that one: an upper bound of the speed-up. Losses
+    are made monotone first: a longer horizon can do what a shorter one does.
+
+    Args:
+        goal: Our held-out loss at `horizon`.
+        horizon: Ours.
+        known: The tuned Adam's losses by horizon; from a quarter to four times ours count.
+    """
+    horizons = [h for h in sorted(known) if 0.25 <= h / horizon <= CENSOR]
+    losses = list(np.minimum.accumulate([known[h] for h in horizons]))
+    if not np.isfinite(goal) or goal >= losses[0]:
+        return horizons[0] / horizon
+    pairs = zip(horizons, horizons[1:], losses, losses[1:], strict=False)
+    for left, right, before, after in pairs:
+        if goal >= after:
+            share = (before - goal) / max(before - after, 1e-12)
+            return float(left * (right / left) ** share / horizon)
+    return min(horizons[-1] / horizon, CENSOR)
 
 
-def tuned_adam(record: Record, horizon: int, schedules: tuple[str, ...]) -> Record:
-    """The best of Adam's grid at a horizon by held-out loss, over the given schedules."""
-    rows = [r for r in record["adam"] if r["horizon"] == horizon and r["schedule"] in schedules]
-    return min(
-        rows, key=lambda r: float(np.nan_to_num(_at(r, "held_out", horizon), nan=1e9).mean())
+def time_to(target: float, first: float, curve: Floats) -> float:
+    """Steps until a curve of held-out losses is at a target, interpolated; infinite if never."""
+    before, steps = first, 0
+    if before <= target:
+        return 0.0
+    for value in curve:
+        if np.isfinite(value) and value <= target:
+            return steps + SEGMENT * float((before - target) / max(before - value, 1e-12))
+        before, steps = float(value), steps + SEGMENT
+    return float("inf")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A learned optimizer and the tuned Adam on one task; arrays are over seeds, [S].
+
+    Attributes:
+        task: The task.
+        horizon: Steps.
+        ours: Our held-out losses; a large one where a run broke.
+        theirs: The tuned Adam's.
+        our_mean: Our mean training losses over the run.
+        their_mean: The tuned Adam's.
+        first: The mean first training loss.
+        adam: Held-out losses [S] of the Adam that was tuned at each horizon.
+        diverged: Whether a run of ours broke or ended above its first training loss.
+        spiked: Whether a training loss of ours was above twice the first.
+        times: Our steps to each target over the tuned Adam's, at most 4.
+        schedule: The tuned Adam's.
+    """
+
+    task: str
+    horizon: int
+    ours: Floats
+    theirs: Floats
+    our_mean: Floats
+    their_mean: Floats
+    first: float
+    adam: Mapping[int, Floats] = field(default_factory=dict)
+    diverged: Floats = field(default_factory=lambda: np.zeros(0))
+    spiked: Floats = field(default_factory=lambda: np.zeros(0))
+    times: tuple[float, ...] = ()
+    schedule: str = ""
+
+    @property
+    def seeds(self) -> int:
+        """S."""
+        return len(self.ours)
+
+    def ratio(self, seeds: Indices | slice = slice(None)) -> float:
+        """Held-out loss over the tuned Adam's, on some seeds."""
+        return ratio_of(
+            float(self.ours[seeds].mean()), float(self.theirs[seeds].mean()), self.first
+        )
+
+    def mean_ratio(self, seeds: Indices | slice = slice(None)) -> float:
+        """Mean training loss over the run, over the tuned Adam's."""
+        return float(self.our_mean[seeds].mean()) / float(self.their_mean[seeds].mean())
+
+    def speed_up(self, seeds: Indices | slice = slice(None)) -> float:
+        """Speed-up over the tuned Adam, on some seeds."""
+        known = {horizon: float(losses[seeds].mean()) for horizon, losses in self.adam.items()}
+        return speed_up(float(self.ours[seeds].mean()), self.horizon, known)
+
+
+def compare(
+    book: Book,
+    task: str,
+    name: str,
+    horizon: int,
+    schedules: Sequence[str],
+    told: bool = False,
+) -> Comparison | None:
+    """Compares a recorded run with the tuned Adam; None if either is not recorded."""
+    mine = book.learned(task, name, horizon, told)
+    adam = book.tuned(task, horizon, "adam", schedules)
+    if mine is None or adam is None:
+        return None
+    count = min(mine["seeds"], adam["seeds"])
+    first = float(values(mine, "first_loss").mean())
+    horizons = {r["horizon"] for r in book.select("baseline", task=task, rule="adam")}
+    tuned = {h: book.tuned(task, h, "adam", schedules) for h in horizons}
+    return Comparison(
+        task,
+        horizon,
+        _whole(at(mine, "held_out", horizon)[:count], _BROKEN * first),
+        at(adam, "held_out", horizon)[:count],
+        _whole(at(mine, "mean_loss", horizon)[:count], _BROKEN * first),
+        at(adam, "mean_loss", horizon)[:count],
+        first,
+        {h: at(r, "held_out", h)[:count] for h, r in tuned.items() if r is not None},
+        diverged(mine, horizon).astype(np.float64),
+        spiked(mine).astype(np.float64),
+        _times(mine, adam, first, horizon),
+        adam["schedule"],
     )
 
 
-def find_learned(record: Record, name: str, told: bool, horizon: int) -> Record | None:
-    """A learned optimizer's run that is as long as asked for, or longer if it is not told."""
-    for row in record["learned"]:
-        if row["name"] == name and row["told"] == told:
-            if row["horizon"] == horizon or (not told and row["horizon"] > horizon):
-                found: Record = row
-                return found
-    return None
+def _whole(losses: Floats, broken: float) -> Floats:
+    return np.where(np.isfinite(losses), losses, broken)
 
 
-def loss_ratio(
-    record: Record, name: str, horizon: int, schedules: tuple[str, ...], told: bool = False
-) -> dict[str, Any] | None:
-    """Held-out and mean losses over the tuned Adam's, per seed; ties read as 1."""
-    mine = find_learned(record, name, told, horizon)
-    if mine is None:
-        return None
-    adam = tuned_adam(record, horizon, schedules)
-    first = float(np.mean(mine["first_loss"]))
-    floor = _TIE_SHARE * first
-    ours, theirs = _at(mine, "held_out", horizon), _at(adam, "held_out", horizon)
-    ours = np.where(np.isfinite(ours), ours, 1e3 * first)
-    ratio = np.where((ours < floor) & (theirs < floor), 1.0, ours / np.maximum(theirs, 1e-9))
-    mean_ratio = _at(mine, "mean_loss", horizon) / _at(adam, "mean_loss", horizon)
-    return {
-        "held_out": ours,
-        "adam_held_out": theirs,
-        "ratio": ratio,
-        "mean_ratio": np.nan_to_num(mean_ratio, nan=1e3, posinf=1e3),
-        "train": _at(mine, "last_loss", horizon),
-        "adam_train": _at(adam, "last_loss", horizon),
-        "spiked": np.asarray(mine["worst_loss"]) > 2.0 * np.asarray(mine["first_loss"]),
-        "diverged": ~np.isfinite(ours) | (ours > 2.0 * first),
-        "point": adam["point"],
-    }
+def diverged(row: Row, horizon: int) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
+    """Whether runs have a loss that is not finite, or end above the first training loss, [S]."""
+    last, held = at(row, "last_loss", horizon), at(row, "held_out", horizon)
+    first = values(row, "first_loss")
+    broken = ~np.isfinite(last) | ~np.isfinite(held)
+    return np.asarray(broken | (np.nan_to_num(last) > first))
 
 
-def speed_up(record: Record, name: str, horizon: int, schedules: tuple[str, ...]) -> float | None:
-    """The horizon at which a re-tuned Adam reaches our held-out loss, over ours.
+def spiked(row: Row) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
+    """Whether runs have a training loss above twice the first, [S]."""
+    worst = np.nan_to_num(values(row, "worst_loss"), nan=np.inf)
+    return np.asarray(worst > SPIKE * values(row, "first_loss"))
 
-    Between horizons the logarithm of the horizon is interpolated in the loss. Below the first the
-    first is returned, beyond the last the last, or 4 if that is less.
-    """
-    mine = find_learned(record, name, False, horizon)
-    if mine is None:
-        return None
-    goal = float(np.mean(_at(mine, "held_out", horizon)))
-    horizons = sorted({int(r["horizon"]) for r in record["adam"]})
-    losses = [
-        float(np.mean(_at(tuned_adam(record, h, schedules), "held_out", h))) for h in horizons
-    ]
-    losses = list(np.minimum.accumulate(losses))
-    if not np.isfinite(goal) or goal >= losses[0]:
-        return horizons[0] / horizon
-    for left, right, a, b in zip(horizons, horizons[1:], losses, losses[1:], strict=False):
-        if goal >= b:
-            share = (a - goal) / max(a - b, 1e-12)
-            return float(np.exp(np.log(left) + share * np.log(right / left)) / horizon)
-    return min(horizons[-1] / horizon, _CENSOR)
+
+def _times(mine: Row, adam: Row, first: float, horizon: int) -> tuple[float, ...]:
+    """Our steps to each target over the tuned Adam's, on curves averaged over seeds."""
+    segments = horizon // SEGMENT
+    ours = values(mine, "held_out")[:, :segments].mean(axis=0)
+    theirs = values(adam, "held_out")[:, :segments].mean(axis=0)
+    ratios = []
+    for share in TARGETS:
+        target = first + share * (float(theirs[-1]) - first)
+        our_time, their_time = time_to(target, first, ours), time_to(target, first, theirs)
+        ratios.append(min(our_time / max(their_time, 1.0), CENSOR))
+    return tuple(ratios)

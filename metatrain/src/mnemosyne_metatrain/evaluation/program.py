@@ -1,156 +1,216 @@
-"""The program `evaluate`: judges the population of a run on a suite, and writes records."""
+"""The program `evaluate`: runs what is not recorded yet, on all devices, until its time is over."""
 
 from __future__ import annotations
 
-import json
+import os
+import queue
+import threading
 import time
+import traceback
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jax
 
-from mnemosyne_metatrain.config import RunConfig, load_config
-from mnemosyne_metatrain.evaluation.grid import Grid
-from mnemosyne_metatrain.evaluation.judge import Candidate, Judge, Plan, Record
-from mnemosyne_metatrain.evaluation.metrics import (
-    interquartile_mean,
-    loss_ratio,
-    speed_up,
+from mnemosyne_metatrain.evaluation.fingerprint import task_fingerprint
+from mnemosyne_metatrain.evaluation.judge import (
+    Clock,
+    OutOfTime,
+    Plan,
+    learned_is_done,
+    needed_horizon,
+    run_checks,
+    run_learned,
+    run_searches,
+    run_speedups,
+    search_is_done,
 )
-from mnemosyne_metatrain.export import load
-from mnemosyne_metatrain.optimizers.base import Theta
-from mnemosyne_metatrain.optimizers.registry import make_optimizer
-from mnemosyne_metatrain.suite import TEST, VALIDATION
-from mnemosyne_metatrain.training.checkpoint import load_checkpoint
-from mnemosyne_metatrain.training.trainer import init_population
-
-SCHEDULES = {"constant": ("constant",), "best": ("constant", "cosine")}
+from mnemosyne_metatrain.evaluation.programs import Programs, lower_programs
+from mnemosyne_metatrain.evaluation.records import Journal, Row
+from mnemosyne_metatrain.evaluation.weights import Candidate, Source, load_candidates
+from mnemosyne_metatrain.suite import every_task
+from mnemosyne_metatrain.suite.task import SuiteTask
 
 
 @dataclass(frozen=True)
-class Source:
-    """Where weights come from.
+class Leg:
+    """One leg of an evaluation.
 
     Attributes:
-        config: The run's configuration.
-        folder: The run's folder, with its checkpoint, or an exported file; None is the start of
-            meta-training.
-        only: Names of the variants that are judged; all if empty.
+        plan: What is measured.
+        tasks: Names of tasks.
+        out: File of learned runs.
+        baselines: File of baselines.
+        minutes: After which nothing new is started.
+        check: Share of recorded baselines that is run again instead.
+        wait: Whether to compile first and then wait until every source is there.
     """
 
-    config: Path
-    folder: Path | None
-    only: tuple[str, ...] = ()
-
-    @property
-    def is_exported(self) -> bool:
-        """Whether the weights come from an exported file."""
-        return self.folder is not None and self.folder.suffix == ".safetensors"
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether there is something to judge."""
-        if self.folder is None or self.is_exported:
-            return self.folder is None or self.folder.exists()
-        return (self.folder / "run.json").exists()
-
-    def candidate(self, trained: bool) -> Candidate:
-        """Returns the averaged weights, or those at the start."""
-        config: RunConfig = load_config(self.config)
-        if self.is_exported:
-            optimizer = make_optimizer(config.optimizer)
-            theta = optimizer.init_theta(jax.random.key(0))
-            if trained and self.folder is not None:
-                optimizer, theta = load(self.folder)
-            stacked = jax.tree.map(lambda x: x[None], theta)
-            return Candidate(optimizer, (optimizer.name,), stacked)
-        cores = init_population(config)
-        if trained and self.folder is not None:
-            cores, _ = load_checkpoint(self.folder / "checkpoint.npz", cores)
-        thetas = Theta(cores.average, cores.theta.fixed)
-        names = [v.name for v in config.variants]
-        kept = [i for i, name in enumerate(names) if not self.only or name in self.only]
-        thetas = jax.tree.map(lambda x: x[jax.numpy.asarray(kept)], thetas)
-        optimizer = make_optimizer(config.optimizer)
-        return Candidate(optimizer, tuple(names[i] for i in kept), thetas)
+    plan: Plan
+    tasks: tuple[str, ...]
+    out: Path
+    baselines: Path
+    minutes: float = 1e9
+    check: float = 0.0
+    wait: bool = False
 
 
-def evaluate(
-    sources: list[Source],
-    tasks: list[str],
-    horizons: tuple[int, ...],
-    told: tuple[int, ...],
-    seeds: int,
-    with_adam: bool,
-    out: Path,
-    wait: bool,
-) -> list[Record]:
-    """Judges and writes `out`.
+class _Weights:
+    """Weights that may still be in training while programs are compiled."""
 
-    Args:
-        sources: Weights.
-        tasks: Names of tasks of either set.
-        horizons: Horizons at which runs are read.
-        told: Horizons of runs that are told theirs.
-        seeds: Seeds.
-        with_adam: Whether Adam's grid is run too.
-        out: File for the records.
-        wait: Whether to compile first and then wait until every source has been trained.
-    """
-    makers = {**VALIDATION, **TEST}
-    plan = Plan(horizons=horizons, seeds=seeds, grid=Grid() if with_adam else None, told=told)
-    judge = Judge([makers[name] for name in tasks], [s.candidate(False) for s in sources], plan)
-    while wait and not all(source.is_ready for source in sources):
-        time.sleep(0.5)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    records = judge.run([s.candidate(True) for s in sources], out)
-    return records
+    def __init__(self, sources: Sequence[Source], wait: bool) -> None:
+        self._sources = sources
+        self._lock = threading.Lock()
+        self._trained: list[Candidate] | None = None
+        self.shapes = load_candidates(sources, trained=False) if wait else self.trained()
+
+    def trained(self) -> list[Candidate]:
+        """The weights; waits until they are there."""
+        with self._lock:
+            while not all(source.is_ready for source in self._sources):
+                time.sleep(0.5)
+            if self._trained is None:
+                self._trained = load_candidates(self._sources)
+            return self._trained
 
 
-def merge(files: list[Path]) -> list[Record]:
-    """Joins records of the same tasks from several files."""
-    merged: dict[str, Record] = {}
-    for file in files:
-        for record in json.loads(file.read_text()):
-            known = merged.setdefault(record["task"], {**record, "adam": [], "learned": []})
-            known["adam"] += record["adam"]
-            known["learned"] += record["learned"]
-    return list(merged.values())
+@dataclass(frozen=True)
+class _Job:
+    task: SuiteTask
+    fingerprint: str
+    programs: Future[Programs]
+    with_learned: bool
 
 
-def summarize(records: list[Record], horizon: int, against: str = "best") -> list[dict[str, Any]]:
-    """One row for each optimizer: interquartile means over tasks, the seeds averaged first."""
-    schedules = SCHEDULES[against]
-    names = sorted({row["name"] for record in records for row in record["learned"]})
-    rows = []
-    for name in names:
-        found = [loss_ratio(r, name, horizon, schedules) for r in records]
-        ratios = [float(f["ratio"].mean()) for f in found if f]
-        means = [float(f["mean_ratio"].mean()) for f in found if f]
-        speeds = [speed_up(r, name, horizon, schedules) for r in records]
-        rows.append(
-            {
-                "name": name,
-                "horizon": horizon,
-                "against": against,
-                "val_loss_ratio_iqm": interquartile_mean(ratios),
-                "mean_loss_ratio_iqm": interquartile_mean(means),
-                "speedup_iqm": interquartile_mean([s for s in speeds if s is not None]),
-                "diverged": sum(int(f["diverged"].sum()) for f in found if f),
-                "ratios": {r["task"]: round(x, 3) for r, x in zip(records, ratios, strict=True)},
-            }
+class Evaluation:
+    """Compiles on all cores; each device has a thread that takes its tasks in turn."""
+
+    def __init__(self, leg: Leg, sources: Sequence[Source]) -> None:
+        """Opens the records.
+
+        Args:
+            leg: What to do.
+            sources: Weights.
+        """
+        self._leg = leg
+        self._clock = Clock(time.time() + 60.0 * leg.minutes)
+        self._weights = _Weights(sources, leg.wait)
+        makers = every_task()
+        self._tasks = [makers[name]() for name in leg.tasks]
+        self._prints = {
+            task.name: task_fingerprint(
+                task, leg.plan.grid_of(task.name) or leg.plan.grid, leg.plan.seeds_of(task.name)
+            )
+            for task in self._tasks
+        }
+        self._out = Journal(leg.out)
+        self._baselines = Journal(leg.baselines, self._counts)
+        self._failed = False
+
+    def _counts(self, row: Row) -> bool:
+        """Whether a recorded baseline is still that of the task as it is now."""
+        known = self._prints.get(row["task"])
+        return known is None or bool(row["fingerprint"] == known)
+
+    def _learned_left(self, task: SuiteTask) -> bool:
+        if self._leg.wait:
+            return True
+        seeds = self._leg.plan.seeds_of(task.name)
+        return not all(
+            learned_is_done(self._out.book, task.name, candidate, i, run, seeds)
+            for candidate in self._weights.trained()
+            for i in range(len(candidate.names))
+            for run in self._leg.plan.learned_runs(task.name)
         )
-    return rows
 
+    def _baselines_left(self, task: SuiteTask, learned_left: bool) -> bool:
+        plan, name = self._leg.plan, task.name
+        if self._leg.check > 0.0:
+            return True
+        if plan.grid_of(name) is None:
+            return False
+        if not all(search_is_done(self._baselines.book, name, h) for h in plan.horizons_of(name)):
+            return True
+        if plan.speedup and learned_left:
+            return True
+        return needed_horizon(plan, name, self._out.book, self._baselines.book) is not None
 
-def print_summary(rows: list[dict[str, Any]]) -> None:
-    """Prints rows as a table."""
-    for row in sorted(rows, key=lambda r: r["val_loss_ratio_iqm"]):
-        ratios = " ".join(f"{task}={value:.3f}" for task, value in row["ratios"].items())
-        print(
-            f"{row['name']:>14} T={row['horizon']:<5} vs {row['against']:<8} "
-            f"val {row['val_loss_ratio_iqm']:.3f} mean {row['mean_loss_ratio_iqm']:.3f} "
-            f"speed {row['speedup_iqm']:.2f} div {row['diverged']} | {ratios}",
-            flush=True,
+    def run(self) -> bool:
+        """Runs the leg; returns whether all is recorded."""
+        devices = jax.local_devices()
+        queues: list[queue.Queue[_Job | None]] = [queue.Queue() for _ in devices]
+        threads = [
+            threading.Thread(target=self._work, args=(jobs,), daemon=True) for jobs in queues
+        ]
+        for thread in threads:
+            thread.start()
+        pool = ThreadPoolExecutor(os.cpu_count())
+        loads = [0.0] * len(devices)
+        for task in self._tasks:
+            with_learned = self._learned_left(task)
+            with_baselines = self._baselines_left(task, with_learned)
+            if not (with_learned or with_baselines) or time.time() > self._clock.deadline:
+                continue
+            which = loads.index(min(loads))
+            compile_all, cost = self._lower(task, with_learned, with_baselines, devices[which])
+            loads[which] += cost
+            future = pool.submit(compile_all)
+            queues[which].put(_Job(task, self._prints[task.name], future, with_learned))
+        for jobs in queues:
+            jobs.put(None)
+        for thread in threads:
+            thread.join()
+        pool.shutdown(cancel_futures=True)
+        if self._failed:
+            raise RuntimeError("a task failed; its traceback is above")
+        return self._is_done()
+
+    def _is_done(self) -> bool:
+        left = [
+            task.name
+            for task in self._tasks
+            if self._learned_left(task)
+            or (not self._leg.check and self._baselines_left(task, False))
+        ]
+        done = not left or self._leg.wait
+        print("all is recorded" if done else f"left for another leg: {', '.join(left)}")
+        return done
+
+    def _lower(
+        self, task: SuiteTask, with_learned: bool, with_baselines: bool, device: jax.Device
+    ) -> tuple[Callable[[], Programs], float]:
+        candidates = self._weights.shapes if with_learned else []
+        return lower_programs(
+            task,
+            candidates,
+            self._leg.plan.seeds_of(task.name),
+            self._leg.plan.grid_of(task.name) if with_baselines else None,
+            device,
+            self._clock.check,
         )
+
+    def _work(self, jobs: queue.Queue[_Job | None]) -> None:
+        while (job := jobs.get()) is not None:
+            try:
+                self._clock.check()
+                self._judge(job)
+            except OutOfTime:
+                print(f"{job.task.name}: out of time", flush=True)
+            except Exception:
+                traceback.print_exc()
+                self._failed = True
+
+    def _judge(self, job: _Job) -> None:
+        programs = job.programs.result()
+        plan = self._leg.plan
+        if job.with_learned:
+            run_learned(programs, self._weights.trained(), plan, self._out)
+        if programs.baseline is None:
+            return
+        if self._leg.check > 0.0:
+            run_checks(programs, plan, self._baselines, self._leg.check)
+            return
+        run_searches(programs, plan, self._baselines, job.fingerprint)
+        run_speedups(programs, plan, self._out.book, self._baselines, job.fingerprint)

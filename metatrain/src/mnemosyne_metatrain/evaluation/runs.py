@@ -1,18 +1,19 @@
-"""Training runs for evaluation: many replicas of one task in one compiled program.
+"""Training runs for evaluation: replicas of one task in one compiled program.
 
-All runs of a seed start from the same parameters and see the same batches. The number of steps is
-an argument, so that one program serves all horizons.
+All runs of a seed start from the same parameters and see the same batches. The number of steps and
+the places where held-out losses are read are arguments, so that one program serves all horizons.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
+from mnemosyne_metatrain.evaluation.rules import PointArrays, rule_step
 from mnemosyne_metatrain.layout import Layout, Params
 from mnemosyne_metatrain.optimizers.base import Optimizer, StepInputs, Theta, apply_updates
 from mnemosyne_metatrain.suite.task import SuiteTask
@@ -22,14 +23,14 @@ SEGMENT = 125
 
 
 class Curves(NamedTuple):
-    """What is measured of a run.
+    """What is measured of a run; places after its end, and those not read, are nan.
 
     Attributes:
         held_out: The loss on the fixed held-out examples after each segment, [segments].
         mean_loss: The mean training loss from the start to the end of each segment, [segments].
         last_loss: The mean training loss of each segment, [segments].
         first_loss: The first training loss.
-        worst_loss: The largest training loss.
+        worst_loss: The largest training loss; infinite if one was not finite.
     """
 
     held_out: jax.Array
@@ -39,18 +40,21 @@ class Curves(NamedTuple):
     worst_loss: jax.Array
 
 
-class AdamPoint(NamedTuple):
-    """A point of Adam's grid; scalars."""
-
-    rate: jax.Array
-    cosine: jax.Array
-    warmup: jax.Array
-    clip: jax.Array
-    decay: jax.Array
-    horizon: jax.Array
+def curves_of(arrays: Iterable[Any]) -> Curves:
+    """Curves from their arrays in order, on the host or on a device."""
+    return Curves(*arrays)
 
 
 TakeStep = Callable[[Any, Params, jax.Array, Params, jax.Array], tuple[Any, Params]]
+
+
+class _Progress(NamedTuple):
+    state: Any
+    params: Params
+    held_out: jax.Array
+    each: jax.Array
+    first: jax.Array
+    worst: jax.Array
 
 
 def _run(
@@ -59,6 +63,7 @@ def _run(
     held_out: Batch,
     key: jax.Array,
     segments: jax.Array,
+    reads: jax.Array | None,
     max_segments: int,
     start: Callable[[Params], Any],
     take_step: TakeStep,
@@ -72,33 +77,43 @@ def _run(
         loss, grads = jax.value_and_grad(task.loss)(params, batch, None)
         return take_step(state, params, loss, grads, step), loss
 
-    def outer(index: jax.Array, carry: Any) -> Any:
-        inner_carry, losses, held = carry
+    def read(params: Params) -> jax.Array:
+        return jnp.mean(jax.lax.map(lambda b: task.loss(params, b, None), held_out, batch_size=4))
+
+    def outer(index: jax.Array, now: _Progress) -> _Progress:
         steps = index * SEGMENT + jnp.arange(SEGMENT)
-        inner_carry, segment = jax.lax.scan(inner, inner_carry, steps)
-        values = jax.lax.map(lambda b: task.loss(inner_carry[1], b, None), held_out, batch_size=4)
-        return inner_carry, losses.at[index].set(segment), held.at[index].set(jnp.mean(values))
+        (state, params), losses = jax.lax.scan(inner, (now.state, now.params), steps)
+        if reads is None:
+            value = read(params)
+        else:
+            value = jax.lax.cond(reads[index], read, lambda _: jnp.asarray(jnp.nan), params)
+        return _Progress(
+            state,
+            params,
+            now.held_out.at[index].set(value),
+            now.each.at[index].set(jnp.mean(losses)),
+            jnp.where(index == 0, losses[0], now.first),
+            jnp.maximum(now.worst, jnp.max(jnp.nan_to_num(losses, nan=jnp.inf))),
+        )
 
-    losses = jnp.full((max_segments, SEGMENT), jnp.nan)
-    held = jnp.full(max_segments, jnp.nan)
-    begin = ((start(params), params), losses, held)
-    _, losses, held = jax.lax.fori_loop(0, segments, outer, begin)
-    each = jnp.mean(losses, axis=1)
+    unread = jnp.full(max_segments, jnp.nan)
+    begin = _Progress(start(params), params, unread, unread, jnp.zeros(()), jnp.full((), -jnp.inf))
+    end = jax.lax.fori_loop(0, segments, outer, begin)
     counts = jnp.arange(1, max_segments + 1)
-    worst = jnp.max(jnp.where(jnp.isnan(losses), -jnp.inf, losses))
-    return Curves(held, jnp.cumsum(each) / counts, each, losses[0, 0], worst)
+    return Curves(end.held_out, jnp.cumsum(end.each) / counts, end.each, end.first, end.worst)
 
 
-def adam_run(
+def baseline_run(
     task: SuiteTask,
     max_segments: int,
     data: Data,
     held_out: Batch,
     key: jax.Array,
     segments: jax.Array,
-    point: AdamPoint,
+    reads: jax.Array,
+    point: PointArrays,
 ) -> Curves:
-    """Trains a task with AdamW at one point of the grid."""
+    """Trains a task with a classic rule at one point of its grid."""
 
     def start(params: Params) -> tuple[jax.Array, jax.Array]:
         flat = ravel_pytree(params)[0]
@@ -107,22 +122,11 @@ def adam_run(
     def take_step(
         state: Any, params: Params, loss: jax.Array, grads: Params, step: jax.Array
     ) -> tuple[Any, Params]:
-        first, second = state
         flat, unravel = ravel_pytree(params)
-        grad = ravel_pytree(grads)[0]
-        norm = jnp.linalg.norm(grad)
-        grad = grad * jnp.where(point.clip > 0, jnp.minimum(1.0, point.clip / norm), 1.0)
-        first = 0.9 * first + 0.1 * grad
-        second = 0.999 * second + 0.001 * grad * grad
-        t = step + 1.0
-        direction = first / (1 - 0.9**t) / (jnp.sqrt(second / (1 - 0.999**t)) + 1e-8)
-        rate = point.rate * jnp.minimum(1.0, t / jnp.maximum(point.warmup * point.horizon, 1.0))
-        cosine = 0.5 * (1.0 + jnp.cos(jnp.pi * jnp.minimum(step / point.horizon, 1.0)))
-        rate = rate * jnp.where(point.cosine > 0, cosine, 1.0)
-        flat = flat - rate * (direction + point.decay * flat)
-        return (first, second), unravel(flat)
+        state, flat = rule_step(point, state, flat, ravel_pytree(grads)[0], step)
+        return state, unravel(flat)
 
-    return _run(task, data, held_out, key, segments, max_segments, start, take_step)
+    return _run(task, data, held_out, key, segments, reads, max_segments, start, take_step)
 
 
 def learned_run(
@@ -151,4 +155,4 @@ def learned_run(
     def start(params: Params) -> Any:
         return optimizer.init(layout, params)
 
-    return _run(task, data, held_out, key, segments, max_segments, start, take_step)
+    return _run(task, data, held_out, key, segments, None, max_segments, start, take_step)

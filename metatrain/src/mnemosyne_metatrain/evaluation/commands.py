@@ -1,0 +1,103 @@
+"""The commands that judge: evaluate, report, ablate."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+Commands = Any
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(",") if part)
+
+
+def task_names(text: str) -> tuple[str, ...]:
+    """Names of tasks, or of sets: validation, test, big, check.
+
+    Raises:
+        ValueError: If a name is not known.
+    """
+    from mnemosyne_metatrain.suite import BIG, CHECK, TEST, VALIDATION, every_task
+
+    sets = {"validation": VALIDATION, "test": TEST, "big": BIG, "check": CHECK}
+    names = [name for part in text.split(",") for name in sets.get(part, [part])]
+    unknown = sorted(set(names) - set(every_task()))
+    if unknown:
+        raise ValueError(f"no such tasks: {', '.join(unknown)}")
+    return tuple(dict.fromkeys(names))
+
+
+def use_compile_cache(folder: Path | None) -> None:
+    """Keeps compiled programs in a folder, if one is given."""
+    if folder is None:
+        return
+    import jax
+
+    update: Any = jax.config.update
+    update("jax_compilation_cache_dir", str(folder))
+    update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    use_compile_cache(arguments.compile_cache)
+    from mnemosyne_metatrain.evaluation.judge import Plan
+    from mnemosyne_metatrain.evaluation.program import Evaluation, Leg
+    from mnemosyne_metatrain.evaluation.records import Book
+    from mnemosyne_metatrain.evaluation.summary import print_summary, summarize
+    from mnemosyne_metatrain.evaluation.weights import parse_source
+
+    baselines = arguments.baselines or arguments.out.with_suffix(".baselines.jsonl")
+    plan = Plan(
+        horizons=_numbers(arguments.horizons),
+        told=_numbers(arguments.told),
+        seeds=arguments.seeds,
+        baselines=not arguments.no_baselines,
+        speedup=not arguments.no_speedup,
+    )
+    tasks = task_names(arguments.tasks)
+    leg = Leg(
+        plan,
+        tasks,
+        arguments.out,
+        baselines,
+        arguments.minutes,
+        arguments.check_baselines,
+        arguments.wait,
+    )
+    Evaluation(leg, [parse_source(text) for text in arguments.weights]).run()
+    book = Book.load([arguments.out, baselines])
+    for horizon in plan.horizons:
+        for name in book.names():
+            for against in ("constant", "best"):
+                summary = summarize(book, tasks, name, horizon, against, draws=200)
+                if summary is not None:
+                    print_summary(summary)
+
+
+def add_evaluate(commands: Commands) -> None:
+    """Adds `evaluate`."""
+    command = commands.add_parser("evaluate", help="judge weights against tuned classic rules")
+    command.add_argument(
+        "weights",
+        nargs="*",
+        help="[NAME=]FILE.safetensors or [NAME=]CONFIG:FOLDER[:VARIANT,...], with @KNOB=VALUE,...",
+    )
+    command.add_argument(
+        "--tasks", default="validation", help="names, validation, test, big, check"
+    )
+    command.add_argument("--horizons", default="500,2000", help="10000 is for cheap tasks alone")
+    command.add_argument("--told", default="", help="horizons of runs that are told theirs")
+    command.add_argument("--seeds", type=int, default=5)
+    command.add_argument("--no-baselines", "--no-adam", action="store_true", dest="no_baselines")
+    command.add_argument("--no-speedup", action="store_true", help="tune at the horizons alone")
+    command.add_argument("--wait", action="store_true", help="wait for the runs to end")
+    command.add_argument("--out", type=Path, required=True, help="learned runs, one a line")
+    command.add_argument("--baselines", type=Path, help="baselines; by default beside --out")
+    command.add_argument("--minutes", type=float, default=1e9, help="of this leg")
+    command.add_argument("--compile-cache", type=Path, help="folder of compiled programs")
+    command.add_argument(
+        "--check-baselines", type=float, default=0.0, metavar="SHARE", help="run some again"
+    )
+    command.set_defaults(run_command=_evaluate)
