@@ -4,7 +4,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mnemosyne_metatrain.layout import Layout, ParameterSpec
+from mnemosyne_metatrain.config import FamilyConfig, RunConfig
+from mnemosyne_metatrain.layout import Layout, ParameterSpec, stored
+from mnemosyne_metatrain.training.trainer import outer_step
 
 SPECS = (
     ParameterSpec("matrix", (70, 33), 70, 33),
@@ -46,3 +48,34 @@ def test_positions_are_inside_the_unit_square() -> None:
     positions = Layout(SPECS, chunk_size=256).cell_positions
     assert positions.min() >= 0.0
     assert positions.max() < 1.0
+
+
+@pytest.mark.parametrize(
+    ("order", "reversed_"),
+    [
+        ("some", {"transposed"}),
+        ("others", {"matrix", "kernel"}),
+        ("all", {"matrix", "transposed", "kernel"}),
+        ("none", set()),
+    ],
+)
+def test_families_may_store_their_axes_in_other_orders(order: str, reversed_: set) -> None:
+    specs = stored(SPECS, order)
+    assert {s.name for s in specs if s.transposed} == reversed_
+    layout = Layout(specs, chunk_size=256)
+    values = {s.name: jnp.arange(s.size, dtype=jnp.float32).reshape(s.shape) for s in SPECS}
+    for name, value in layout.unpack(layout.pack(values)).items():
+        np.testing.assert_array_equal(value, values[name])
+
+
+def test_a_family_of_a_run_has_its_own_order_and_chunks() -> None:
+    config = RunConfig("orders", optimizer={"kind": "lstm"})
+    family = FamilyConfig("mlp", (8,), chunk_size=128, transposed="all")
+    layout = outer_step(config, family).layout
+    assert [s.transposed for s in layout.specs] == [True, False, True, False]
+    assert layout.chunk_size == 128
+
+
+def test_an_unknown_order_is_refused() -> None:
+    with pytest.raises(ValueError, match="unknown storage order"):
+        stored(SPECS, "sideways")

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from mnemosyne_metatrain.layout import StorageOrder
 from mnemosyne_metatrain.training.estimation import EstimatorKind
 from mnemosyne_metatrain.training.recipe import Recipe
 
@@ -25,6 +26,8 @@ class FamilyConfig:
         widths: Hidden widths of "mlp".
         size: Size of "quadratic".
         chunk_size: Most coordinates in a chunk.
+        transposed: Which matrices are stored with their axes reversed, "some", "others", "all" or
+            "none"; see `stored`. "some" is the family's own choice.
         tasks: Tasks at once; 0 is the run's number.
     """
 
@@ -32,6 +35,7 @@ class FamilyConfig:
     widths: tuple[int, ...] = ()
     size: int = 32
     chunk_size: int = 1024
+    transposed: StorageOrder = "some"
     tasks: int = 0
 
 

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -51,6 +52,36 @@ class ParameterSpec:
     def stored_shape(self) -> tuple[int, ...]:
         """The shape in the order in which the optimizer reads the tensor."""
         return self.shape[::-1] if self.transposed else self.shape
+
+
+StorageOrder = Literal["some", "others", "all", "none"]
+
+
+def stored(specs: tuple[ParameterSpec, ...], order: StorageOrder) -> tuple[ParameterSpec, ...]:
+    """Returns the same tensors with their axes stored in another order.
+
+    Frameworks differ in it, and a net's updates should not. The order is static: tasks of one
+    compiled program share it, and families of a run may differ.
+
+    Args:
+        specs: The tensors.
+        order: Which tensors of two axes or more are stored with their axes reversed: "some" are
+            those that `specs` says, "others" are the rest of them, "all", or "none".
+
+    Raises:
+        ValueError: If the order is unknown.
+    """
+    if order not in get_args(StorageOrder):
+        raise ValueError(f"unknown storage order: {order!r}")
+
+    def is_reversed(spec: ParameterSpec) -> bool:
+        if order in ("some", "others"):
+            return spec.transposed == (order == "some")
+        return order == "all"
+
+    return tuple(
+        replace(spec, transposed=len(spec.shape) > 1 and is_reversed(spec)) for spec in specs
+    )
 
 
 @dataclass(frozen=True)

@@ -199,6 +199,7 @@ def step_recurrent_delta_net(
     state: DeltaNetState,
     slow_weights: Callable[[jax.Array, jax.Array], FastWeightInputs],
     x: jax.Array,
+    discount: Discount = 1.0,
 ) -> tuple[DeltaNetState, jax.Array]:
     """Recurrent Delta Net: q, k, v and beta are made from the input and from the last output.
 
@@ -209,10 +210,12 @@ def step_recurrent_delta_net(
         slow_weights: Maps (x [..., F], tanh(y) [..., D]) to features, value and beta; see
             `recurrent_projection` for the linear one.
         x: The input, [..., F].
+        discount: As for `write_additive`; 1 is the published rule.
 
     Source: arXiv 2106.06295, the section on the recurrent Delta Net (recurrent slow network).
     """
-    content, output = step_delta(state.content, slow_weights(x, jnp.tanh(state.output)))
+    inputs = slow_weights(x, jnp.tanh(state.output))
+    content, output = step_delta(state.content, inputs, discount)
     return DeltaNetState(content, output), output
 
 

@@ -127,6 +127,18 @@ def dpfp(x: jax.Array, shifts: int) -> jax.Array:
     return jnp.concatenate(products, axis=-1)
 
 
+def nearest_size(kind: FeatureMapKind, input_size: int, wanted: int) -> int:
+    """Returns the size that a map can have which is nearest to the one wanted.
+
+    Maps that need no projection have sizes of their own: `input_size` for "elu", multiples of twice
+    it for "dpfp"; maps of pairs have even sizes.
+    """
+    if kind == "elu":
+        return input_size
+    step = {"hyperbolic": 2, "trigonometric": 2, "dpfp": 2 * input_size}.get(kind, 1)
+    return step * max(1, round(wanted / step))
+
+
 @dataclass(frozen=True)
 class FeatureMapConfig:
     """Which feature map, and its sizes.

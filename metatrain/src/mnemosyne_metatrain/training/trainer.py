@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mnemosyne_metatrain.config import FamilyConfig, RunConfig, VariantConfig
-from mnemosyne_metatrain.layout import Layout
+from mnemosyne_metatrain.layout import Layout, stored
 from mnemosyne_metatrain.optimizers.base import Optimizer
 from mnemosyne_metatrain.optimizers.registry import make_family, make_optimizer
 from mnemosyne_metatrain.training.checkpoint import load_checkpoint, load_notes, save_checkpoint
@@ -72,7 +72,7 @@ def outer_step(config: RunConfig, family: FamilyConfig) -> OuterStep:
     return OuterStep(
         optimizer=optimizer,
         family=tasks,
-        layout=Layout(tasks.specs, cell_size, family.chunk_size),
+        layout=Layout(stored(tasks.specs, family.transposed), cell_size, family.chunk_size),
         num_tasks=family.tasks or config.tasks,
         window=config.window,
         min_length=config.min_length,

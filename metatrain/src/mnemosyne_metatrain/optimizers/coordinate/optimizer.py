@@ -104,7 +104,7 @@ class CoordinateMnemosyne:
     def init(self, layout: Layout, params: Params | None = None) -> CoordinateState:
         """Returns empty memories."""
         c, size = self.config, layout.num_parameters
-        shape = (size, len(c.discounts), self.attention.num_features)
+        shape = (size, len(c.discounts), self.attention.size)
         return CoordinateState(
             moments=moments.empty_moments(size),
             recall=AdditiveMemory(jnp.zeros((*shape, c.value_width)), jnp.zeros(shape)),

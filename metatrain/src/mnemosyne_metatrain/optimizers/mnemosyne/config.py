@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from typing import Literal, get_args
 
 import jax.numpy as jnp
 
 from mnemosyne_metatrain.components.feature_maps import FeatureMapKind
 from mnemosyne_metatrain.optimizers.base import Tree
+
+WriteRule = Literal["additive", "delta", "recurrent_delta"]
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,7 @@ class MnemosyneConfig:
         memory_features: Random features of the memory in time, over all discounts.
         memory_width: Width of the memory's values.
         discounts: Discounts of the memory in time at the start of meta-training.
+        write_rule: How the memory in time is written: "additive", "delta" or "recurrent_delta".
         hidden: Hidden width of the decoder.
         feature_map: Feature map of every attention.
         decay_fast: Discount of r1, Adam's beta1.
@@ -100,6 +104,7 @@ class MnemosyneConfig:
     memory_features: int = 16
     memory_width: int = 16
     discounts: tuple[float, ...] = (0.9, 0.99)
+    write_rule: WriteRule = "additive"
     hidden: int = 32
     feature_map: FeatureMapKind = "favor_plus"
     decay_fast: float = 0.9
@@ -107,3 +112,12 @@ class MnemosyneConfig:
     decay_square: float = 0.999
     same_step_context: bool = False
     knobs: Knobs = field(default_factory=Knobs)
+
+    def __post_init__(self) -> None:
+        """Checks names.
+
+        Raises:
+            ValueError: If the write rule is unknown.
+        """
+        if self.write_rule not in get_args(WriteRule):
+            raise ValueError(f"unknown write rule: {self.write_rule!r}")

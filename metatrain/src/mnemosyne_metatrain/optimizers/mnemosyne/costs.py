@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from mnemosyne_metatrain.optimizers.mnemosyne import conditions, features
 from mnemosyne_metatrain.optimizers.mnemosyne.config import MnemosyneConfig
+from mnemosyne_metatrain.optimizers.mnemosyne.context import ContextEncoder
+from mnemosyne_metatrain.optimizers.mnemosyne.spatial import SpatialEncoder
+from mnemosyne_metatrain.optimizers.mnemosyne.temporal import TemporalEncoder
 
 # Each coordinate: two memories with constant keys 4, twelve sums 14, two directions with a power
 # of the ratio 10 each, the slow memory 2, gain and step 3.
@@ -25,12 +28,18 @@ def costs(config: MnemosyneConfig) -> Costs:
     """Counts from the sizes; the same formula serves the ablation's columns."""
     c = config
     heads = 2 * c.key_width + c.cell_width
-    features_of_cell = 2 * (c.key_width + 2 * c.frequencies) * c.cell_features
+    cell_map = SpatialEncoder(c, 0).attention.feature_map
+    net_map, past_map = (
+        ContextEncoder(c).attention.feature_map,
+        TemporalEncoder(c).attention.feature_map,
+    )
+    memory_features = len(c.discounts) * past_map.num_features
+    features_of_cell = 2 * cell_map.input_size * cell_map.num_rows
     cell = (
         features.NUM_CELL_FEATURES * c.cell_width
         + c.cell_width * heads
         + features_of_cell
-        + 2 * c.cell_features * (c.cell_width + 1)
+        + 2 * cell_map.num_features * (c.cell_width + 1)
         + c.cell_width * c.cell_width
         + 2 * c.cell_width * c.cell_hidden
         + c.cell_width
@@ -41,13 +50,18 @@ def costs(config: MnemosyneConfig) -> Costs:
     chunk = (
         (c.cell_width + own) * c.token_width
         + 3 * c.token_width * token_heads
-        + 2 * c.key_width * (c.memory_features + 2 * c.cell_features)
-        + 3 * c.memory_features * (c.memory_width + 1)
-        + 2 * 3 * c.cell_features * (c.memory_width + 1)
+        + 2 * c.key_width * (len(c.discounts) * past_map.num_rows + 2 * net_map.num_rows)
+        + 3 * memory_features * (c.memory_width + 1)
+        + 2 * 3 * net_map.num_features * (c.memory_width + 1)
         + joined * c.hidden
         + 5 * c.hidden
     )
-    recall = 4 * c.memory_features * (c.memory_width + 1)
+    # The delta rules have no Psi; a sum takes its place in the count. The recurrent one adds a map.
+    recall = 4 * memory_features * (c.memory_width + (c.write_rule == "additive"))
+    if c.write_rule == "recurrent_delta":
+        outputs = len(c.discounts) * c.memory_width
+        recall += 4 * outputs
+        chunk += outputs * (token_heads + len(c.discounts))
     # Log step, three of the mixture, mass of r2, scale features, token.
     scalars = 4 * (7 + c.token_width)
     token_bytes = (recall + scalars) / c.chunk_size

@@ -13,6 +13,7 @@ from mnemosyne_metatrain.components.feature_maps import (
     FeatureMapConfig,
     FeatureMapKind,
     apply_feature_map,
+    nearest_size,
 )
 from mnemosyne_metatrain.components.projections import draw_block_orthogonal
 from mnemosyne_metatrain.optimizers.base import Tree
@@ -55,7 +56,7 @@ class Attention:
         key_width: Width of queries and keys.
         value_width: Width of values.
         positional: Width of what is appended to queries and keys.
-        num_features: Random features.
+        num_features: Features that are wanted; a map that has none of this size has the nearest.
         kind: Feature map.
     """
 
@@ -69,9 +70,14 @@ class Attention:
     @property
     def feature_map(self) -> FeatureMapConfig:
         """The feature map of queries and keys with their positions."""
-        return FeatureMapConfig(
-            self.kind, self.key_width + self.positional, self.num_features, epsilon=1e-2
-        )
+        width = self.key_width + self.positional
+        size = nearest_size(self.kind, width, self.num_features)
+        return FeatureMapConfig(self.kind, width, size, epsilon=1e-2)
+
+    @property
+    def size(self) -> int:
+        """Features that there are."""
+        return self.feature_map.num_features
 
     def init_projection(self, key: jax.Array) -> jax.Array:
         """Draws the projection, fixed and saved, [rows, width]; [0, width] if none is needed."""
@@ -96,6 +102,6 @@ class Attention:
         return Heads(query, key, joined[..., 2 * width :])
 
     def features(self, query: jax.Array, key: jax.Array, projection: jax.Array) -> jax.Array:
-        """Returns phi of queries and of keys, [2, ..., num_features]."""
+        """Returns phi of queries and of keys, [2, ..., size]."""
         rows = projection if self.feature_map.num_rows else None
         return apply_feature_map(self.feature_map, jnp.stack([query, key]), rows)

@@ -26,7 +26,7 @@ from mnemosyne_metatrain.optimizers.mnemosyne.config import MnemosyneConfig
 from mnemosyne_metatrain.optimizers.mnemosyne.context import ContextEncoder
 from mnemosyne_metatrain.optimizers.mnemosyne.decoder import Decoder
 from mnemosyne_metatrain.optimizers.mnemosyne.spatial import Positions, SpatialEncoder
-from mnemosyne_metatrain.optimizers.mnemosyne.temporal import TemporalEncoder, TokenMemory
+from mnemosyne_metatrain.optimizers.mnemosyne.temporal import Recall, TemporalEncoder
 
 _GRADIENT_LIMIT = 1e18
 _PRIOR_COUNT, _PRIOR_SQUARE = 32.0, 0.09
@@ -52,7 +52,7 @@ class MnemosyneState(NamedTuple):
     mixture: memory.Mixture
     log_step: jax.Array
     tokens: jax.Array
-    recall: TokenMemory
+    recall: Recall
     trace: conditions.LossTrace
     scale: jax.Array
 
