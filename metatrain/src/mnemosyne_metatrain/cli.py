@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mnemosyne_metatrain.evaluation.commands import add_evaluate
+from mnemosyne_metatrain.evaluation.commands import add_evaluate, add_report
 
 
 def _prepare(arguments: argparse.Namespace) -> None:
@@ -114,6 +114,7 @@ def main(argv: list[str] | None = None) -> None:
         )
         command.set_defaults(run_command=_train)
     add_evaluate(commands)
+    add_report(commands)
     command = commands.add_parser("evolve", help="second phase: step sizes over whole runs")
     command.add_argument("config", type=Path)
     command.add_argument("--run", type=Path, required=True, help="folder of the first phase")

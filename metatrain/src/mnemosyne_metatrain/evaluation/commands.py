@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import time
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +43,10 @@ def use_compile_cache(folder: Path | None) -> None:
 
 def _evaluate(arguments: argparse.Namespace) -> None:
     use_compile_cache(arguments.compile_cache)
-    from mnemosyne_metatrain.evaluation.judge import Plan
+    from mnemosyne_metatrain.evaluation.divergence import count_divergences
+    from mnemosyne_metatrain.evaluation.judge import Clock, Plan
     from mnemosyne_metatrain.evaluation.program import Evaluation, Leg
-    from mnemosyne_metatrain.evaluation.records import Book
+    from mnemosyne_metatrain.evaluation.records import Book, Journal
     from mnemosyne_metatrain.evaluation.summary import print_summary, summarize
     from mnemosyne_metatrain.evaluation.weights import parse_source
 
@@ -57,6 +59,19 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         speedup=not arguments.no_speedup,
     )
     tasks = task_names(arguments.tasks)
+    sources = [parse_source(text) for text in arguments.weights]
+    if arguments.count_divergences:
+        clock = Clock(time.time() + 60.0 * arguments.minutes)
+        for source in sources:
+            count_divergences(
+                source,
+                tasks,
+                arguments.count_divergences,
+                max(plan.horizons),
+                Journal(arguments.out),
+                clock,
+            )
+        return
     leg = Leg(
         plan,
         tasks,
@@ -66,7 +81,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         arguments.check_baselines,
         arguments.wait,
     )
-    Evaluation(leg, [parse_source(text) for text in arguments.weights]).run()
+    Evaluation(leg, sources).run()
     book = Book.load([arguments.out, baselines])
     for horizon in plan.horizons:
         for name in book.names():
@@ -100,4 +115,30 @@ def add_evaluate(commands: Commands) -> None:
     command.add_argument(
         "--check-baselines", type=float, default=0.0, metavar="SHARE", help="run some again"
     )
+    command.add_argument(
+        "--count-divergences", type=int, default=0, metavar="RUNS", help="guard on and off, only"
+    )
     command.set_defaults(run_command=_evaluate)
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    import json
+
+    from mnemosyne_metatrain.report.program import write_report
+
+    facts = json.loads(arguments.facts.read_text()) if arguments.facts else {}
+    names = [name for name in arguments.names.split(",") if name]
+    horizons = _numbers(arguments.horizons)
+    data = write_report(arguments.records, names, horizons, facts, arguments.out)
+    print(json.dumps(data["headline"], indent=1))
+
+
+def add_report(commands: Commands) -> None:
+    """Adds `report`."""
+    command = commands.add_parser("report", help="write results.json, documents and plots")
+    command.add_argument("records", type=Path, nargs="+", help="files written by evaluate")
+    command.add_argument("--names", default="", help="optimizers, the shipped one first")
+    command.add_argument("--horizons", default="500,2000")
+    command.add_argument("--facts", type=Path, help="JSON object that is added to the headline")
+    command.add_argument("--out", type=Path, required=True, help="folder of the documents")
+    command.set_defaults(run_command=_report)

@@ -10,6 +10,7 @@ from hashlib import sha256
 import jax
 import numpy as np
 
+from mnemosyne_metatrain.evaluation.devices import OutOfTime
 from mnemosyne_metatrain.evaluation.grid import FULL, SMALL, Grid
 from mnemosyne_metatrain.evaluation.programs import Programs
 from mnemosyne_metatrain.evaluation.records import Book, Journal, Row, at, curve_fields
@@ -24,19 +25,20 @@ _LONG = 10_000
 AGAINST = {"constant": ("constant",), "cosine": ("cosine",), "best": ("constant", "cosine")}
 
 
-class OutOfTime(Exception):
-    """The leg's time is over."""
-
-
 @dataclass(frozen=True)
 class Clock:
     """When a leg has to stop; nothing new is started after that."""
 
     deadline: float
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the deadline is past."""
+        return time.time() > self.deadline
+
     def check(self) -> None:
         """Raises `OutOfTime` after the deadline."""
-        if time.time() > self.deadline:
+        if self.is_over:
             raise OutOfTime
 
 

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import queue
 import threading
 import time
-import traceback
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import jax
 
+from mnemosyne_metatrain.evaluation.devices import Lowered, run_on_devices
 from mnemosyne_metatrain.evaluation.fingerprint import task_fingerprint
 from mnemosyne_metatrain.evaluation.judge import (
     Clock,
-    OutOfTime,
     Plan,
     learned_is_done,
     needed_horizon,
@@ -31,7 +27,6 @@ from mnemosyne_metatrain.evaluation.programs import Programs, lower_programs
 from mnemosyne_metatrain.evaluation.records import Journal, Row
 from mnemosyne_metatrain.evaluation.weights import Candidate, Source, load_candidates
 from mnemosyne_metatrain.suite import every_task
-from mnemosyne_metatrain.suite.task import SuiteTask
 
 
 @dataclass(frozen=True)
@@ -76,14 +71,6 @@ class _Weights:
             return self._trained
 
 
-@dataclass(frozen=True)
-class _Job:
-    task: SuiteTask
-    fingerprint: str
-    programs: Future[Programs]
-    with_learned: bool
-
-
 class Evaluation:
     """Compiles on all cores; each device has a thread that takes its tasks in turn."""
 
@@ -98,35 +85,35 @@ class Evaluation:
         self._clock = Clock(time.time() + 60.0 * leg.minutes)
         self._weights = _Weights(sources, leg.wait)
         makers = every_task()
-        self._tasks = [makers[name]() for name in leg.tasks]
+        self._tasks = leg.tasks
+        self._made = {name: makers[name]() for name in leg.tasks}
         self._prints = {
-            task.name: task_fingerprint(
-                task, leg.plan.grid_of(task.name) or leg.plan.grid, leg.plan.seeds_of(task.name)
+            name: task_fingerprint(
+                task, leg.plan.grid_of(name) or leg.plan.grid, leg.plan.seeds_of(name)
             )
-            for task in self._tasks
+            for name, task in self._made.items()
         }
         self._out = Journal(leg.out)
         self._baselines = Journal(leg.baselines, self._counts)
-        self._failed = False
 
     def _counts(self, row: Row) -> bool:
         """Whether a recorded baseline is still that of the task as it is now."""
         known = self._prints.get(row["task"])
         return known is None or bool(row["fingerprint"] == known)
 
-    def _learned_left(self, task: SuiteTask) -> bool:
+    def _learned_left(self, task: str) -> bool:
         if self._leg.wait:
             return True
-        seeds = self._leg.plan.seeds_of(task.name)
+        seeds = self._leg.plan.seeds_of(task)
         return not all(
-            learned_is_done(self._out.book, task.name, candidate, i, run, seeds)
+            learned_is_done(self._out.book, task, candidate, i, run, seeds)
             for candidate in self._weights.trained()
             for i in range(len(candidate.names))
-            for run in self._leg.plan.learned_runs(task.name)
+            for run in self._leg.plan.learned_runs(task)
         )
 
-    def _baselines_left(self, task: SuiteTask, learned_left: bool) -> bool:
-        plan, name = self._leg.plan, task.name
+    def _baselines_left(self, name: str, learned_left: bool) -> bool:
+        plan = self._leg.plan
         if self._leg.check > 0.0:
             return True
         if plan.grid_of(name) is None:
@@ -139,37 +126,12 @@ class Evaluation:
 
     def run(self) -> bool:
         """Runs the leg; returns whether all is recorded."""
-        devices = jax.local_devices()
-        queues: list[queue.Queue[_Job | None]] = [queue.Queue() for _ in devices]
-        threads = [
-            threading.Thread(target=self._work, args=(jobs,), daemon=True) for jobs in queues
-        ]
-        for thread in threads:
-            thread.start()
-        pool = ThreadPoolExecutor(os.cpu_count())
-        loads = [0.0] * len(devices)
-        for task in self._tasks:
-            with_learned = self._learned_left(task)
-            with_baselines = self._baselines_left(task, with_learned)
-            if not (with_learned or with_baselines) or time.time() > self._clock.deadline:
-                continue
-            which = loads.index(min(loads))
-            compile_all, cost = self._lower(task, with_learned, with_baselines, devices[which])
-            loads[which] += cost
-            future = pool.submit(compile_all)
-            queues[which].put(_Job(task, self._prints[task.name], future, with_learned))
-        for jobs in queues:
-            jobs.put(None)
-        for thread in threads:
-            thread.join()
-        pool.shutdown(cancel_futures=True)
-        if self._failed:
-            raise RuntimeError("a task failed; its traceback is above")
+        run_on_devices(self._tasks, self._lower, self._judge)
         return self._is_done()
 
     def _is_done(self) -> bool:
         left = [
-            task.name
+            task
             for task in self._tasks
             if self._learned_left(task)
             or (not self._leg.check and self._baselines_left(task, False))
@@ -178,39 +140,30 @@ class Evaluation:
         print("all is recorded" if done else f"left for another leg: {', '.join(left)}")
         return done
 
-    def _lower(
-        self, task: SuiteTask, with_learned: bool, with_baselines: bool, device: jax.Device
-    ) -> tuple[Callable[[], Programs], float]:
-        candidates = self._weights.shapes if with_learned else []
+    def _lower(self, name: str, device: jax.Device) -> Lowered | None:
+        task = self._made[name]
+        with_learned = self._learned_left(name)
+        with_baselines = self._baselines_left(name, with_learned)
+        if not (with_learned or with_baselines) or self._clock.is_over:
+            return None
         return lower_programs(
             task,
-            candidates,
-            self._leg.plan.seeds_of(task.name),
-            self._leg.plan.grid_of(task.name) if with_baselines else None,
+            self._weights.shapes if with_learned else [],
+            self._leg.plan.seeds_of(name),
+            self._leg.plan.grid_of(name) if with_baselines else None,
             device,
             self._clock.check,
         )
 
-    def _work(self, jobs: queue.Queue[_Job | None]) -> None:
-        while (job := jobs.get()) is not None:
-            try:
-                self._clock.check()
-                self._judge(job)
-            except OutOfTime:
-                print(f"{job.task.name}: out of time", flush=True)
-            except Exception:
-                traceback.print_exc()
-                self._failed = True
-
-    def _judge(self, job: _Job) -> None:
-        programs = job.programs.result()
+    def _judge(self, name: str, programs: Programs) -> None:
         plan = self._leg.plan
-        if job.with_learned:
+        self._clock.check()
+        if programs.learned:
             run_learned(programs, self._weights.trained(), plan, self._out)
         if programs.baseline is None:
             return
         if self._leg.check > 0.0:
             run_checks(programs, plan, self._baselines, self._leg.check)
             return
-        run_searches(programs, plan, self._baselines, job.fingerprint)
-        run_speedups(programs, plan, self._out.book, self._baselines, job.fingerprint)
+        run_searches(programs, plan, self._baselines, self._prints[name])
+        run_speedups(programs, plan, self._out.book, self._baselines, self._prints[name])

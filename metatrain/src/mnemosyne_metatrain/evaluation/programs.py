@@ -57,9 +57,9 @@ def replicas_for(flops: float) -> int:
     """
     if flops < 3e6:
         return 420
-    if flops < 3e7:
+    if flops < 1e8:
         return 140
-    return 35 if flops < 3e9 else 5
+    return 70 if flops < 3e9 else 5
 
 
 @dataclass(frozen=True)

@@ -108,7 +108,7 @@ class Book:
 
 
 def _key(row: Row) -> tuple[Any, ...]:
-    names = ("kind", "task", "name", "rule", "schedule", "told", "horizon")
+    names = ("kind", "task", "name", "rule", "schedule", "told", "horizon", "guard")
     return tuple(row.get(name) for name in names)
 
 

@@ -1,0 +1,1 @@
+"""Documents and plots from records: nothing in them is written by hand."""

@@ -1,0 +1,92 @@
+"""Documents and plots from made-up records."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mnemosyne_metatrain.evaluation.records import Row
+from mnemosyne_metatrain.report.blocks import Heading, Image, Paragraph, Table, markdown, page
+from mnemosyne_metatrain.report.program import write_report
+from mnemosyne_metatrain.report.results import thinned
+
+
+def _run(kind: str, last: float, horizon: int, **more: Any) -> Row:
+    steps = horizon // 125
+    held = [[2.0 + (last + s - 2.0) * (k + 1) / steps for k in range(steps)] for s in (0, 0.01)]
+    curves = {"held_out": held, "mean_loss": held, "last_loss": held}
+    firsts = {"first_loss": [2.0, 2.0], "worst_loss": [2.5, 4.5]}
+    facts = {"seeds": 2, "parameters": 100, "horizon": horizon}
+    return {"kind": kind, **facts, **curves, **firsts, **more}
+
+
+@pytest.fixture
+def records(tmp_path: Path) -> Path:
+    rows = [_run("learned", 0.6, 500, task="conv_noisy_transposed", name="x", told=False)]
+    for task, ours in (("conv_noisy", 0.5), ("gpt", 1.0)):
+        for name, loss in (("x", ours), ("y", 2 * ours)):
+            rows.append(_run("learned", loss, 500, task=task, name=name, told=False))
+        for horizon, loss in ((250, 1.0), (500, 0.5), (1000, 0.25)):
+            rule = {"rule": "adam", "schedule": "cosine"}
+            point = {**rule, "rate": 0.01, "warmup": 0.05, "clip": 0.0, "decay": 0.1}
+            facts = {"task": task, "point": point, "tried": 336, "stage": 2, **rule}
+            rows.append(_run("baseline", loss, horizon, **facts))
+        for guard, count in ((True, 0), (False, 3)):
+            count_row = {"kind": "count", "task": task, "name": "x", "guard": guard, "runs": 10}
+            rows.append({**count_row, "diverged": count, "spiked": 0})
+    path = tmp_path / "records.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_writes_the_headline_that_was_promised(records: Path, tmp_path: Path) -> None:
+    facts = {"meta_training_minutes": 12.0, "note": "Made up."}
+
+    data = write_report([records], ["x", "y"], [500], facts, tmp_path / "docs")
+
+    head = json.loads((tmp_path / "docs" / "results.json").read_text())["headline"]
+    assert head == json.loads(json.dumps(data["headline"]))
+    assert abs(head["val_loss_ratio_iqm"] - (1.0 + 1.005 / 0.505) / 2) < 1e-4
+    assert head["divergences_guard_on"] == 0
+    assert head["divergences_guard_off"] == 6
+    assert head["meta_training_minutes"] == 12.0
+    assert head["spiked_runs"] == 2
+    assert head["speedup_ci95"][0] <= head["speedup_iqm"] <= head["speedup_ci95"][1]
+    (change,) = data["transposed"]
+    assert abs(change["ratio"] - 0.605 / 0.505) < 1e-9
+
+
+def test_writes_documents_and_plots(records: Path, tmp_path: Path) -> None:
+    docs = tmp_path / "docs"
+
+    write_report([records], [], [500], {}, docs)
+
+    text = (docs / "results.md").read_text()
+    assert "| conv_noisy | 100 | not run | 0.5050 (0.0050) | not run | not run |" in text
+    assert "![Speed-up over the tuned Adam](results/speedup.png)" in text
+    for name in ("curves", "speedup", "ratio"):
+        assert (docs / "results" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    html = (docs / "results.html").read_text()
+    assert html.count("data:image/png;base64,") == 3
+    assert "http" not in html
+
+
+def test_a_document_is_the_same_in_both_forms(tmp_path: Path) -> None:
+    picture = tmp_path / "a.png"
+    picture.write_bytes(b"\x89PNG")
+    blocks = [Heading("A & B"), Paragraph("See `x`."), Table(["a", "b"], [["1", "<2>"]])]
+
+    text = markdown("Title", [*blocks, Image(picture, "Plot")], tmp_path)
+    html = page("Title", [*blocks, Image(picture, "Plot")])
+
+    assert "## A & B" in text and "| 1 | <2> |" in text and "![Plot](a.png)" in text
+    assert "<h2>A &amp; B</h2>" in html and "<td>&lt;2&gt;</td>" in html
+    assert "<code>x</code>" in html
+
+
+def test_thinned_curves_keep_their_end() -> None:
+    curve = list(range(100))
+    assert len(thinned(curve)) == 16
+    assert thinned(curve)[-1] == [100, 99]
+    assert thinned([5.0]) == [[1, 5.0]]
