@@ -6,6 +6,7 @@ from pathlib import Path
 import jax
 import pytest
 
+from mnemosyne_metatrain.cli import main
 from mnemosyne_metatrain.evaluation.fingerprint import task_fingerprint
 from mnemosyne_metatrain.evaluation.grid import Grid, RuleGrid
 from mnemosyne_metatrain.evaluation.judge import Plan
@@ -82,3 +83,16 @@ def test_a_fingerprint_follows_what_a_task_runs() -> None:
     assert (
         len({of(0.1), of(0.2), of(0.1, seeds=3), of(0.1, Grid((RuleGrid("adam", -3, -1),)))}) == 4
     )
+
+
+def test_counts_divergences_with_the_guard_on_and_off(tmp_path: Path, weights: str) -> None:
+    out = tmp_path / "counts.jsonl"
+    pair = [f"on={weights}", f"off={weights}", "--tasks", "poisson", "--horizons", "125"]
+
+    for _ in range(2):
+        main(["evaluate", *pair, "--count-divergences", "3", "--out", str(out)])
+
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [(row["guard"], row["runs"]) for row in rows] == [(True, 3), (False, 3)]
+    with pytest.raises(ValueError, match="gate_guard"):
+        main(["evaluate", weights, "--count-divergences", "3", "--out", str(out)])

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from mnemosyne_metatrain.cli import main
 from mnemosyne_metatrain.evaluation.records import Row
 from mnemosyne_metatrain.report.blocks import Heading, Image, Paragraph, Table, markdown, page
 from mnemosyne_metatrain.report.program import write_report
@@ -90,3 +91,32 @@ def test_thinned_curves_keep_their_end() -> None:
     assert len(thinned(curve)) == 16
     assert thinned(curve)[-1] == [100, 99]
     assert thinned([5.0]) == [[1, 5.0]]
+
+
+def test_an_ablation_lists_what_was_not_run(tmp_path: Path) -> None:
+    config = tmp_path / "parts.toml"
+    config.write_text(
+        'name = "parts"\n[[variants]]\nname = "base"\n[[variants]]\nname = "less"\n'
+        'knobs = { gate_cam = 0.0 }\n[[variants]]\nname = "later"\n'
+    )
+    rows = []
+    for task, adam in (("v_mlp", 0.5), ("v_gpt", 0.25)):
+        for name, loss in (("base", 0.5), ("less", 0.75)):
+            rows.append(_run("learned", loss, 500, task=task, name=name, told=False))
+        rule = {"rule": "adam", "schedule": "constant"}
+        rows.append(_run("baseline", adam, 500, task=task, **rule))
+    records = tmp_path / "records.jsonl"
+    records.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    out = str(tmp_path / "out" / "ablation")
+    arguments = ["--configs", str(config), "--horizons", "500", "--out", out]
+    main(["ablate", str(records), *arguments])
+
+    base, less, later = json.loads((tmp_path / "out" / "ablation.json").read_text())
+    assert base["horizons"]["500"]["over_base_iqm"] == 1.0
+    assert abs(less["horizons"]["500"]["over_base_iqm"] - 0.755 / 0.505) < 1e-4
+    assert less["changes"] == {"gate_cam": 0.0}
+    assert later["horizons"] == {} and later["multiply_adds"] > 0
+    text = (tmp_path / "out" / "ablation.md").read_text()
+    assert "| later |  | not run | not run | not run |" in text
+    assert (tmp_path / "out" / "ablation.png").exists()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mnemosyne_metatrain.evaluation.commands import add_evaluate, add_report
+from mnemosyne_metatrain.evaluation.commands import add_ablate, add_evaluate, add_report
 
 
 def _prepare(arguments: argparse.Namespace) -> None:
@@ -115,6 +115,7 @@ def main(argv: list[str] | None = None) -> None:
         command.set_defaults(run_command=_train)
     add_evaluate(commands)
     add_report(commands)
+    add_ablate(commands)
     command = commands.add_parser("evolve", help="second phase: step sizes over whole runs")
     command.add_argument("config", type=Path)
     command.add_argument("--run", type=Path, required=True, help="folder of the first phase")

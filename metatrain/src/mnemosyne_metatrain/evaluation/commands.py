@@ -62,15 +62,9 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     sources = [parse_source(text) for text in arguments.weights]
     if arguments.count_divergences:
         clock = Clock(time.time() + 60.0 * arguments.minutes)
-        for source in sources:
-            count_divergences(
-                source,
-                tasks,
-                arguments.count_divergences,
-                max(plan.horizons),
-                Journal(arguments.out),
-                clock,
-            )
+        journal = Journal(arguments.out)
+        longest = max(plan.horizons)
+        count_divergences(sources, tasks, arguments.count_divergences, longest, journal, clock)
         return
     leg = Leg(
         plan,
@@ -142,3 +136,31 @@ def add_report(commands: Commands) -> None:
     command.add_argument("--facts", type=Path, help="JSON object that is added to the headline")
     command.add_argument("--out", type=Path, required=True, help="folder of the documents")
     command.set_defaults(run_command=_report)
+
+
+def _ablate(arguments: argparse.Namespace) -> None:
+    from mnemosyne_metatrain.report.ablation import Labelled, write_ablation
+
+    configs = [Labelled.parse(text) for text in arguments.configs]
+    base = arguments.base or configs[0].names[0]
+    tasks, horizons = task_names(arguments.tasks), _numbers(arguments.horizons)
+    for row in write_ablation(arguments.records, configs, tasks, horizons, base, arguments.out):
+        cells = [
+            f"{horizon}: {found['val_loss_ratio_iqm']:.3f}"
+            for horizon, found in row["horizons"].items()
+        ]
+        print(f"{row['name']:>24} {'  '.join(cells) or 'not run'}")
+
+
+def add_ablate(commands: Commands) -> None:
+    """Adds `ablate`."""
+    command = commands.add_parser("ablate", help="compare variants from their records")
+    command.add_argument("records", type=Path, nargs="+", help="files written by evaluate")
+    command.add_argument(
+        "--configs", nargs="+", required=True, help="[NAME=]FILE whose variants are the rows"
+    )
+    command.add_argument("--base", default="", help="what others are divided by; the first row")
+    command.add_argument("--tasks", default="validation")
+    command.add_argument("--horizons", default="500,2000")
+    command.add_argument("--out", type=Path, required=True, help="path without a suffix")
+    command.set_defaults(run_command=_ablate)

@@ -7,7 +7,6 @@ import math
 from collections.abc import Sequence
 
 import jax
-import numpy as np
 
 from mnemosyne_metatrain.evaluation.devices import Lowered, run_on_devices
 from mnemosyne_metatrain.evaluation.judge import Clock
@@ -15,33 +14,37 @@ from mnemosyne_metatrain.evaluation.metrics import diverged, spiked
 from mnemosyne_metatrain.evaluation.programs import Programs, lower_programs
 from mnemosyne_metatrain.evaluation.records import Journal, Row, curve_fields
 from mnemosyne_metatrain.evaluation.runs import curves_of
-from mnemosyne_metatrain.evaluation.weights import Candidate, Source
+from mnemosyne_metatrain.evaluation.weights import Candidate, Source, load_candidates
 from mnemosyne_metatrain.suite import every_task
 
 GUARD = "gate_guard"
 
 
-def guarded(source: Source) -> Candidate:
-    """The weights twice, with the guard on and off.
+def guarded(sources: Sequence[Source]) -> Candidate:
+    """The same weights with the guard "on" and "off".
+
+    Args:
+        sources: One member with the knob, or two that are called "on" and "off" already.
 
     Raises:
-        ValueError: If there is not one member, or it has no guard.
+        ValueError: If they are neither.
     """
-    plain = source.candidate()
-    if len(plain.names) != 1:
-        raise ValueError("count divergences of one member at a time")
-    if GUARD not in plain.thetas.fixed.get("knobs", {}):
-        raise ValueError(f"these weights have no knob {GUARD}")
-    pair = [
-        dataclasses.replace(source, knobs=(*source.knobs, (GUARD, value))).candidate()
-        for value in (1.0, 0.0)
-    ]
-    thetas = jax.tree.map(lambda *x: np.concatenate(x), *(c.thetas for c in pair))
-    return Candidate(plain.optimizer, ("on", "off"), thetas)
+    if len(sources) == 1:
+        plain = sources[0].candidate()
+        if len(plain.names) != 1 or GUARD not in plain.thetas.fixed.get("knobs", {}):
+            raise ValueError(f"count divergences of one member that has a knob {GUARD}")
+        sources = [
+            dataclasses.replace(sources[0], name=name, knobs=(*sources[0].knobs, (GUARD, value)))
+            for name, value in (("on", 1.0), ("off", 0.0))
+        ]
+    found = load_candidates(sources)
+    if len(found) != 1 or sorted(found[0].names) != ["off", "on"]:
+        raise ValueError("count divergences of on=... and off=... of the same architecture")
+    return found[0]
 
 
 def count_divergences(
-    source: Source,
+    sources: Sequence[Source],
     tasks: Sequence[str],
     runs: int,
     horizon: int,
@@ -51,15 +54,15 @@ def count_divergences(
     """Runs the weights with and without their guard and records a row a task and guard.
 
     Args:
-        source: One member.
+        sources: What `guarded` takes.
         tasks: Names of tasks.
         runs: At least so many runs over all tasks; each task has the same number of seeds.
         horizon: Steps.
         journal: Where to; tasks that are recorded there with these weights are not run again.
         clock: When to stop.
     """
-    candidate = guarded(source)
-    name = source.name or candidate.optimizer.name
+    candidate = guarded(sources)
+    name = candidate.optimizer.name
     seeds = math.ceil(runs / len(tasks))
     makers = every_task()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -171,12 +171,50 @@ def draw_bars(
     return _save(figure, path)
 
 
-def _scale(panel: Any, numbers: Sequence[float]) -> None:
+def draw_intervals(
+    names: Sequence[str],
+    series: Mapping[str, Mapping[str, tuple[float, float, float] | None]],
+    title: str,
+    path: Path,
+) -> Path:
+    """A row a name: a dot and its interval for each series.
+
+    Args:
+        names: Rows, from the top.
+        series: (middle, low, high) by label and name; None where nothing was run.
+        title: What is drawn.
+        path: Of the PNG; its suffix is replaced.
+    """
+    figure, axes = _figure(1, 1, 8.5, 0.34 * len(names) + 1.3)
+    panel = axes[0, 0]
+    numbers: list[float] = []
+    for index, (label, found) in enumerate(series.items()):
+        colour, shift = COLOURS[index % len(COLOURS)], 0.22 * (index - (len(series) - 1) / 2)
+        rows = [(i + shift, found[n]) for i, n in enumerate(names) if found.get(n) is not None]
+        for number, (height, value) in enumerate(rows):
+            assert value is not None
+            middle, low, high = value
+            numbers += [middle, low, high]
+            panel.plot([low, high], [height, height], color=colour, linewidth=3, alpha=0.35)
+            panel.plot(middle, height, "o", color=colour, label=None if number else label)
+    panel.axvline(1.0, color="#4d4d4d", linewidth=1)
+    _scale(panel, numbers or [1.0], room=0.05)
+    panel.set_yticks(range(len(names)), names)
+    panel.set_ylim(len(names) - 0.4, -0.6)
+    panel.grid(axis="x", **_GRID)
+    panel.set_axisbelow(True)
+    panel.set_title(title)
+    panel.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    figure.tight_layout()
+    return _save(figure, path.with_suffix(".png"))
+
+
+def _scale(panel: Any, numbers: Sequence[float], room: float = 0.3) -> None:
     """A logarithmic axis with a few readable ticks, 1 among them, and room for text."""
     panel.set_xscale("log")
     low, high = min(*numbers, 1.0), max(*numbers, 1.0)
     span = math.log(max(high / low, 1.1))
-    panel.set_xlim(low * math.exp(-0.05 * span), high * math.exp(0.3 * span))
+    panel.set_xlim(low * math.exp(-0.05 * span), high * math.exp(room * span))
     kept = [1.0]
     for tick in (0.1, 0.25, 0.5, 2, 4, 10, 0.8, 0.9, 1.1, 1.25, 0.7, 1.5, 3, 6, 0.95, 1.05):
         inside = low * 0.98 <= tick <= high * 1.02
