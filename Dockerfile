@@ -35,6 +35,7 @@ COPY deploy/collect_runtime.sh deploy/
 RUN deploy/collect_runtime.sh /runtime \
     "build/${PRESET}/bin/mnemosyned" "build/${PRESET}/bin/mnemosynectl" \
   && chown 65532:65532 /runtime/run/mnemosyne
+COPY models /runtime/usr/share/mnemosyne/models
 
 FROM scratch
 COPY --from=build /runtime /

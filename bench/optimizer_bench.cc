@@ -1,7 +1,11 @@
 // Times the step of each optimizer on the CPU backend: state and gradients in memory, one call of
 // Optimizer::Update. The argument is the number of parameters, spread over 16 tensors. The counters
-// are nanoseconds a parameter, of the mean and of the shortest step, and the memory traffic of the
-// mean step that it cannot avoid.
+// are nanoseconds a parameter, of the mean and of the shortest step, the memory traffic of the mean
+// step that it cannot avoid, and the bytes of state a parameter.
+//
+//   optimizer_bench [--models=FOLDER] [Google Benchmark's options]
+//
+// FOLDER, `models` unless given, has the learned optimizers that are timed as well.
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
@@ -11,10 +15,12 @@
 #include <limits>
 #include <map>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/error.h"
 #include "optim/optimizer_registry.h"
+#include "server/model/model_registry.h"
 
 namespace mnemosyne::optim {
 namespace {
@@ -78,10 +84,11 @@ HyperparameterValues SteadyHyperparameters(const OptimizerInfo& info) {
   return OrDie(ResolveHyperparameters(info.hyperparameters, given, {}));
 }
 
-void Update(benchmark::State& state, const OptimizerInfo& info,
+void Update(benchmark::State& state, const OptimizerFactory& factory,
             const kernels::CpuOptions& options) {
+  const OptimizerInfo& info = factory.info();
   const auto backend = OrDie(kernels::CreateBackend("cpu", options));
-  const auto optimizer = OrDie(CreateOptimizer(info.name, info.version, *backend));
+  const auto optimizer = OrDie(factory.Create(*backend));
   const ParameterLayout layout = MakeLayout(state.range(0));
   const auto optimizer_state = OrDie(optimizer->Init(layout));
   const auto values = OrDie(backend->Allocate(layout.arena_size() * sizeof(float)));
@@ -102,6 +109,8 @@ void Update(benchmark::State& state, const OptimizerInfo& info,
   }
   SetCounters(state, layout.element_count(),
               kBytesOfGradientAndUpdate + 2 * info.state_bytes_per_element, shortest);
+  state.counters["state_bytes_per_parameter"] = static_cast<double>(optimizer->StateBytes(layout)) /
+                                                static_cast<double>(layout.element_count());
 }
 
 void Measure(benchmark::State& state) {
@@ -125,22 +134,35 @@ void Sizes(benchmark::internal::Benchmark* benchmark) {
   benchmark->RangeMultiplier(10)->Range(10'000, 100'000'000)->UseRealTime();
 }
 
-void RegisterAll() {
-  for (const OptimizerInfo* info : ListOptimizers()) {
-    benchmark::RegisterBenchmark(std::string(info->name).c_str(), [info](benchmark::State& state) {
-      Update(state, *info, {});
-    })->Apply(Sizes);
+// An element of a learned optimizer costs thousands of operations and hundreds of bytes.
+void LearnedSizes(benchmark::internal::Benchmark* benchmark) {
+  benchmark->RangeMultiplier(10)->Range(10'000, 10'000'000)->UseRealTime();
+}
+
+void RegisterAll(const OptimizerRegistry& optimizers) {
+  for (const OptimizerFactoryPtr& factory : optimizers.factories()) {
+    const OptimizerInfo& info = factory->info();
+    const bool learned = !info.weights_hash.empty();
+    const std::string name =
+        learned ? fmt::format("{}_{}", info.name, info.version) : std::string(info.name);
+    benchmark::RegisterBenchmark(name.c_str(), [factory](benchmark::State& state) {
+      Update(state, *factory, {});
+    })->Apply(learned ? LearnedSizes : Sizes);
   }
   // What an instruction set is worth where memory does not hide it.
   for (const char* isa : {"baseline", "avx2", "avx512"}) {
     const kernels::CpuOptions options = {.threads = 1, .isa = isa};
     if (!kernels::CreateBackend("cpu", options).ok()) continue;
-    const OptimizerInfo& adamw = *OrDie(FindOptimizer("adamw", ""));
-    benchmark::RegisterBenchmark(
-        fmt::format("adamw_{}_1_thread", isa).c_str(),
-        [&adamw, options](benchmark::State& state) { Update(state, adamw, options); })
-        ->Arg(100'000)
-        ->UseRealTime();
+    for (const char* name : {"adamw", "lstm", "rnnprop"}) {
+      const auto factory = optimizers.Find(name, "");
+      if (!factory.ok()) continue;
+      benchmark::RegisterBenchmark(fmt::format("{}_{}_1_thread", name, isa).c_str(),
+                                   [factory = *factory, options](benchmark::State& state) {
+                                     Update(state, *factory, options);
+                                   })
+          ->Arg(100'000)
+          ->UseRealTime();
+    }
   }
   benchmark::RegisterBenchmark("measure_gradients", Measure)->Apply(Sizes);
 }
@@ -149,8 +171,16 @@ void RegisterAll() {
 }  // namespace mnemosyne::optim
 
 int main(int argc, char** argv) {
-  mnemosyne::optim::RegisterAll();
   benchmark::Initialize(&argc, argv);
+  std::string folder = "models";
+  constexpr std::string_view kModels = "--models=";
+  if (argc == 2 && std::string_view(argv[1]).substr(0, kModels.size()) == kModels) {
+    folder = argv[1] + kModels.size();
+    argc = 1;
+  }
+  mnemosyne::server::ModelRegistry models({folder});
+  models.Reload();
+  mnemosyne::optim::RegisterAll(*models.optimizers());
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
   benchmark::RunSpecifiedBenchmarks();
   return 0;

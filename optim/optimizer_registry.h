@@ -1,26 +1,35 @@
-// The optimizers that can be had by name.
+// The optimizers that can be had by name: those that are code alone, and those of models.
 #pragma once
 
-#include <memory>
 #include <span>
 #include <string_view>
+#include <vector>
 
 #include "absl/status/statusor.h"
-#include "kernels/backend.h"
-#include "optim/optimizer.h"
+#include "optim/optimizer_factory.h"
 
 namespace mnemosyne::optim {
 
-// All optimizers, in order of name, then version. Any thread.
-std::span<const OptimizerInfo* const> ListOptimizers();
+// Immutable; any thread. A change is another registry.
+class OptimizerRegistry {
+ public:
+  // The classic optimizers, and `learned` ones, of which no two have the same name and version.
+  explicit OptimizerRegistry(std::vector<OptimizerFactoryPtr> learned = {});
 
-// The optimizer of that name and version; an empty version is the newest. NotFound with reason
-// UNKNOWN_OPTIMIZER names those there are.
-absl::StatusOr<const OptimizerInfo*> FindOptimizer(std::string_view name, std::string_view version);
+  // In order of name, then version, oldest first.
+  std::span<const OptimizerFactoryPtr> factories() const { return factories_; }
 
-// Makes an optimizer on `backend`, which outlives it. NotFound as FindOptimizer.
-absl::StatusOr<std::unique_ptr<Optimizer>> CreateOptimizer(std::string_view name,
-                                                           std::string_view version,
-                                                           kernels::Backend& backend);
+  // The optimizer of that name, version and weights; an empty version is the newest, an empty hash
+  // is any weights. NotFound with reason UNKNOWN_OPTIMIZER names those there are, or with reason
+  // UNKNOWN_WEIGHTS tells which weights there are.
+  absl::StatusOr<OptimizerFactoryPtr> Find(std::string_view name, std::string_view version,
+                                           std::string_view weights_hash = {}) const;
+
+  // Whether a classic optimizer has that name, so that no model can.
+  static bool IsClassic(std::string_view name);
+
+ private:
+  std::vector<OptimizerFactoryPtr> factories_;
+};
 
 }  // namespace mnemosyne::optim

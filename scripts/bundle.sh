@@ -4,7 +4,7 @@
 # anything or setting a variable.
 #
 # usage: scripts/bundle.sh OUT [PRESET] [PROGRAM ...]
-#   OUT       made anew: OUT/bin and OUT/lib
+#   OUT       made anew: OUT/bin, OUT/lib and OUT/share
 #   PRESET    whose build to take; default: release
 #   PROGRAM   default: all in build/PRESET/bin
 set -euo pipefail
@@ -43,5 +43,8 @@ for program in "${programs[@]}"; do ldd "build/$preset/bin/$program"; done |
     # shellcheck disable=SC2016
     patchelf --set-rpath '$ORIGIN' "$out/lib/$(basename "$library")"
   done
+# Where the daemon looks for its models.
+mkdir -p "$out/share/mnemosyne"
+cp -r models "$out/share/mnemosyne/"
 echo "bundle: ${#programs[@]} programs, $(find "$out/lib" -type f | wc -l) libraries," \
   "$(du -sh "$out" | cut -f1) in $out"

@@ -13,16 +13,17 @@ LAYERS: dict[str, set[str]] = {
     "proto/codec": {"base"},
     "kernels": {"base"},
     "optim": {"base", "kernels"},
-    "server/session": {"base", "proto/codec", "kernels", "optim"},
     "server/telemetry": {"base"},
+    "server/model": {"base", "optim", "server/telemetry"},
+    "server/session": {"base", "proto/codec", "kernels", "optim", "server/model"},
     "server/config": {"base", "proto/codec"},
     "server/rpc": {
         "base", "proto/codec", "kernels", "optim", "mnemosyne/v1",
-        "server/session", "server/telemetry",
+        "server/model", "server/session", "server/telemetry",
     },
     "server": {
         "base", "proto/codec", "kernels", "optim",
-        "server/config", "server/rpc", "server/session", "server/telemetry",
+        "server/config", "server/model", "server/rpc", "server/session", "server/telemetry",
     },
     "client/cpp": {"base", "proto/codec", "mnemosyne", "mnemosyne/v1"},
 }  # fmt: skip

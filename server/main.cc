@@ -30,12 +30,18 @@ namespace {
 constexpr int kExitRefused = 1;  // The options are well-formed but cannot be met.
 constexpr int kExitForced = 3;   // A second signal cut the shutdown short.
 
-// The signals that end the daemon. They are blocked in every thread and waited for in main.
+// The signals that end the daemon, and the one that reloads models. They are blocked in every
+// thread and waited for in main.
 sigset_t EndingSignals() {
   sigset_t signals;
   sigemptyset(&signals);
   sigaddset(&signals, SIGTERM);
   sigaddset(&signals, SIGINT);
+  return signals;
+}
+sigset_t AllSignals() {
+  sigset_t signals = EndingSignals();
+  sigaddset(&signals, SIGHUP);
   return signals;
 }
 
@@ -65,11 +71,22 @@ void TuneProcess() {
   absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
 }
 
+// Waits for a signal that ends the daemon; reloads models meanwhile.
+int WaitForEnd(Server& server) {
+  const sigset_t signals = AllSignals();
+  while (true) {
+    int signal = 0;
+    sigwait(&signals, &signal);
+    if (signal != SIGHUP) return signal;
+    Log(spdlog::level::info, "reloading models", {{"signal", strsignal(signal)}});
+    server.models().Reload();
+  }
+}
+
 // Waits for a signal, then lets the server drain; a second signal ends the process at once.
 void ServeUntilSignalled(Server& server) {
   const sigset_t signals = EndingSignals();
-  int signal = 0;
-  sigwait(&signals, &signal);
+  const int signal = WaitForEnd(server);
   Log(spdlog::level::info, "shutting down",
       {{"signal", strsignal(signal)}, {"drain_seconds", server.config().drain_seconds}});
   std::atomic<bool> drained = false;
@@ -101,6 +118,7 @@ absl::Status Run(ServerConfig config) {
        {"commit", kCommit},
        {"listen", fmt::format("{}", fmt::join(server->addresses(), ","))},
        {"socket", config.socket},
+       {"models", fmt::format("{}", fmt::join(server->config().models, ","))},
        {"device", server->executor().device_name()},
        {"description", server->executor().device_description()},
        {"memory_max", config.memory_max},
@@ -121,8 +139,9 @@ int Main(int argc, char** argv) {
                        std::string("mnemosyned ") + kVersion + (*kCommit ? " " : "") + kCommit);
   app.footer(
       "Signals: SIGTERM and SIGINT finish the steps in hand and exit 0; a second one exits at\n"
-      "once. Exit codes: 0 stopped as asked, 1 an option cannot be met, 3 a second signal, 100\n"
-      "and above a bad flag.");
+      "once. SIGHUP reads the folders of models again. Exit codes: 0 stopped as asked, 1 an "
+      "option\n"
+      "cannot be met, 3 a second signal, 100 and above a bad flag.");
   ServerConfig config;
   AddOptions(app, config);
   try {
@@ -136,7 +155,7 @@ int Main(int argc, char** argv) {
   }
 
   TuneProcess();
-  const sigset_t signals = EndingSignals();
+  const sigset_t signals = AllSignals();
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   const absl::Status status = Run(config);
   if (!status.ok()) {

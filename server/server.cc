@@ -68,11 +68,13 @@ Server::Server(const ServerConfig& config, std::unique_ptr<kernels::Backend> bac
                const Clock& clock)
     : config_(config),
       budget_(config.memory_max),
+      models_({config.models.begin(), config.models.end()}),
       executor_(std::make_unique<StepExecutor>(std::move(backend),
                                                static_cast<size_t>(config.queue_max), clock)),
-      store_(MakeSessionLimits(config), budget_, *executor_, clock),
+      store_(MakeSessionLimits(config), budget_, models_, *executor_, clock),
       streams_(static_cast<size_t>(config.streams_max)),
-      service_(store_, *executor_, streams_, MakeStreamLimits(config), clock) {}
+      reloader_(models_),
+      service_(models_, reloader_, store_, *executor_, streams_, MakeStreamLimits(config), clock) {}
 
 Server::~Server() {
   if (grpc_ != nullptr) Drain();
@@ -84,6 +86,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerConfig& config
   if (!config.socket.empty()) MNEMO_RETURN_IF_ERROR(CheckSocketPath(config.socket));
   MNEMO_ASSIGN_OR_RETURN(std::unique_ptr<kernels::Backend> backend, OpenDevice(config));
   std::unique_ptr<Server> server(new Server(config, std::move(backend), clock));
+  server->models_.Reload();  // A model that is refused has been logged; the others are served.
   MNEMO_RETURN_IF_ERROR(server->Listen());
   return server;
 }

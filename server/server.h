@@ -10,6 +10,8 @@
 #include "absl/status/statusor.h"
 #include "base/clock.h"
 #include "server/config/server_config.h"
+#include "server/model/model_registry.h"
+#include "server/model/model_reloader.h"
 #include "server/rpc/keep_awake.h"
 #include "server/rpc/optimizer_service.h"
 #include "server/rpc/stream_registry.h"
@@ -36,6 +38,9 @@ class Server {
   const ServerConfig& config() const { return config_; }
   const StepExecutor& executor() const { return *executor_; }
 
+  // The models that it serves. Any thread may reload them.
+  ModelRegistry& models() { return models_; }
+
   ~Server();
 
  private:
@@ -45,9 +50,11 @@ class Server {
 
   const ServerConfig config_;
   MemoryBudget budget_;
+  ModelRegistry models_;
   std::unique_ptr<StepExecutor> executor_;
   SessionStore store_;
   StreamRegistry streams_;
+  ModelReloader reloader_;
   OptimizerService service_;
   std::unique_ptr<grpc::Server> grpc_;
   std::unique_ptr<KeepAwake> keep_awake_;

@@ -133,6 +133,14 @@ absl::StatusOr<std::vector<v1::Optimizer>> Client::ListOptimizers() {
   return std::vector<v1::Optimizer>(response.optimizers().begin(), response.optimizers().end());
 }
 
+absl::StatusOr<v1::ReloadModelsResponse> Client::ReloadModels() {
+  v1::ReloadModelsResponse response;
+  MNEMO_RETURN_IF_ERROR(impl_->Call([&](grpc::ClientContext& context) {
+    return impl_->stub->ReloadModels(&context, {}, &response);
+  }));
+  return response;
+}
+
 absl::StatusOr<CreatedSession> Client::CreateSession(const v1::SessionSpec& spec,
                                                      std::string_view request_id) {
   v1::CreateSessionRequest request;

@@ -4,7 +4,7 @@
 #include <limits>
 #include <vector>
 
-#include "optim/classic/classic_optimizer.h"
+#include "optim/arena_optimizer.h"
 
 namespace mnemosyne::optim {
 namespace {
@@ -54,10 +54,10 @@ kernels::AdamCoefficients MakeCoefficients(const GroupStep& group, int64_t clock
   return coefficients;
 }
 
-class Adam final : public ClassicOptimizer {
+class Adam final : public ArenaOptimizer {
  public:
   Adam(const OptimizerInfo& info, kernels::Backend& backend)
-      : ClassicOptimizer(info, kSlots, backend) {}
+      : ArenaOptimizer(info, kSlots, backend) {}
 
   UpdateRule Rule(const GroupStep& group) const override {
     return {group.learning_rate * group.values[kWeightDecay], 1};

@@ -4,7 +4,7 @@
 #include <limits>
 #include <vector>
 
-#include "optim/classic/classic_optimizer.h"
+#include "optim/arena_optimizer.h"
 
 namespace mnemosyne::optim {
 namespace {
@@ -25,9 +25,9 @@ constexpr HyperparameterSpec kHyperparameters[] = {
 
 constexpr SlotSpec kSlots[] = {{"exp_avg"}, {"signs", kernels::kSignsPerWord}};
 
-class Lion final : public ClassicOptimizer {
+class Lion final : public ArenaOptimizer {
  public:
-  explicit Lion(kernels::Backend& backend) : ClassicOptimizer(kLionInfo, kSlots, backend) {}
+  explicit Lion(kernels::Backend& backend) : ArenaOptimizer(kLionInfo, kSlots, backend) {}
 
   UpdateRule Rule(const GroupStep& group) const override {
     return {group.learning_rate * group.values[kWeightDecay], -group.learning_rate};

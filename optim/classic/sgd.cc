@@ -3,7 +3,7 @@
 #include <limits>
 #include <vector>
 
-#include "optim/classic/classic_optimizer.h"
+#include "optim/arena_optimizer.h"
 
 namespace mnemosyne::optim {
 namespace {
@@ -24,9 +24,9 @@ constexpr HyperparameterSpec kHyperparameters[] = {
 
 constexpr SlotSpec kSlots[] = {{"momentum_buffer"}};
 
-class Sgd final : public ClassicOptimizer {
+class Sgd final : public ArenaOptimizer {
  public:
-  explicit Sgd(kernels::Backend& backend) : ClassicOptimizer(kSgdInfo, kSlots, backend) {}
+  explicit Sgd(kernels::Backend& backend) : ArenaOptimizer(kSgdInfo, kSlots, backend) {}
 
   UpdateRule Rule(const GroupStep& group) const override {
     return {group.learning_rate * group.values[kWeightDecay], -group.learning_rate};

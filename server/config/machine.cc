@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <filesystem>
 #include <fstream>
 #include <string>
 
@@ -36,6 +37,17 @@ int64_t UsableCores() {
     cores = std::min(cores, static_cast<int64_t>(std::ceil(quota / period)));
   }
   return std::max<int64_t>(cores, 1);
+}
+
+std::string FindInstalledModels() {
+  std::error_code error;
+  const std::filesystem::path program = std::filesystem::read_symlink("/proc/self/exe", error);
+  if (error) return "";
+  for (const char* relative : {"../share/mnemosyne/models", "../../../models"}) {
+    const auto folder = (program.parent_path() / relative).lexically_normal();
+    if (std::filesystem::is_directory(folder, error)) return folder.string();
+  }
+  return "";
 }
 
 }  // namespace mnemosyne::server

@@ -1,7 +1,9 @@
-// What this process may use of the machine: less than all of it in a container.
+// What this process may use of the machine, less than all of it in a container, and where its files
+// are.
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 namespace mnemosyne::server {
 
@@ -10,5 +12,9 @@ int64_t UsableMemoryBytes();
 
 // Cores: the machine's, or what affinity and the control group's quota leave; at least 1.
 int64_t UsableCores();
+
+// The folder of the models that came with this program: `../share/mnemosyne/models` from its own
+// folder, where it is installed, or `../../../models`, where it was built. Empty if there is none.
+std::string FindInstalledModels();
 
 }  // namespace mnemosyne::server

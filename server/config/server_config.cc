@@ -1,11 +1,13 @@
 #include "server/config/server_config.h"
 
+#include <filesystem>
 #include <memory>
 #include <sstream>
 #include <string_view>
 #include <variant>
 
 #include "base/error.h"
+#include "base/status_macros.h"
 #include "server/config/machine.h"
 
 namespace mnemosyne::server {
@@ -54,6 +56,11 @@ const std::vector<Option>& Options() {
        "owner alone."},
       {"Addresses", "--ready-file", "PATH", Text{&C::ready_file},
        "File to write once clients are served: a JSON object with pid, listen and socket."},
+
+      {"Models", "--models", "PATH", TextList{&C::models},
+       "Folder of meta-trained weights, as NAME/VERSION/weights.safetensors; give it several times "
+       "for several folders. `auto` is share/mnemosyne/models beside the program's folder, or the "
+       "models of the sources that it was built in, if there; `none` is no models."},
 
       {"Computing", "--device", "NAME", Text{&C::device},
        "Device that steps run on: cpu, cuda:N, or auto for a GPU where there is one."},
@@ -179,11 +186,34 @@ void AddOptions(CLI::App& app, ServerConfig& config) {
       ->group("Files");
 }
 
+namespace {
+
+// Puts folders in the place of `auto` and `none`.
+absl::Status CompleteModels(std::vector<std::string>& models) {
+  std::vector<std::string> folders;
+  for (const std::string& model : models) {
+    std::error_code error;
+    if (model == "none") continue;
+    if (model == "auto") {
+      if (const std::string found = FindInstalledModels(); !found.empty()) folders.push_back(found);
+    } else if (std::filesystem::is_directory(model, error)) {
+      folders.push_back(model);
+    } else {
+      return InvalidArgument("--models {}: there is no such folder", model);
+    }
+  }
+  models = std::move(folders);
+  return absl::OkStatus();
+}
+
+}  // namespace
+
 absl::Status CompleteConfig(ServerConfig& config) {
   std::erase(config.listen, "none");
   if (config.listen.empty() && config.socket.empty()) {
     return InvalidArgument("nothing to listen on: give --listen HOST:PORT or --socket PATH");
   }
+  MNEMO_RETURN_IF_ERROR(CompleteModels(config.models));
   if (config.memory_max == 0) config.memory_max = UsableMemoryBytes() / 2;
   if (config.threads == 0) config.threads = UsableCores();
   const int64_t cell_bytes = config.cell_elements * int64_t{sizeof(float)};

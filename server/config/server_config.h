@@ -17,6 +17,9 @@ struct ServerConfig {
   std::string socket;
   std::string ready_file;
 
+  // Folders of meta-trained weights, or `auto` or `none`.
+  std::vector<std::string> models = {"auto"};
+
   // What it computes with.
   std::string device = "auto";
   int64_t threads = 0;  // 0 is one for each core.

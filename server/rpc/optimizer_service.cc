@@ -12,7 +12,6 @@
 #include "base/checksum.h"
 #include "base/error.h"
 #include "base/status_macros.h"
-#include "optim/optimizer_registry.h"
 #include "server/rpc/optimize_reactor.h"
 #include "server/rpc/session_codec.h"
 #include "server/rpc/state_call.h"
@@ -54,10 +53,13 @@ class RefusedStream final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grp
 
 }  // namespace
 
-OptimizerService::OptimizerService(SessionStore& store, StepExecutor& executor,
+OptimizerService::OptimizerService(const ModelRegistry& models, ModelReloader& reloader,
+                                   SessionStore& store, StepExecutor& executor,
                                    StreamRegistry& streams, const StreamLimits& limits,
                                    const Clock& clock)
-    : store_(store),
+    : models_(models),
+      reloader_(reloader),
+      store_(store),
       executor_(executor),
       streams_(streams),
       limits_(limits),
@@ -67,10 +69,22 @@ OptimizerService::OptimizerService(SessionStore& store, StepExecutor& executor,
 grpc::ServerUnaryReactor* OptimizerService::ListOptimizers(grpc::CallbackServerContext* context,
                                                            const v1::ListOptimizersRequest*,
                                                            v1::ListOptimizersResponse* response) {
-  for (const optim::OptimizerInfo* info : optim::ListOptimizers()) {
-    *response->add_optimizers() = ToProto(*info);
+  for (const optim::OptimizerFactoryPtr& factory : models_.optimizers()->factories()) {
+    *response->add_optimizers() = ToProto(factory->info());
   }
   return Answer(context, absl::OkStatus());
+}
+
+grpc::ServerUnaryReactor* OptimizerService::ReloadModels(grpc::CallbackServerContext* context,
+                                                         const v1::ReloadModelsRequest*,
+                                                         v1::ReloadModelsResponse* response) {
+  grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
+  const absl::Status submitted = reloader_.Submit([reactor, response](const ModelReload& reload) {
+    *response = ToProto(reload);
+    reactor->Finish(grpc::Status::OK);
+  });
+  if (!submitted.ok()) reactor->Finish(ToGrpcStatus(submitted));
+  return reactor;
 }
 
 grpc::ServerUnaryReactor* OptimizerService::CreateSession(grpc::CallbackServerContext* context,
@@ -95,6 +109,7 @@ grpc::ServerUnaryReactor* OptimizerService::CreateSession(grpc::CallbackServerCo
                     Log(spdlog::level::info, "session created",
                         {{"session", session.name()},
                          {"optimizer", session.optimizer().name},
+                         {"version", session.optimizer().version},
                          {"parameters", session.layout().parameters().size()},
                          {"elements", session.layout().element_count()},
                          {"reserved_bytes", session.reserved_bytes()}});
@@ -151,7 +166,7 @@ absl::Status OptimizerService::Update(const v1::UpdateSessionRequest& request,
                          store_.FindWithToken(request.name(), request.token()));
   SessionSpec spec = session->spec();
   MNEMO_RETURN_IF_ERROR(MergeSpec(request.spec(), request.update_mask(), spec));
-  MNEMO_RETURN_IF_ERROR(CheckSessionSpec(spec).status());
+  MNEMO_RETURN_IF_ERROR(CheckSessionSpec(spec));
   MNEMO_ASSIGN_OR_RETURN(auto rules, ResolveRules(spec, session->optimizer()));
   session->SetRules(std::move(spec), std::move(rules));
   *response.mutable_session() = ToProto(*session, /*with_parameters=*/false);

@@ -7,6 +7,8 @@
 
 #include "base/clock.h"
 #include "mnemosyne/v1/optimizer_service.grpc.pb.h"
+#include "server/model/model_registry.h"
+#include "server/model/model_reloader.h"
 #include "server/rpc/call_watch.h"
 #include "server/rpc/optimize_conversation.h"
 #include "server/rpc/stream_registry.h"
@@ -19,27 +21,32 @@ namespace mnemosyne::server {
 // copied on their way through protobuf.
 using RawOptimizeService = v1::OptimizerService::WithRawCallbackMethod_Optimize<
     v1::OptimizerService::WithCallbackMethod_ListOptimizers<
-        v1::OptimizerService::WithCallbackMethod_CreateSession<
-            v1::OptimizerService::WithCallbackMethod_GetSession<
-                v1::OptimizerService::WithCallbackMethod_ListSessions<
-                    v1::OptimizerService::WithCallbackMethod_UpdateSession<
-                        v1::OptimizerService::WithCallbackMethod_DeleteSession<
-                            v1::OptimizerService::WithCallbackMethod_Step<
-                                v1::OptimizerService::WithCallbackMethod_ExportState<
-                                    v1::OptimizerService::WithCallbackMethod_ImportState<
-                                        v1::OptimizerService::WithCallbackMethod_GetServerInfo<
-                                            v1::OptimizerService::Service>>>>>>>>>>>;
+        v1::OptimizerService::WithCallbackMethod_ReloadModels<
+            v1::OptimizerService::WithCallbackMethod_CreateSession<
+                v1::OptimizerService::WithCallbackMethod_GetSession<
+                    v1::OptimizerService::WithCallbackMethod_ListSessions<
+                        v1::OptimizerService::WithCallbackMethod_UpdateSession<
+                            v1::OptimizerService::WithCallbackMethod_DeleteSession<
+                                v1::OptimizerService::WithCallbackMethod_Step<
+                                    v1::OptimizerService::WithCallbackMethod_ExportState<
+                                        v1::OptimizerService::WithCallbackMethod_ImportState<
+                                            v1::OptimizerService::WithCallbackMethod_GetServerInfo<
+                                                v1::OptimizerService::Service>>>>>>>>>>>>;
 
 // Thread-safety: thread-safe; gRPC calls it from its own threads.
 // Lifetime: everything it is given outlives it.
 class OptimizerService final : public RawOptimizeService {
  public:
-  OptimizerService(SessionStore& store, StepExecutor& executor, StreamRegistry& streams,
-                   const StreamLimits& limits, const Clock& clock);
+  OptimizerService(const ModelRegistry& models, ModelReloader& reloader, SessionStore& store,
+                   StepExecutor& executor, StreamRegistry& streams, const StreamLimits& limits,
+                   const Clock& clock);
 
   grpc::ServerUnaryReactor* ListOptimizers(grpc::CallbackServerContext* context,
                                            const v1::ListOptimizersRequest* request,
                                            v1::ListOptimizersResponse* response) override;
+  grpc::ServerUnaryReactor* ReloadModels(grpc::CallbackServerContext* context,
+                                         const v1::ReloadModelsRequest* request,
+                                         v1::ReloadModelsResponse* response) override;
   grpc::ServerUnaryReactor* CreateSession(grpc::CallbackServerContext* context,
                                           const v1::CreateSessionRequest* request,
                                           v1::CreateSessionResponse* response) override;
@@ -75,6 +82,8 @@ class OptimizerService final : public RawOptimizeService {
   absl::Status Delete(const v1::DeleteSessionRequest& request, bool from_socket);
   absl::Status List(const v1::ListSessionsRequest& request, v1::ListSessionsResponse& response);
 
+  const ModelRegistry& models_;
+  ModelReloader& reloader_;
   SessionStore& store_;
   StepExecutor& executor_;
   StreamRegistry& streams_;

@@ -172,6 +172,7 @@ absl::StatusOr<SessionSpec> FromProto(const v1::SessionSpec& proto) {
   SessionSpec spec;
   spec.optimizer = proto.optimizer();
   spec.optimizer_version = proto.optimizer_version();
+  spec.weights_hash = proto.weights_hash();
   for (const v1::ParameterSpec& parameter : proto.parameters()) {
     MNEMO_ASSIGN_OR_RETURN(optim::ParameterSpec read, ParameterFromProto(parameter));
     spec.parameters.push_back(std::move(read));
@@ -237,6 +238,7 @@ v1::SessionSpec SpecToProto(const Session& session, bool with_parameters) {
   v1::SessionSpec proto;
   proto.set_optimizer(spec.optimizer);
   proto.set_optimizer_version(spec.optimizer_version);
+  proto.set_weights_hash(spec.weights_hash);
   if (with_parameters) {
     for (const optim::ParameterSpec& parameter : session.layout().parameters()) {
       ParameterToProto(parameter, *proto.add_parameters());
@@ -299,6 +301,29 @@ v1::Optimizer ToProto(const optim::OptimizerInfo& info) {
     target.set_boolean(spec.boolean);
   }
   proto.set_state_bytes_per_element(info.state_bytes_per_element);
+  proto.set_learned(!info.weights_hash.empty());
+  proto.set_weights_hash(std::string(info.weights_hash));
+  return proto;
+}
+
+v1::ReloadModelsResponse ToProto(const ModelReload& reload) {
+  const auto add = [](const auto& factories, auto& target) {
+    for (const optim::OptimizerFactoryPtr& factory : factories) {
+      v1::ModelVersion& model = *target.Add();
+      model.set_name(std::string(factory->info().name));
+      model.set_version(std::string(factory->info().version));
+      model.set_weights_hash(std::string(factory->info().weights_hash));
+    }
+  };
+  v1::ReloadModelsResponse proto;
+  add(reload.loaded, *proto.mutable_loaded());
+  add(reload.retired, *proto.mutable_retired());
+  for (const ModelReload::Refusal& refusal : reload.refused) {
+    v1::RefusedModel& model = *proto.add_refused();
+    model.set_name(refusal.name);
+    model.set_version(refusal.version);
+    model.set_reason(refusal.reason);
+  }
   return proto;
 }
 

@@ -9,8 +9,10 @@
 #include "base/clock.h"
 #include "mnemosyne/v1/optimize_stream.pb.h"
 #include "mnemosyne/v1/optimizer.pb.h"
+#include "mnemosyne/v1/optimizer_service.pb.h"
 #include "mnemosyne/v1/session.pb.h"
 #include "optim/optimizer.h"
+#include "server/model/model_registry.h"
 #include "server/session/session.h"
 #include "server/session/session_spec.h"
 #include "server/session/step_request.h"
@@ -33,6 +35,7 @@ v1::Session ToProto(const Session& session, bool with_parameters);
 v1::SessionSpec SpecToProto(const Session& session, bool with_parameters);
 
 v1::Optimizer ToProto(const optim::OptimizerInfo& info);
+v1::ReloadModelsResponse ToProto(const ModelReload& reload);
 
 StepRequest FromProto(const v1::StepBegin& proto);
 v1::StepDone ToProto(const StepOutcome& outcome);

@@ -180,11 +180,8 @@ class ImportReactor final : public grpc::ServerReadReactor<v1::ImportStateReques
     MNEMO_RETURN_IF_ERROR(session_->CheckUsable());
     MNEMO_ASSIGN_OR_RETURN(reservation_, store_.budget().Reserve(session_->state_bytes()));
     header_ = message_.part().header();
-    return Submit([this](StepExecutor::Device& device) -> absl::Status {
-      const optim::OptimizerInfo& info = session_->optimizer();
-      MNEMO_ASSIGN_OR_RETURN(optim::Optimizer * optimizer,
-                             device.GetOptimizer(info.name, info.version));
-      MNEMO_ASSIGN_OR_RETURN(state_, optimizer->Init(session_->layout()));
+    return Submit([this](StepExecutor::Device&) -> absl::Status {
+      MNEMO_ASSIGN_OR_RETURN(state_, session_->rule().Init(session_->layout()));
       std::vector<optim::StateTensor> tensors = state_->Tensors();
       MNEMO_RETURN_IF_ERROR(CheckStateHeader(header_, *session_, tensors));
       cursor_ = std::make_unique<TensorCursor>(std::move(tensors));

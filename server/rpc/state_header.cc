@@ -102,6 +102,10 @@ absl::Status CheckStateHeader(const v1::StateHeader& header, const Session& sess
                     header.spec().optimizer(), header.spec().optimizer_version(), optimizer.name,
                     optimizer.version);
   }
+  if (header.spec().weights_hash() != optimizer.weights_hash) {
+    return Mismatch("the state belongs to the weights {}, the session's are {}",
+                    header.spec().weights_hash(), optimizer.weights_hash);
+  }
   if (header.step() < 0) return Mismatch("the state's step is {}", header.step());
   MNEMO_RETURN_IF_ERROR(CheckParameters(header, session));
   return CheckTensors(header, tensors);

@@ -30,7 +30,7 @@ Session::Session(Parts parts, const Clock& clock)
     : name_(std::move(parts.name)),
       token_(std::move(parts.token)),
       device_(std::move(parts.device)),
-      optimizer_(parts.optimizer),
+      optimizer_(std::move(parts.optimizer)),
       layout_(std::move(parts.layout)),
       grid_(ElementCounts(layout_), parts.cell_elements),
       state_bytes_(parts.state_bytes),
@@ -41,10 +41,10 @@ Session::Session(Parts parts, const Clock& clock)
       spec_(std::move(parts.spec)),
       rules_(std::move(parts.rules)) {}
 
-absl::Status Session::Allocate(optim::Optimizer& optimizer, kernels::Backend& backend) {
+absl::Status Session::Allocate(kernels::Backend& backend) {
   const size_t bytes = layout_.arena_size() * sizeof(float);
   state_.clocks.assign(layout_.parameters().size(), 0);
-  MNEMO_ASSIGN_OR_RETURN(state_.optimizer, optimizer.Init(layout_));
+  MNEMO_ASSIGN_OR_RETURN(state_.optimizer, optimizer_->Init(layout_));
   MNEMO_ASSIGN_OR_RETURN(state_.staging, backend.AllocateHost(bytes));
   if (!backend.host_accessible()) {
     MNEMO_ASSIGN_OR_RETURN(state_.values, backend.Allocate(bytes));

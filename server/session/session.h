@@ -47,7 +47,7 @@ class Session {
     std::string token;
     std::string device;
     SessionSpec spec;  // Checked; its parameters have moved into `layout`.
-    const optim::OptimizerInfo* optimizer;
+    std::shared_ptr<optim::Optimizer> optimizer;
     std::shared_ptr<const StepRules> rules;
     optim::ParameterLayout layout;
     size_t cell_elements;
@@ -58,11 +58,15 @@ class Session {
   Session(Parts parts, const Clock& clock);
 
   // Allocates the state. Runs on the executor's thread, before anyone else knows the session.
-  absl::Status Allocate(optim::Optimizer& optimizer, kernels::Backend& backend);
+  absl::Status Allocate(kernels::Backend& backend);
 
   const std::string& name() const { return name_; }
   const std::string& device() const { return device_; }
-  const optim::OptimizerInfo& optimizer() const { return *optimizer_; }
+  const optim::OptimizerInfo& optimizer() const { return optimizer_->info(); }
+
+  // The optimizer itself, shared with other sessions, for the executor's thread alone.
+  optim::Optimizer& rule() { return *optimizer_; }
+
   const optim::ParameterLayout& layout() const { return layout_; }
   const codec::ChunkGrid& grid() const { return grid_; }
   int64_t state_bytes() const { return state_bytes_; }
@@ -117,7 +121,7 @@ class Session {
   const std::string name_;
   const std::string token_;
   const std::string device_;
-  const optim::OptimizerInfo* const optimizer_;
+  const std::shared_ptr<optim::Optimizer> optimizer_;  // Outlives the state below.
   const optim::ParameterLayout layout_;
   const codec::ChunkGrid grid_;
   const int64_t state_bytes_;

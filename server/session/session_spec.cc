@@ -4,7 +4,6 @@
 
 #include "base/error.h"
 #include "base/status_macros.h"
-#include "optim/optimizer_registry.h"
 
 namespace mnemosyne::server {
 namespace {
@@ -15,10 +14,7 @@ absl::Status InvalidSpec(absl::Status status) {
 
 }  // namespace
 
-absl::StatusOr<const optim::OptimizerInfo*> CheckSessionSpec(SessionSpec& spec) {
-  MNEMO_ASSIGN_OR_RETURN(const optim::OptimizerInfo* info,
-                         optim::FindOptimizer(spec.optimizer, spec.optimizer_version));
-  spec.optimizer_version = info->version;
+absl::Status CheckSessionSpec(SessionSpec& spec) {
   if (spec.groups.empty()) spec.groups.emplace_back();
   for (const optim::ParameterSpec& parameter : spec.parameters) {
     if (parameter.group >= spec.groups.size()) {
@@ -39,7 +35,7 @@ absl::StatusOr<const optim::OptimizerInfo*> CheckSessionSpec(SessionSpec& spec) 
   }
   if (const absl::Status status = spec.schedule.Check(); !status.ok()) return InvalidSpec(status);
   if (const absl::Status status = spec.policy.Check(); !status.ok()) return InvalidSpec(status);
-  return info;
+  return absl::OkStatus();
 }
 
 absl::StatusOr<std::shared_ptr<const StepRules>> ResolveRules(const SessionSpec& spec,

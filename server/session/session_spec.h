@@ -27,6 +27,7 @@ struct GroupSpec {
 struct SessionSpec {
   std::string optimizer;
   std::string optimizer_version;  // Empty for the newest.
+  std::string weights_hash;       // Empty for any.
   std::vector<optim::ParameterSpec> parameters;
   std::vector<GroupSpec> groups;  // None is one group without values of its own.
   std::map<std::string, double> hyperparameters;
@@ -47,11 +48,9 @@ struct StepRules {
   optim::GradientPolicy policy;
 };
 
-// Checks the optimizer's name, the groups, the schedule, the policy and the label, fills in
-// optimizer_version and a first group, and returns the optimizer.
-//
-// Errors: NotFound for an unknown optimizer; InvalidArgument for the rest, with a reason.
-absl::StatusOr<const optim::OptimizerInfo*> CheckSessionSpec(SessionSpec& spec);
+// Checks the groups, the schedule, the policy and the label, and fills in a first group. Whether
+// there is such an optimizer is another question. InvalidArgument with reason INVALID_SPEC.
+absl::Status CheckSessionSpec(SessionSpec& spec);
 
 // The rules of a checked spec. InvalidArgument for a hyper-parameter that the optimizer lacks or
 // that is out of its bounds.

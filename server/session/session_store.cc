@@ -46,14 +46,14 @@ int64_t TableBytes(const optim::ParameterLayout& layout, size_t cell_elements) {
 
 }  // namespace
 
-SessionStore::SessionStore(SessionLimits limits, MemoryBudget& budget, StepExecutor& executor,
-                           const Clock& clock)
-    : limits_(limits), budget_(budget), executor_(executor), clock_(clock) {}
+SessionStore::SessionStore(SessionLimits limits, MemoryBudget& budget, const ModelRegistry& models,
+                           StepExecutor& executor, const Clock& clock)
+    : limits_(limits), budget_(budget), models_(models), executor_(executor), clock_(clock) {}
 
-absl::StatusOr<std::shared_ptr<Session>> SessionStore::Prepare(SessionSpec spec,
-                                                               optim::Optimizer& optimizer,
-                                                               kernels::Backend& backend) const {
-  MNEMO_ASSIGN_OR_RETURN(auto rules, ResolveRules(spec, optimizer.info()));
+absl::StatusOr<std::shared_ptr<Session>> SessionStore::Prepare(
+    SessionSpec spec, const optim::OptimizerFactoryPtr& factory,
+    StepExecutor::Device& device) const {
+  MNEMO_ASSIGN_OR_RETURN(auto rules, ResolveRules(spec, factory->info()));
   auto created = optim::ParameterLayout::Create(std::exchange(spec.parameters, {}));
   if (!created.ok()) return WithReason(created.status(), "INVALID_PARAMETER");
   optim::ParameterLayout layout = *std::move(created);
@@ -65,7 +65,9 @@ absl::StatusOr<std::shared_ptr<Session>> SessionStore::Prepare(SessionSpec spec,
                           layout.element_count(), kArenaElementsMax),
         "MEMORY_EXHAUSTED");
   }
-  const auto state_bytes = static_cast<int64_t>(optimizer.StateBytes(layout));
+  const kernels::Backend& backend = device.backend();
+  MNEMO_ASSIGN_OR_RETURN(auto optimizer, device.GetOptimizer(factory));
+  const auto state_bytes = static_cast<int64_t>(optimizer->StateBytes(layout));
   const auto arena_bytes = static_cast<int64_t>(layout.arena_size() * sizeof(float));
   const int64_t arenas = backend.host_accessible() ? 1 : 2;
   MNEMO_ASSIGN_OR_RETURN(MemoryBudget::Reservation reservation,
@@ -76,21 +78,22 @@ absl::StatusOr<std::shared_ptr<Session>> SessionStore::Prepare(SessionSpec spec,
                                                .token = RandomHex(kTokenBytes),
                                                .device = std::string(backend.name()),
                                                .spec = std::move(spec),
-                                               .optimizer = &optimizer.info(),
+                                               .optimizer = std::move(optimizer),
                                                .rules = std::move(rules),
                                                .layout = std::move(layout),
                                                .cell_elements = limits_.cell_elements,
                                                .state_bytes = state_bytes,
                                                .reservation = std::move(reservation)},
                                 clock_);
-  MNEMO_RETURN_IF_ERROR(session->Allocate(optimizer, backend));
+  MNEMO_RETURN_IF_ERROR(session->Allocate(device.backend()));
   return session;
 }
 
 void SessionStore::Create(const std::string& request_id, uint64_t spec_fingerprint,
                           SessionSpec spec, CreateCallback done) {
-  const auto checked = CheckSessionSpec(spec);
-  if (!checked.ok()) return done(checked.status());
+  const auto factory =
+      models_.optimizers()->Find(spec.optimizer, spec.optimizer_version, spec.weights_hash);
+  if (const absl::Status status = CheckSessionSpec(spec); !status.ok()) return done(status);
   if (spec.parameters.size() > limits_.parameter_count_max) {
     return done(WithReason(
         ResourceExhausted("the session has {} parameters, the most is {}; raise --parameters-max",
@@ -115,6 +118,8 @@ void SessionStore::Create(const std::string& request_id, uint64_t spec_fingerpri
       } else {
         made_before = creation.session;
       }
+    } else if (!factory.ok()) {
+      refused = factory.status();
     } else if (creations_.size() >= limits_.session_count_max) {
       refused = WithReason(ResourceExhausted("there are {} sessions already, which is the most; "
                                              "delete some, or raise --sessions-max",
@@ -129,11 +134,11 @@ void SessionStore::Create(const std::string& request_id, uint64_t spec_fingerpri
   if (!refused.ok()) return done(refused);
   if (made_before != nullptr) return done(made_before);
 
-  const absl::Status submitted =
-      executor_.Submit([this, request_id, spec = std::move(spec)](StepExecutor::Device& device) {
-        const auto optimizer = device.GetOptimizer(spec.optimizer, spec.optimizer_version);
-        if (!optimizer.ok()) return Finish(request_id, optimizer.status());
-        Finish(request_id, Prepare(spec, **optimizer, device.backend()));
+  spec.optimizer_version = (*factory)->info().version;
+  spec.weights_hash = (*factory)->info().weights_hash;
+  const absl::Status submitted = executor_.Submit(
+      [this, request_id, spec = std::move(spec), factory = *factory](StepExecutor::Device& device) {
+        Finish(request_id, Prepare(spec, factory, device));
       });
   if (!submitted.ok()) Finish(request_id, submitted);
 }

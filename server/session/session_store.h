@@ -14,6 +14,7 @@
 #include "absl/status/statusor.h"
 #include "base/clock.h"
 #include "base/mutex.h"
+#include "server/model/model_registry.h"
 #include "server/session/memory_budget.h"
 #include "server/session/session.h"
 #include "server/session/session_spec.h"
@@ -30,21 +31,24 @@ struct SessionLimits {
 
 // Makes sessions within the bounds, finds them, and lets them go.
 //
-// Thread-safety: thread-safe. The executor and the budget outlive it.
+// Thread-safety: thread-safe. The executor, the budget and the models outlive it.
 class SessionStore {
  public:
   // A session that was just made, or made before by the same request.
   using CreateCallback = std::function<void(absl::StatusOr<std::shared_ptr<Session>>)>;
 
-  SessionStore(SessionLimits limits, MemoryBudget& budget, StepExecutor& executor,
-               const Clock& clock);
+  SessionStore(SessionLimits limits, MemoryBudget& budget, const ModelRegistry& models,
+               StepExecutor& executor, const Clock& clock);
 
   // Makes a session and calls `done`, on this thread or the executor's. A repeated `request_id`
   // with the same `spec_fingerprint` gets the session of the first call.
   //
-  // Errors: those of CheckSessionSpec, ResolveRules and ParameterLayout::Create
-  // (INVALID_PARAMETER); ResourceExhausted with reason TOO_MANY_SESSIONS, TOO_MANY_PARAMETERS or
-  // MEMORY_EXHAUSTED; AlreadyExists with reason REQUEST_ID_REUSED for another fingerprint.
+  // The optimizer is the one that can be had now; a repeated call does not look for it again.
+  //
+  // Errors: those of CheckSessionSpec, OptimizerRegistry::Find, ResolveRules and
+  // ParameterLayout::Create (INVALID_PARAMETER); ResourceExhausted with reason TOO_MANY_SESSIONS,
+  // TOO_MANY_PARAMETERS or MEMORY_EXHAUSTED; AlreadyExists with reason REQUEST_ID_REUSED for
+  // another fingerprint.
   void Create(const std::string& request_id, uint64_t spec_fingerprint, SessionSpec spec,
               CreateCallback done);
 
@@ -80,12 +84,14 @@ class SessionStore {
   };
 
   // Checks everything and reserves and allocates memory.
-  absl::StatusOr<std::shared_ptr<Session>> Prepare(SessionSpec spec, optim::Optimizer& optimizer,
-                                                   kernels::Backend& backend) const;
+  absl::StatusOr<std::shared_ptr<Session>> Prepare(SessionSpec spec,
+                                                   const optim::OptimizerFactoryPtr& factory,
+                                                   StepExecutor::Device& device) const;
   void Finish(const std::string& request_id, absl::StatusOr<std::shared_ptr<Session>> result);
 
   const SessionLimits limits_;
   MemoryBudget& budget_;
+  const ModelRegistry& models_;
   StepExecutor& executor_;
   const Clock& clock_;
 

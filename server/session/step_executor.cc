@@ -2,18 +2,22 @@
 
 #include "base/error.h"
 #include "base/status_macros.h"
-#include "optim/optimizer_registry.h"
 #include "server/session/step_runner.h"
 
 namespace mnemosyne::server {
 
-absl::StatusOr<optim::Optimizer*> StepExecutor::Device::GetOptimizer(std::string_view name,
-                                                                     std::string_view version) {
-  auto& optimizer = optimizers_[{std::string(name), std::string(version)}];
-  if (optimizer == nullptr) {
-    MNEMO_ASSIGN_OR_RETURN(optimizer, optim::CreateOptimizer(name, version, *backend_));
+absl::StatusOr<std::shared_ptr<optim::Optimizer>> StepExecutor::Device::GetOptimizer(
+    const optim::OptimizerFactoryPtr& factory) {
+  if (const auto found = optimizers_.find(factory.get()); found != optimizers_.end()) {
+    if (auto shared = found->second.lock()) return shared;
   }
-  return optimizer.get();
+  std::erase_if(optimizers_, [](const auto& entry) { return entry.second.expired(); });
+  MNEMO_ASSIGN_OR_RETURN(std::unique_ptr<optim::Optimizer> made, factory->Create(*backend_));
+  // While it lives, so does its factory, and no other can come to lie at the same address.
+  std::shared_ptr<optim::Optimizer> shared(
+      made.release(), [factory](const optim::Optimizer* optimizer) { delete optimizer; });
+  optimizers_[factory.get()] = shared;
+  return shared;
 }
 
 StepExecutor::StepExecutor(std::unique_ptr<kernels::Backend> backend, size_t queue_max,
@@ -57,8 +61,7 @@ absl::Status StepExecutor::SubmitStep(std::unique_ptr<PendingStep> step, StepCal
 void StepExecutor::RunOne(PendingStep& step, absl::Status& status, Device& device) {
   const Clock::Monotonic start = clock_.MonotonicNow();
   Session& session = step.session();
-  const auto optimizer = device.GetOptimizer(session.optimizer().name, session.optimizer().version);
-  status = optimizer.ok() ? RunStep(step, **optimizer, device.backend()) : optimizer.status();
+  status = RunStep(step, session.rule(), device.backend());
   StepOutcome& outcome = step.outcome();
   outcome.receive_seconds = Seconds(step.end_time() - step.begin_time());
   outcome.queue_seconds = Seconds(start - step.end_time());

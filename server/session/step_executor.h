@@ -10,16 +10,14 @@
 #include <map>
 #include <memory>
 #include <string>
-#include <string_view>
 #include <thread>
-#include <utility>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
 #include "base/clock.h"
 #include "base/mutex.h"
 #include "kernels/backend.h"
-#include "optim/optimizer.h"
+#include "optim/optimizer_factory.h"
 #include "server/session/pending_step.h"
 
 namespace mnemosyne::server {
@@ -34,12 +32,15 @@ class StepExecutor {
 
     kernels::Backend& backend() { return *backend_; }
 
-    // The optimizer of that name and version, made once. NotFound if there is none.
-    absl::StatusOr<optim::Optimizer*> GetOptimizer(std::string_view name, std::string_view version);
+    // The optimizer that `factory` makes, shared by all who ask while one of them still holds it.
+    // It holds its factory, and must not outlive the device. ResourceExhausted if the device has no
+    // room for its weights.
+    absl::StatusOr<std::shared_ptr<optim::Optimizer>> GetOptimizer(
+        const optim::OptimizerFactoryPtr& factory);
 
    private:
     std::unique_ptr<kernels::Backend> backend_;
-    std::map<std::pair<std::string, std::string>, std::unique_ptr<optim::Optimizer>> optimizers_;
+    std::map<const optim::OptimizerFactory*, std::weak_ptr<optim::Optimizer>> optimizers_;
   };
 
   using Task = std::function<void(Device&)>;

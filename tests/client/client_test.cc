@@ -50,9 +50,18 @@ TEST_F(ClientTest, ListsOptimizers) {
   const auto optimizers = client_->ListOptimizers();
 
   ASSERT_THAT(optimizers, IsOk());
-  ASSERT_EQ(optimizers->size(), 2);
+  ASSERT_EQ(optimizers->size(), 3);
   EXPECT_EQ((*optimizers)[0].name(), "adamw");
   EXPECT_EQ((*optimizers)[0].hyperparameters(0).name(), "learning_rate");
+  EXPECT_EQ((*optimizers)[1].weights_hash(), "c0ffee");
+}
+
+TEST_F(ClientTest, ReloadsModels) {
+  const auto reload = client_->ReloadModels();
+
+  ASSERT_THAT(reload, IsOk());
+  EXPECT_EQ(reload->loaded(0).weights_hash(), "f00d");
+  EXPECT_EQ(reload->refused(0).reason(), "truncated");
 }
 
 TEST_F(ClientTest, MakesShowsAndDeletesASession) {

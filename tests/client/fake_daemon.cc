@@ -168,9 +168,11 @@ grpc::Status FakeDaemon::Check(const std::string& name, const std::string& token
 
 grpc::Status FakeDaemon::ListOptimizers(grpc::ServerContext*, const v1::ListOptimizersRequest*,
                                         v1::ListOptimizersResponse* response) {
-  for (const char* name : {"adamw", "sgd"}) {
+  for (const std::string name : {"adamw", "lstm", "sgd"}) {
     v1::Optimizer& optimizer = *response->add_optimizers();
     optimizer.set_name(name);
+    optimizer.set_learned(name == "lstm");
+    if (optimizer.learned()) optimizer.set_weights_hash("c0ffee");
     optimizer.set_version("1");
     optimizer.set_description("Takes steps.");
     optimizer.set_state_bytes_per_element(8);
@@ -180,6 +182,19 @@ grpc::Status FakeDaemon::ListOptimizers(grpc::ServerContext*, const v1::ListOpti
     rate.set_maximum(std::numeric_limits<double>::infinity());
     rate.set_description("How far a step goes.");
   }
+  return grpc::Status::OK;
+}
+
+grpc::Status FakeDaemon::ReloadModels(grpc::ServerContext*, const v1::ReloadModelsRequest*,
+                                      v1::ReloadModelsResponse* response) {
+  v1::ModelVersion& loaded = *response->add_loaded();
+  loaded.set_name("lstm");
+  loaded.set_version("2");
+  loaded.set_weights_hash("f00d");
+  v1::RefusedModel& refused = *response->add_refused();
+  refused.set_name("lstm");
+  refused.set_version("3");
+  refused.set_reason("truncated");
   return grpc::Status::OK;
 }
 

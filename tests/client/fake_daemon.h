@@ -92,6 +92,8 @@ class FakeDaemon final : public v1::OptimizerService::Service {
   grpc::Status ListOptimizers(grpc::ServerContext* context,
                               const v1::ListOptimizersRequest* request,
                               v1::ListOptimizersResponse* response) override;
+  grpc::Status ReloadModels(grpc::ServerContext* context, const v1::ReloadModelsRequest* request,
+                            v1::ReloadModelsResponse* response) override;
   grpc::Status CreateSession(grpc::ServerContext* context, const v1::CreateSessionRequest* request,
                              v1::CreateSessionResponse* response) override;
   grpc::Status GetSession(grpc::ServerContext* context, const v1::GetSessionRequest* request,

@@ -58,7 +58,8 @@ absl::Status TakeSteps(const std::vector<std::string>& arguments) {
   kernels::CpuOptions options;
   options.isa = arguments[1];
   MNEMO_ASSIGN_OR_RETURN(const auto backend, kernels::CreateBackend("cpu", options));
-  MNEMO_ASSIGN_OR_RETURN(const auto optimizer, CreateOptimizer(arguments[0], "", *backend));
+  MNEMO_ASSIGN_OR_RETURN(const auto factory, OptimizerRegistry().Find(arguments[0], ""));
+  MNEMO_ASSIGN_OR_RETURN(const auto optimizer, factory->Create(*backend));
   MNEMO_ASSIGN_OR_RETURN(const ParameterLayout layout, ParseLayout(arguments[2]));
   MNEMO_ASSIGN_OR_RETURN(const auto state, optimizer->Init(layout));
   MNEMO_ASSIGN_OR_RETURN(const auto arena, backend->Allocate(layout.arena_size() * sizeof(float)));

@@ -13,6 +13,7 @@ from mnemosyne_client.checksum import crc32c
 
 _METHODS = {
     "ListOptimizers": "unary_unary",
+    "ReloadModels": "unary_unary",
     "CreateSession": "unary_unary",
     "GetSession": "unary_unary",
     "ListSessions": "unary_unary",
@@ -71,10 +72,14 @@ class FakeDaemon:
         table = [m.Hyperparameter(name=k, default_value=v) for k, v in DEFAULTS.items()]
         return m.ListOptimizersResponse(
             optimizers=[
-                m.Optimizer(name=name, version="1", hyperparameters=table)
-                for name in ("adam", "adamw")
+                m.Optimizer(name=name, version="1", hyperparameters=table, learned=name == "lstm")
+                for name in ("adam", "adamw", "lstm")
             ]
         )
+
+    def reload_models(self, _):
+        loaded = m.ModelVersion(name="lstm", version="2", weights_hash="f00d")
+        return m.ReloadModelsResponse(loaded=[loaded])
 
     def create_session(self, request):
         if request.spec.optimizer not in ("adamw", "adam"):

@@ -32,7 +32,12 @@ def gradients(seed: int = 0):
 
 def test_tells_what_the_daemon_is(client):
     assert client.server_info().version == "fake"
-    assert [o.name for o in client.list_optimizers()] == ["adam", "adamw"]
+    assert [o.name for o in client.list_optimizers()] == ["adam", "adamw", "lstm"]
+
+
+def test_lists_and_reloads_models(client):
+    assert [o.name for o in client.list_models()] == ["lstm"]
+    assert client.reload_models().loaded[0].weights_hash == "f00d"
 
 
 def test_the_same_request_id_gives_the_same_session(client):

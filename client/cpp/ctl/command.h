@@ -33,6 +33,8 @@ using Action = std::function<absl::Status()>;
 // Add a command to `app`, which when it is given sets `action`. `options` and `action` outlive the
 // app.
 void AddOptimizersCommand(CLI::App& app, const GlobalOptions& options, Action& action);
+void AddModelsCommand(CLI::App& app, const GlobalOptions& options, Action& action);
+void AddReloadCommand(CLI::App& app, const GlobalOptions& options, Action& action);
 void AddSessionsCommand(CLI::App& app, const GlobalOptions& options, Action& action);
 void AddBenchCommand(CLI::App& app, const GlobalOptions& options, Action& action);
 void AddHealthCommand(CLI::App& app, const GlobalOptions& options, Action& action);

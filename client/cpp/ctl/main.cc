@@ -34,6 +34,8 @@ int Main(int argc, char** argv) {
   app.require_subcommand(1);
   app.fallthrough();  // Global options may stand behind a command.
   AddOptimizersCommand(app, options, action);
+  AddModelsCommand(app, options, action);
+  AddReloadCommand(app, options, action);
   AddSessionsCommand(app, options, action);
   AddBenchCommand(app, options, action);
   AddHealthCommand(app, options, action);

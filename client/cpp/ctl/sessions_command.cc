@@ -73,6 +73,7 @@ void Print(const v1::Session& session) {
                                                      spec.hyperparameters().end());
   std::ranges::sort(values);
   for (const auto& [name, value] : values) rows.emplace_back("  " + name, FormatNumber(value));
+  if (!spec.weights_hash().empty()) rows.emplace_back("weights", spec.weights_hash());
   fmt::print("{}", FormatList(rows));
 
   std::vector<std::vector<std::string>> parameters = {{"PARAMETER", "SHAPE", "GROUP"}};

@@ -85,7 +85,8 @@ TEST_F(CtlTest, HelpNeedsNoDaemonAndTellsTheExitCodes) {
 
   EXPECT_EQ(output.exit_code, 0);
   EXPECT_THAT(output.text, HasSubstr("Exit codes:"));
-  for (const char* command : {"optimizers", "sessions", "bench", "health", "version"}) {
+  for (const char* command :
+       {"optimizers", "models", "reload", "sessions", "bench", "health", "version"}) {
     EXPECT_THAT(output.text, HasSubstr(command));
     EXPECT_EQ(Run(std::string(command) + " --help").exit_code, 0);
   }
@@ -102,13 +103,29 @@ TEST_F(CtlTest, ShowsBothVersions) {
   EXPECT_TRUE(json["client"]["version"].is_string());
 }
 
+TEST_F(CtlTest, ListsModelsWithTheirHashes) {
+  const Output output = Run("models");
+  EXPECT_EQ(output.exit_code, 0);
+  EXPECT_THAT(output.text, HasSubstr("lstm"));
+  EXPECT_THAT(output.text, HasSubstr("c0ffee"));
+  EXPECT_THAT(output.text, Not(HasSubstr("adamw")));
+  EXPECT_EQ(Run("models --json").json()["models"].size(), 1);
+}
+
+TEST_F(CtlTest, TellsWhatAReloadChanged) {
+  const Output output = Run("reload");
+  EXPECT_EQ(output.exit_code, 0);
+  EXPECT_EQ(output.text, "loaded lstm 2 f00d\nrefused lstm 3: truncated\n");
+  EXPECT_EQ(Run("reload --json").json()["loaded"][0]["version"], "2");
+}
+
 TEST_F(CtlTest, ListsOptimizersAndShowsOne) {
   EXPECT_THAT(Run("optimizers").text, HasSubstr("adamw"));
   EXPECT_THAT(Run("optimizers sgd").text, HasSubstr("learning_rate"));
   EXPECT_THAT(Run("optimizers sgd").text, Not(HasSubstr("adamw")));
 
   const auto json = Run("--json optimizers").json();
-  EXPECT_EQ(json["optimizers"].size(), 2);
+  EXPECT_EQ(json["optimizers"].size(), 3);
   EXPECT_EQ(json["optimizers"][0]["hyperparameters"][0]["maximum"], "Infinity");
   EXPECT_EQ(json["optimizers"][0]["state_bytes_per_element"], 8);
 }
@@ -117,7 +134,7 @@ TEST_F(CtlTest, AnUnknownOptimizerIsRefusedWithThoseThereAre) {
   const Output output = Run("optimizers lino");
 
   EXPECT_EQ(output.exit_code, 1);
-  EXPECT_THAT(output.text, HasSubstr("adamw, sgd"));
+  EXPECT_THAT(output.text, HasSubstr("adamw, lstm, sgd"));
 }
 
 TEST_F(CtlTest, ListsSessions) {

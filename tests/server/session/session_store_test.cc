@@ -3,11 +3,15 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
 #include <limits>
 #include <set>
 
 #include "base/error.h"
 #include "tests/server/testing/test_bench.h"
+#include "tests/testing/model_files.h"
 #include "tests/testing/status_matchers.h"
 
 namespace mnemosyne::server {
@@ -192,6 +196,66 @@ INSTANTIATE_TEST_SUITE_P(
                   }
                 }}),
     [](const auto& param) { return std::string(param.param.name); });
+
+class LearnedSessionTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    std::string pattern = ::testing::TempDir() + "/modelsXXXXXX";
+    ASSERT_NE(mkdtemp(pattern.data()), nullptr);
+    folder_ = pattern;
+    Write(1);
+  }
+  void TearDown() override { std::filesystem::remove_all(folder_); }
+
+  void Write(uint32_t seed) {
+    const auto bytes = mnemosyne::testing::LstmFile({1, 2, false}, seed).bytes();
+    const auto place = folder_ / "lstm" / "1";
+    std::filesystem::create_directories(place);
+    std::ofstream(place / "weights.safetensors", std::ios::binary)
+        .write(reinterpret_cast<const char*>(bytes.data()),
+               static_cast<std::streamsize>(bytes.size()));
+  }
+
+  std::filesystem::path folder_;
+};
+
+TEST_F(LearnedSessionTest, KeepsItsWeightsWhenTheyAreRetired) {
+  TestBench bench({}, int64_t{1} << 30, 64, {folder_});
+  bench.models.Reload();
+  const auto before = bench.Create(SmallSpec("lstm"));
+  const std::string hash = before->spec().weights_hash;
+  EXPECT_EQ(hash.size(), 64U);
+  EXPECT_EQ(before->optimizer().weights_hash, hash);
+
+  Write(2);
+  bench.models.Reload();
+  const auto after = bench.Create(SmallSpec("lstm"));
+
+  EXPECT_EQ(before->optimizer().weights_hash, hash);
+  EXPECT_NE(after->optimizer().weights_hash, hash);
+  std::filesystem::remove_all(folder_ / "lstm");
+  bench.models.Reload();
+  EXPECT_EQ(ErrorReason(bench.TryCreate(SmallSpec("lstm"), "none").status()), "UNKNOWN_OPTIMIZER");
+  // The same request still finds its session.
+  EXPECT_OK(bench.TryCreate(SmallSpec("lstm"), "request 2"));
+}
+
+TEST_F(LearnedSessionTest, RefusesOtherWeightsThanThoseAskedFor) {
+  TestBench bench({}, int64_t{1} << 30, 64, {folder_});
+  bench.models.Reload();
+  SessionSpec spec = SmallSpec("lstm");
+  spec.weights_hash = std::string(64, 'a');
+
+  EXPECT_EQ(ErrorReason(bench.TryCreate(spec, "id").status()), "UNKNOWN_WEIGHTS");
+}
+
+TEST_F(LearnedSessionTest, SessionsOfTheSameWeightsShareThem) {
+  TestBench bench({}, int64_t{1} << 30, 64, {folder_});
+  bench.models.Reload();
+  const auto first = bench.Create(SmallSpec("lstm")), second = bench.Create(SmallSpec("lstm"));
+
+  EXPECT_EQ(&first->rule(), &second->rule());
+}
 
 }  // namespace
 }  // namespace mnemosyne::server

@@ -3,13 +3,16 @@
 
 #include <gtest/gtest.h>
 
+#include <filesystem>
 #include <memory>
 #include <string>
 #include <thread>
 #include <utility>
+#include <vector>
 
 #include "base/clock.h"
 #include "kernels/backend.h"
+#include "server/model/model_registry.h"
 #include "server/session/memory_budget.h"
 #include "server/session/session_store.h"
 #include "server/session/step_executor.h"
@@ -29,10 +32,11 @@ inline SessionSpec SmallSpec(std::string optimizer = "adamw") {
 class TestBench {
  public:
   explicit TestBench(SessionLimits limits = {}, int64_t memory_max = int64_t{1} << 30,
-                     size_t queue_max = 64)
+                     size_t queue_max = 64, std::vector<std::filesystem::path> model_folders = {})
       : budget(memory_max),
+        models(std::move(model_folders)),
         executor(*kernels::CreateBackend("cpu", {.threads = 1}), queue_max, clock),
-        store(limits, budget, executor, clock) {}
+        store(limits, budget, models, executor, clock) {}
 
   absl::StatusOr<std::shared_ptr<Session>> TryCreate(SessionSpec spec,
                                                      const std::string& request_id,
@@ -64,6 +68,7 @@ class TestBench {
 
   FakeClock clock;
   MemoryBudget budget;
+  ModelRegistry models;
   StepExecutor executor;
   SessionStore store;
 

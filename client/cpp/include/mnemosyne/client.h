@@ -67,6 +67,10 @@ class Client {
   // The optimizers that a session can name.
   absl::StatusOr<std::vector<v1::Optimizer>> ListOptimizers();
 
+  // Lets the daemon read its folders of models again; returns what changed. Sessions keep the
+  // weights that they were made with.
+  absl::StatusOr<v1::ReloadModelsResponse> ReloadModels();
+
   // Makes a session. A repeated call with the same `request_id` returns the same session; an empty
   // one is replaced by a random one, under which the retries of this call make one session.
   absl::StatusOr<CreatedSession> CreateSession(const v1::SessionSpec& spec,

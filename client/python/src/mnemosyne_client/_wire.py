@@ -49,6 +49,7 @@ class Methods:
             return bind("unary_unary", name, name + "Request", name + "Response")
 
         self.list_optimizers = unary("ListOptimizers")
+        self.reload_models = unary("ReloadModels")
         self.create_session = unary("CreateSession")
         self.get_session = unary("GetSession")
         self.list_sessions = unary("ListSessions")

@@ -79,6 +79,22 @@ class Client:
         response = self._caller.call("list_optimizers", request, messages.ListOptimizersResponse)
         return list(response.optimizers)
 
+    def list_models(self) -> list[messages.Optimizer]:
+        """Returns the learned optimizers: each version of meta-trained weights, with its hash.
+
+        Versions of a name come oldest first; the last is what a session gets by default.
+        """
+        return [optimizer for optimizer in self.list_optimizers() if optimizer.learned]
+
+    def reload_models(self) -> messages.ReloadModelsResponse:
+        """Lets the daemon read its folders of models again; returns what changed.
+
+        Sessions keep the weights that they were made with. A file that cannot be served is named
+        under `refused` and takes nothing away.
+        """
+        request = messages.ReloadModelsRequest()
+        return self._caller.call("reload_models", request, messages.ReloadModelsResponse)
+
     def create_session(
         self,
         optimizer: str,
@@ -90,6 +106,7 @@ class Client:
         clipping: messages.GradientClipping | None = None,
         non_finite_policy: int = messages.NON_FINITE_POLICY_REJECT,
         optimizer_version: str = "",
+        weights_hash: str = "",
         horizon: int | None = None,
         label: str = "",
         request_id: str | None = None,
@@ -105,6 +122,8 @@ class Client:
             clipping: Bounds on gradients; None is none.
             non_finite_policy: What happens to gradients that are not finite.
             optimizer_version: None given is the newest.
+            weights_hash: SHA-256 of a learned optimizer's weights, to get no others; none given
+                is any. `session.details.spec.weights_hash` tells those chosen.
             horizon: How many steps the job will take, if it knows.
             label: A name for people.
             request_id: A unique text of 1 to 128 bytes. A second call with the same one returns
@@ -118,6 +137,7 @@ class Client:
         spec = messages.SessionSpec(
             optimizer=optimizer,
             optimizer_version=optimizer_version,
+            weights_hash=weights_hash,
             parameters=parameters,
             groups=groups,
             hyperparameters=hyperparameters or {},

@@ -145,6 +145,18 @@ class Optimizer(Message):
     weights_hash: str
     def __init__(self, *, name: str | None = ..., version: str | None = ..., description: str | None = ..., hyperparameters: Iterable[Hyperparameter] | None = ..., state_bytes_per_element: float | None = ..., learned: bool | None = ..., weights_hash: str | None = ...) -> None: ...
 
+class ModelVersion(Message):
+    name: str
+    version: str
+    weights_hash: str
+    def __init__(self, *, name: str | None = ..., version: str | None = ..., weights_hash: str | None = ...) -> None: ...
+
+class RefusedModel(Message):
+    name: str
+    version: str
+    reason: str
+    def __init__(self, *, name: str | None = ..., version: str | None = ..., reason: str | None = ...) -> None: ...
+
 class Hyperparameter(Message):
     name: str
     default_value: float
@@ -222,7 +234,8 @@ class SessionSpec(Message):
     horizon: int
     worker_count: int
     label: str
-    def __init__(self, *, optimizer: str | None = ..., optimizer_version: str | None = ..., parameters: Iterable[ParameterSpec] | None = ..., groups: Iterable[ParameterGroup] | None = ..., hyperparameters: Mapping[str, float] | None = ..., schedule: LearningRateSchedule | None = ..., clipping: GradientClipping | None = ..., non_finite_policy: int | None = ..., step_mode: int | None = ..., horizon: int | None = ..., worker_count: int | None = ..., label: str | None = ...) -> None: ...
+    weights_hash: str
+    def __init__(self, *, optimizer: str | None = ..., optimizer_version: str | None = ..., parameters: Iterable[ParameterSpec] | None = ..., groups: Iterable[ParameterGroup] | None = ..., hyperparameters: Mapping[str, float] | None = ..., schedule: LearningRateSchedule | None = ..., clipping: GradientClipping | None = ..., non_finite_policy: int | None = ..., step_mode: int | None = ..., horizon: int | None = ..., worker_count: int | None = ..., label: str | None = ..., weights_hash: str | None = ...) -> None: ...
 
 class Session(Message):
     name: str
@@ -283,6 +296,18 @@ class ListOptimizersResponse(Message):
     @property
     def optimizers(self) -> _Messages[Optimizer]: ...
     def __init__(self, *, optimizers: Iterable[Optimizer] | None = ...) -> None: ...
+
+class ReloadModelsRequest(Message):
+    def __init__(self) -> None: ...
+
+class ReloadModelsResponse(Message):
+    @property
+    def loaded(self) -> _Messages[ModelVersion]: ...
+    @property
+    def retired(self) -> _Messages[ModelVersion]: ...
+    @property
+    def refused(self) -> _Messages[RefusedModel]: ...
+    def __init__(self, *, loaded: Iterable[ModelVersion] | None = ..., retired: Iterable[ModelVersion] | None = ..., refused: Iterable[RefusedModel] | None = ...) -> None: ...
 
 class CreateSessionRequest(Message):
     request_id: str

@@ -1,5 +1,6 @@
-#include "optim/classic/arena_state.h"
+#include "optim/arena_state.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "base/status_macros.h"
@@ -9,8 +10,14 @@ namespace {
 
 constexpr size_t kWordBytes = 4;
 
+// More than any device has, and far from where sums of it overflow.
+constexpr size_t kTooManyBytes = size_t{1} << 60;
+
 size_t ArenaBytes(const ParameterLayout& layout, const SlotSpec& slot) {
-  return layout.arena_size() / slot.elements_per_word * kWordBytes;
+  size_t bytes = 0;
+  const bool overflows = __builtin_mul_overflow(layout.arena_size() / slot.elements_per_word,
+                                                slot.words_per_element * kWordBytes, &bytes);
+  return overflows ? kTooManyBytes : std::min(bytes, kTooManyBytes);
 }
 
 }  // namespace
@@ -38,13 +45,15 @@ std::vector<StateTensor> ArenaState::Tensors() const {
   for (size_t i = 0; i < layout_.runs().size(); ++i) {
     const ParameterLayout::Run& run = layout_.runs()[i];
     for (size_t k = 0; k < slots_.size(); ++k) {
-      const size_t divisor = slots_[k].elements_per_word;
-      const size_t words = (run.count + divisor - 1) / divisor;
-      std::vector<int64_t> shape = divisor == 1 ? layout_.parameters()[i].shape
-                                                : std::vector<int64_t>{static_cast<int64_t>(words)};
-      tensors.push_back({slots_[k].name, i, std::move(shape), DataType::kFloat32,
-                         arenas_[k].data() + run.offset / divisor * kWordBytes,
-                         words * kWordBytes});
+      const SlotSpec& slot = slots_[k];
+      const size_t words = (run.count + slot.elements_per_word - 1) / slot.elements_per_word *
+                           slot.words_per_element;
+      const bool shaped = slot.elements_per_word == 1 && slot.words_per_element == 1;
+      std::vector<int64_t> shape = shaped ? layout_.parameters()[i].shape
+                                          : std::vector<int64_t>{static_cast<int64_t>(words)};
+      const size_t offset = run.offset / slot.elements_per_word * slot.words_per_element;
+      tensors.push_back({slot.name, i, std::move(shape), DataType::kFloat32,
+                         arenas_[k].data() + offset * kWordBytes, words * kWordBytes});
     }
   }
   return tensors;

@@ -1,17 +1,17 @@
-// What sgd, adam, adamw and lion share: a state of arenas, and a step that is one op over the
-// parameters that take part.
+// What the optimizers share that treat every element alike: a state of arenas, and a step that is
+// one op over the parameters that take part.
 #pragma once
 
 #include <span>
 #include <vector>
 
 #include "kernels/backend.h"
-#include "optim/classic/arena_state.h"
+#include "optim/arena_state.h"
 #include "optim/optimizer.h"
 
 namespace mnemosyne::optim {
 
-class ClassicOptimizer : public Optimizer {
+class ArenaOptimizer : public Optimizer {
  public:
   const OptimizerInfo& info() const final { return info_; }
   size_t StateBytes(const ParameterLayout& layout) const final;
@@ -33,9 +33,9 @@ class ClassicOptimizer : public Optimizer {
     bool replay;
   };
 
-  // `slots` live for ever; `backend` outlives the optimizer.
-  ClassicOptimizer(const OptimizerInfo& info, std::span<const SlotSpec> slots,
-                   kernels::Backend& backend)
+  // `info`, `slots` and `backend` outlive the optimizer and its states.
+  ArenaOptimizer(const OptimizerInfo& info, std::span<const SlotSpec> slots,
+                 kernels::Backend& backend)
       : backend_(backend), info_(info), slots_(slots) {}
 
   // Runs the op.
@@ -65,8 +65,8 @@ class ClassicOptimizer : public Optimizer {
 };
 
 template <typename Coefficients, typename Make>
-void ClassicOptimizer::FillCoefficients(const Step& step, size_t maximize,
-                                        std::vector<Coefficients>& coefficients, const Make& make) {
+void ArenaOptimizer::FillCoefficients(const Step& step, size_t maximize,
+                                      std::vector<Coefficients>& coefficients, const Make& make) {
   coefficients.clear();
   coefficients.reserve(step.parameters.size());
   Coefficients current;

@@ -21,6 +21,9 @@ struct SlotSpec {
   // ParameterLayout::kAlignment: a word of bits for so many elements, in a tensor [words] that is
   // called float32, though only its bits have a meaning.
   size_t elements_per_word = 1;
+  // Above 1, with an elements_per_word of 1: so many float32 an element, in a tensor
+  // [elements * words_per_element] whose order is the optimizer's own.
+  size_t words_per_element = 1;
 };
 
 class ArenaState final : public OptimizerState {

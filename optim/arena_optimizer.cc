@@ -1,4 +1,4 @@
-#include "optim/classic/classic_optimizer.h"
+#include "optim/arena_optimizer.h"
 
 #include <algorithm>
 
@@ -26,27 +26,27 @@ absl::Status CheckPlan(const ParameterLayout& layout, const StepPlan& plan,
 
 }  // namespace
 
-size_t ClassicOptimizer::StateBytes(const ParameterLayout& layout) const {
+size_t ArenaOptimizer::StateBytes(const ParameterLayout& layout) const {
   return ArenaState::ByteCount(layout, slots_);
 }
 
-absl::StatusOr<std::unique_ptr<OptimizerState>> ClassicOptimizer::Init(
+absl::StatusOr<std::unique_ptr<OptimizerState>> ArenaOptimizer::Init(
     const ParameterLayout& layout) {
   return ArenaState::Create(layout, slots_, backend_);
 }
 
-absl::Status ClassicOptimizer::Update(OptimizerState& state, const StepPlan& plan, float* values,
-                                      std::span<double> square_sums) {
+absl::Status ArenaOptimizer::Update(OptimizerState& state, const StepPlan& plan, float* values,
+                                    std::span<double> square_sums) {
   return Take(static_cast<const ArenaState&>(state), plan, /*replay=*/false, values, square_sums);
 }
 
-absl::Status ClassicOptimizer::Replay(const OptimizerState& state, const StepPlan& plan,
-                                      float* values, std::span<double> square_sums) {
+absl::Status ArenaOptimizer::Replay(const OptimizerState& state, const StepPlan& plan,
+                                    float* values, std::span<double> square_sums) {
   return Take(static_cast<const ArenaState&>(state), plan, /*replay=*/true, values, square_sums);
 }
 
-absl::Status ClassicOptimizer::Take(const ArenaState& state, const StepPlan& plan, bool replay,
-                                    float* values, std::span<double> square_sums) {
+absl::Status ArenaOptimizer::Take(const ArenaState& state, const StepPlan& plan, bool replay,
+                                  float* values, std::span<double> square_sums) {
   const ParameterLayout& layout = state.layout();
   MNEMO_RETURN_IF_ERROR(CheckPlan(layout, plan, square_sums));
   parameters_.clear();

@@ -1,0 +1,85 @@
+// A learned optimizer at work on the CPU, for tests.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "kernels/backend.h"
+#include "optim/optimizer_factory.h"
+#include "tests/testing/status_matchers.h"
+
+namespace mnemosyne::optim {
+
+// Takes steps with gradients a parameter at a time, all hyper-parameters at their defaults.
+class LearnedRun {
+ public:
+  LearnedRun(const OptimizerFactoryPtr& factory, std::vector<ParameterSpec> parameters,
+             const kernels::CpuOptions& options = {.threads = 2})
+      : factory_(factory),
+        layout_(*ParameterLayout::Create(std::move(parameters))),
+        backend_(*kernels::CreateBackend("cpu", options)),
+        optimizer_(*factory->Create(*backend_)),
+        state_(*optimizer_->Init(layout_)),
+        values_(*backend_->Allocate(layout_.arena_size() * sizeof(float))) {
+    const auto table = factory->info().hyperparameters;
+    const HyperparameterValues values = *ResolveHyperparameters(table, {}, {});
+    plan_.parameters.resize(layout_.parameters().size());
+    plan_.groups = {{values[0], values}};
+  }
+
+  // The updates of a step, scale included.
+  std::vector<std::vector<float>> Step(const std::vector<std::vector<float>>& gradients) {
+    ++plan_.step;
+    for (ParameterStep& part : plan_.parameters) part.clock = plan_.step;
+    return Run(gradients, [&](std::vector<double>& sums) {
+      return optimizer_->Update(*state_, plan_, values_.as<float>(), sums);
+    });
+  }
+
+  // The updates of the last step once more.
+  std::vector<std::vector<float>> Replay(const std::vector<std::vector<float>>& gradients) {
+    return Run(gradients, [&](std::vector<double>& sums) {
+      return optimizer_->Replay(*state_, plan_, values_.as<float>(), sums);
+    });
+  }
+
+  // All bytes of the state.
+  std::string State() const {
+    std::string bytes;
+    for (const StateTensor& tensor : state_->Tensors()) {
+      bytes.append(reinterpret_cast<const char*>(tensor.data), tensor.byte_count);
+    }
+    return bytes;
+  }
+
+ private:
+  template <typename Take>
+  std::vector<std::vector<float>> Run(const std::vector<std::vector<float>>& gradients,
+                                      const Take& take) {
+    auto* const values = values_.as<float>();
+    for (size_t i = 0; i < gradients.size(); ++i) {
+      std::copy(gradients[i].begin(), gradients[i].end(), values + layout_.runs()[i].offset);
+    }
+    std::vector<double> sums(plan_.parameters.size());
+    EXPECT_OK(take(sums));
+    const auto scale = static_cast<float>(optimizer_->Rule(plan_.groups[0]).scale);
+    std::vector<std::vector<float>> updates;
+    for (const ParameterLayout::Run& run : layout_.runs()) {
+      updates.emplace_back(values + run.offset, values + run.offset + run.count);
+      for (float& update : updates.back()) update *= scale;
+    }
+    return updates;
+  }
+
+  OptimizerFactoryPtr factory_;
+  ParameterLayout layout_;
+  std::unique_ptr<kernels::Backend> backend_;
+  std::unique_ptr<Optimizer> optimizer_;
+  std::unique_ptr<OptimizerState> state_;
+  kernels::Buffer values_;
+  StepPlan plan_;
+};
+
+}  // namespace mnemosyne::optim
