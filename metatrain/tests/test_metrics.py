@@ -86,6 +86,15 @@ def test_speed_up_is_not_told_beyond_what_was_tuned() -> None:
     assert speed_up(0.5, 500, {250: 0.5, 500: 0.6}) == 0.5
 
 
+def test_a_tie_is_no_speed_up_and_no_slowing_down() -> None:
+    rows = [_learned([0.01]), _adam([0.0], 125, "cosine"), _adam([0.001], 500, "cosine")]
+
+    comparison = compare(Book(rows), "a", "x", 500, ("cosine",))
+
+    assert comparison is not None
+    assert (comparison.ratio(), comparison.speed_up()) == (1.0, 1.0)
+
+
 def test_time_to_a_target_is_interpolated() -> None:
     curve = np.asarray([1.5, 1.0, 0.8])
     assert time_to(1.25, 2.0, curve) == 187.5

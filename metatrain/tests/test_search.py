@@ -8,7 +8,13 @@ import pytest
 from mnemosyne_metatrain.evaluation.grid import ADAM, FULL, Grid, RuleGrid, beyond_edge
 from mnemosyne_metatrain.evaluation.rules import Point, rule_step, stack_points
 from mnemosyne_metatrain.evaluation.runs import SEGMENT, Curves
-from mnemosyne_metatrain.evaluation.search import first_stage, missing_horizon, retune, search
+from mnemosyne_metatrain.evaluation.search import (
+    final_losses,
+    first_stage,
+    missing_horizon,
+    retune,
+    search,
+)
 
 GRID = Grid((RuleGrid("adam", -3.0, -1.0, 3, warmups=(0.0, 0.05), finalists=2),))
 
@@ -55,9 +61,21 @@ def test_finds_the_best_point_in_two_stages() -> None:
 
 
 def test_grows_while_the_best_is_at_an_edge() -> None:
-    scores = first_stage(GRID, 500, Landscape(1e-5))
-    assert np.isclose(min(p.rate for p in scores), 1e-7)
+    points, curves = first_stage(GRID, 500, Landscape(1e-5))
+
+    assert np.isclose(min(p.rate for p in points), 1e-7)
+    assert curves.held_out.shape == (len(points), 1, 4)
+    scores = dict(zip(points, final_losses(curves, 500)[:, 0], strict=True))
     assert beyond_edge(scores, "adam", "cosine", 10.0, 2) == []
+
+
+def test_one_seed_needs_no_second_stage() -> None:
+    run = Landscape(1e-2)
+
+    rows = search(GRID, 500, 1, run)
+
+    assert run.calls == [(12, 500, 1)]
+    assert {row["point"]["rate"] for row in rows} == {1e-2}
 
 
 def test_a_point_that_broke_is_never_the_best() -> None:

@@ -12,8 +12,9 @@ import numpy as np
 
 from mnemosyne_metatrain.evaluation.devices import OutOfTime
 from mnemosyne_metatrain.evaluation.grid import FULL, SMALL, Grid
+from mnemosyne_metatrain.evaluation.metrics import is_tie
 from mnemosyne_metatrain.evaluation.programs import Programs
-from mnemosyne_metatrain.evaluation.records import Book, Journal, Row, at, curve_fields
+from mnemosyne_metatrain.evaluation.records import Book, Journal, Row, at, curve_fields, values
 from mnemosyne_metatrain.evaluation.rules import Point
 from mnemosyne_metatrain.evaluation.runs import Curves, curves_of
 from mnemosyne_metatrain.evaluation.search import missing_horizon, retune, search
@@ -63,8 +64,9 @@ class Plan:
     grid: Grid = FULL
 
     def horizons_of(self, task: str) -> tuple[int, ...]:
-        """Horizons of a task, in order; those of cheap tasks alone are left out elsewhere."""
-        return tuple(h for h in sorted(self.horizons) if h < _LONG or task in CHEAP)
+        """Horizons of a task, in order; 10,000 if it is cheap, the longest if the net is big."""
+        found = tuple(h for h in sorted(self.horizons) if h < _LONG or task in CHEAP)
+        return found[-1:] if task in BIG else found
 
     def seeds_of(self, task: str) -> int:
         """Seeds of a task; the big net has one."""
@@ -174,7 +176,8 @@ def needed_horizon(plan: Plan, task: str, learned: Book, baselines: Book) -> int
             goal = float(np.nan_to_num(at(row, "held_out", horizon), nan=np.inf).mean())
             for schedules in AGAINST.values():
                 known = adam_losses(baselines, task, schedules)
-                if horizon not in known:
+                first = float(values(row, "first_loss").mean())
+                if horizon not in known or is_tie(goal, known[horizon], first):
                     continue
                 missing = missing_horizon(goal, horizon, known)
                 if missing is not None and missing % 125 == 0:

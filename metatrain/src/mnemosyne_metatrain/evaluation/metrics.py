@@ -23,11 +23,14 @@ TARGETS = (0.5, 0.8, 0.95)
 _BROKEN = 1e3
 
 
+def is_tie(ours: float, theirs: float, first: float) -> bool:
+    """Whether both losses are below a hundredth of the first."""
+    return ours < TIE_SHARE * first and theirs < TIE_SHARE * first
+
+
 def ratio_of(ours: float, theirs: float, first: float) -> float:
-    """Our loss over theirs; 1 where both are below a hundredth of the first loss."""
-    if ours < TIE_SHARE * first and theirs < TIE_SHARE * first:
-        return 1.0
-    return ours / max(theirs, 1e-12)
+    """Our loss over theirs; 1 for a tie."""
+    return 1.0 if is_tie(ours, theirs, first) else ours / max(theirs, 1e-12)
 
 
 def speed_up(goal: float, horizon: int, known: Mapping[int, float]) -> float:
@@ -114,9 +117,12 @@ class Comparison:
         return float(self.our_mean[seeds].mean()) / float(self.their_mean[seeds].mean())
 
     def speed_up(self, seeds: Indices | slice = slice(None)) -> float:
-        """Speed-up over the tuned Adam, on some seeds."""
+        """Speed-up over the tuned Adam, on some seeds; 1 for a tie."""
+        ours, theirs = float(self.ours[seeds].mean()), float(self.theirs[seeds].mean())
+        if is_tie(ours, theirs, self.first):
+            return 1.0
         known = {horizon: float(losses[seeds].mean()) for horizon, losses in self.adam.items()}
-        return speed_up(float(self.ours[seeds].mean()), self.horizon, known)
+        return speed_up(ours, self.horizon, known)
 
 
 def compare(

@@ -42,12 +42,17 @@ def _scores(points: list[Point], curves: Curves, horizon: int) -> dict[Point, fl
     return {point: float(mean) for point, mean in zip(points, means, strict=True)}
 
 
-def first_stage(grid: Grid, horizon: int, run: RunPoints) -> dict[Point, float]:
-    """Scores of all points on one seed, extended while the best is at an edge."""
+def first_stage(
+    grid: Grid, horizon: int, run: RunPoints, read_all: bool = False
+) -> tuple[list[Point], Curves]:
+    """Runs all points on one seed, and more while the best is at an edge."""
     points = [p for g in grid.rules for schedule in grid.schedules for p in g.points(schedule)]
-    scores: dict[Point, float] = {}
+    tried: list[Point] = []
+    pieces: list[Curves] = []
     for _ in range(grid.extensions + 1):
-        scores |= _scores(points, run(points, horizon, 1, False), horizon)
+        pieces.append(run(points, horizon, 1, read_all))
+        tried += points
+        scores = _scores(tried, _joined(pieces), horizon)
         points = [
             point
             for g in grid.rules
@@ -58,7 +63,11 @@ def first_stage(grid: Grid, horizon: int, run: RunPoints) -> dict[Point, float]:
         ]
         if not points:
             break
-    return scores
+    return tried, _joined(pieces)
+
+
+def _joined(pieces: list[Curves]) -> Curves:
+    return curves_of(np.concatenate(arrays) for arrays in zip(*pieces, strict=True))
 
 
 def finalists(grid: Grid, scores: Mapping[Point, float]) -> list[Point]:
@@ -79,16 +88,16 @@ def search(grid: Grid, horizon: int, seeds: int, run: RunPoints) -> list[Row]:
     """Tunes all rules at a horizon; one row for each rule and schedule.
 
     A row has the tuned point, its curves on all seeds, and the mean losses of the other finalists.
+    Where there is one seed, the first stage has said all.
     """
-    scores = first_stage(grid, horizon, run)
-    points = finalists(grid, scores)
-    curves = run(points, horizon, seeds, True)
-    facts = {"stage": 2, "tried": len(scores), "finite": _count_finite(scores)}
+    points, curves = first_stage(grid, horizon, run, read_all=seeds == 1)
+    scores = _scores(points, curves, horizon)
+    finite = sum(math.isfinite(score) for score in scores.values())
+    facts = {"stage": 2, "tried": len(points), "finite": finite}
+    if seeds > 1:
+        points = finalists(grid, scores)
+        curves = run(points, horizon, seeds, True)
     return _winners(points, curves, horizon, facts)
-
-
-def _count_finite(scores: Mapping[Point, float]) -> int:
-    return sum(math.isfinite(score) for score in scores.values())
 
 
 def retune(
@@ -110,8 +119,7 @@ def retune(
             more += [replace(best, rate=rate) for rate in rates if best is not None]
         if not more:
             break
-        grown = run(more, horizon, seeds, False)
-        curves = curves_of(np.concatenate(pair) for pair in zip(curves, grown, strict=True))
+        curves = _joined([curves, run(more, horizon, seeds, False)])
         tried += more
     return _winners(tried, curves, horizon, {"stage": "retuned", "tried": len(tried)})
 
