@@ -54,6 +54,19 @@ def test_judges_in_legs_and_runs_nothing_twice(tmp_path: Path, weights: str) -> 
     assert len(book.select("baseline", rule="sgd", stage=2)) == 2 * len(TASKS)
 
 
+def test_runs_recorded_baselines_again_as_a_check(tmp_path: Path) -> None:
+    out, baselines = tmp_path / "runs.jsonl", tmp_path / "baselines.jsonl"
+
+    for share in (0.0, 1.0):
+        Evaluation(Leg(PLAN, ("poisson",), out, baselines, check=share), []).run()
+
+    checks = Book.load([baselines]).select("check")
+    assert {(row["rule"], row["schedule"]) for row in checks} == {
+        (rule, schedule) for rule in ("adam", "sgd") for schedule in ("constant", "cosine")
+    }
+    assert all(row["recorded"] == pytest.approx(row["again"], rel=1e-4) for row in checks)
+
+
 def test_a_leg_without_time_records_nothing(tmp_path: Path, weights: str) -> None:
     out, baselines = tmp_path / "runs.jsonl", tmp_path / "baselines.jsonl"
     leg = Leg(PLAN, TASKS, out, baselines, minutes=0.0)

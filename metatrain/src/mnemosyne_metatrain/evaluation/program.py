@@ -99,7 +99,7 @@ class Evaluation:
     def _counts(self, row: Row) -> bool:
         """Whether a recorded baseline is still that of the task as it is now."""
         known = self._prints.get(row["task"])
-        return known is None or bool(row["fingerprint"] == known)
+        return known is None or row.get("fingerprint", known) == known
 
     def _learned_left(self, task: str) -> bool:
         if self._leg.wait:
