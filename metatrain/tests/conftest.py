@@ -5,6 +5,7 @@ what is spread over several can be tested.
 """
 
 import os
+from collections.abc import Iterator
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = " ".join(
@@ -17,6 +18,25 @@ os.environ["XLA_FLAGS"] = " ".join(
 
 import jax
 import pytest
+
+
+@pytest.fixture(scope="module")
+def compiled_once() -> Iterator[None]:
+    """Lets runs of one configuration share a compiled program, and what tasks the last one left."""
+    from mnemosyne_metatrain.training import trainer
+
+    build, built = trainer.build_stations, {}
+
+    def build_once(config: object, cores: object) -> object:
+        devices = jax.tree.leaves(cores)[0].sharding.device_set
+        key = (repr(config), *sorted(str(d) for d in devices))
+        if key not in built:
+            built[key] = build(config, cores)
+        return built[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "build_stations", build_once)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -63,13 +63,19 @@ def check(results: list[dict]) -> None:
             np.testing.assert_array_equal(value, other[name])
 
 
-@pytest.mark.parametrize("rule", ["delta", "recurrent_delta"])
-def test_write_rules_are_finite_and_without_units(rule: str) -> None:
-    results = run(replace(SMALL, write_rule=rule), (1.0, 2.0**-40, 2.0**40))
+@pytest.mark.parametrize(
+    ("rule", "kind", "cell_size", "features"),
+    [("delta", "dpfp", 32, 16), ("recurrent_delta", "favor_plus", 1, 8)],
+)
+def test_other_rules_maps_and_cells_are_finite_and_without_units(
+    rule: str, kind: str, cell_size: int, features: int
+) -> None:
+    config = replace(SMALL, write_rule=rule, feature_map=kind, cell_size=cell_size)
+    results = run(config, (1.0, 2.0**-40, 2.0**40))
 
     check(results)
     recall = results[0]["recall"]
-    assert recall.content.shape == (4, 2, 8, 4)
+    assert recall.content.shape == (4, 2, features, 4)
     assert [x.shape for x in recall[1:]] == ([(4, 2, 4)] if rule == "recurrent_delta" else [])
     assert all(float(jnp.abs(x).max()) > 0 for x in recall)
 
@@ -79,28 +85,19 @@ def test_an_unknown_write_rule_is_refused() -> None:
         MnemosyneConfig(write_rule="subtractive")
 
 
-@pytest.mark.parametrize("kind", get_args(FeatureMapKind))
-def test_every_feature_map_serves_the_memory_in_time(kind: str) -> None:
-    encoder = TemporalEncoder(replace(SMALL, feature_map=kind, write_rule="delta"))
-
-    @jax.jit
-    def steps(tokens: jax.Array) -> jax.Array:
+def test_every_feature_map_serves_the_memory_in_time() -> None:
+    def read(kind: FeatureMapKind, tokens: jax.Array) -> jax.Array:
+        encoder = TemporalEncoder(replace(SMALL, feature_map=kind, write_rule="delta"))
         theta = encoder.init(jax.random.key(0))
 
         def step(memory: object, x: jax.Array) -> tuple[object, jax.Array]:
-            read, memory = encoder.step(theta, memory, x)
-            return memory, read
+            found, memory = encoder.step(theta, memory, x)
+            return memory, found
 
         return jax.lax.scan(step, encoder.empty(2), tokens)[1]
 
-    read = steps(jax.random.normal(jax.random.key(1), (STEPS, 2, SMALL.token_width)))
-    assert read.shape == (STEPS, 2, 8)
-    assert bool(jnp.isfinite(read).all())
-
-
-def test_a_map_with_sizes_of_its_own_serves_the_whole_optimizer() -> None:
-    check(run(replace(SMALL, feature_map="dpfp"), (1.0,)))
-
-
-def test_a_coordinate_can_be_a_cell() -> None:
-    check(run(replace(SMALL, cell_size=1), (1.0, 2.0**-40, 2.0**40)))
+    kinds = get_args(FeatureMapKind)
+    tokens = jax.random.normal(jax.random.key(1), (STEPS, 2, SMALL.token_width))
+    for value in jax.jit(lambda x: [read(kind, x) for kind in kinds])(tokens):
+        assert value.shape == (STEPS, 2, 8)
+        assert bool(jnp.isfinite(value).all())

@@ -37,7 +37,7 @@ CONFIG = RunConfig(
 
 
 @pytest.fixture(scope="module")
-def whole_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, object]:
+def whole_run(compiled_once: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, object]:
     folder = tmp_path_factory.mktemp("whole")
     return folder, Trainer(CONFIG, folder).run()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import time
 from collections.abc import Callable
@@ -17,7 +18,7 @@ import numpy as np
 
 from mnemosyne_metatrain.config import FamilyConfig, RunConfig, VariantConfig
 from mnemosyne_metatrain.layout import Layout, stored
-from mnemosyne_metatrain.optimizers.base import Optimizer
+from mnemosyne_metatrain.optimizers.base import Optimizer, Theta
 from mnemosyne_metatrain.optimizers.registry import make_family, make_optimizer
 from mnemosyne_metatrain.training.checkpoint import load_checkpoint, load_notes, save_checkpoint
 from mnemosyne_metatrain.training.coin import CorrectionCoin
@@ -45,17 +46,28 @@ class Station:
 
 def init_population(config: RunConfig) -> Core:
     """Returns the cores of all variants, stacked, [P, ...]."""
+    init = _compiled_init(make_optimizer(config.optimizer))
     cores = []
     for variant in config.variants:
-        theta = _variant_optimizer(config, variant).init_theta(jax.random.key(variant.seed))
+        theta = _with_knobs(config, variant, init(jax.random.key(variant.seed)))
         recipe = config.recipe.__class__(**{**config.recipe.__dict__, **variant.recipe})
         cores.append(init_core(theta, recipe.arrays()))
     stacked: Core = jax.tree.map(lambda *leaves: jnp.stack(leaves), *cores)
     return stacked
 
 
-def _variant_optimizer(config: RunConfig, variant: VariantConfig) -> Optimizer:
-    return make_optimizer(config.optimizer, variant.knobs)
+@functools.cache
+def _compiled_init(optimizer: Optimizer) -> Callable[[jax.Array], Theta]:
+    """Drawing weights, as one program: by itself, every small operation is compiled alone."""
+    return jax.jit(optimizer.init_theta)
+
+
+def _with_knobs(config: RunConfig, variant: VariantConfig, theta: Theta) -> Theta:
+    """Returns weights with the knobs of a variant."""
+    optimizer: Any = make_optimizer(config.optimizer, variant.knobs)
+    if "knobs" not in theta.fixed:
+        return theta
+    return Theta(theta.learned, {**theta.fixed, "knobs": optimizer.config.knobs.arrays()})
 
 
 def estimation(config: RunConfig) -> Estimation:
