@@ -23,6 +23,7 @@
 #include "kernels/gradient_statistics.h"
 #include "kernels/lstm_step.h"
 #include "kernels/optimizer_steps.h"
+#include "kernels/row_ops.h"
 
 namespace mnemosyne::kernels {
 
@@ -65,6 +66,13 @@ class Backend {
 
   // One step of a coordinate-wise LSTM over all segments; see lstm_step.h.
   virtual absl::Status LstmStep(const LstmStepArgs& args) = 0;
+
+  // The parts of attention, over many rows; see row_ops.h.
+  virtual absl::Status DenseLayer(const DenseLayerArgs& args) = 0;
+  virtual absl::Status FeatureMap(const FeatureMapArgs& args) = 0;
+  virtual absl::Status BidirectionalAttention(const BidirectionalAttentionArgs& args) = 0;
+  virtual absl::Status AdditiveMemory(const AdditiveMemoryArgs& args) = 0;
+  virtual absl::Status DeltaMemory(const DeltaMemoryArgs& args) = 0;
 
   virtual absl::Status Synchronize() = 0;
 };

@@ -7,6 +7,7 @@
 #include "kernels/gradient_statistics.h"
 #include "kernels/lstm_step.h"
 #include "kernels/optimizer_steps.h"
+#include "kernels/row_ops.h"
 
 namespace mnemosyne::kernels {
 
@@ -18,5 +19,10 @@ absl::Status Check(const SgdStepArgs& args);
 absl::Status Check(const AdamStepArgs& args);
 absl::Status Check(const LionStepArgs& args);
 absl::Status Check(const LstmStepArgs& args);
+absl::Status Check(const DenseLayerArgs& args);
+absl::Status Check(const FeatureMapArgs& args);
+absl::Status Check(const BidirectionalAttentionArgs& args);
+absl::Status Check(const AdditiveMemoryArgs& args);
+absl::Status Check(const DeltaMemoryArgs& args);
 
 }  // namespace mnemosyne::kernels

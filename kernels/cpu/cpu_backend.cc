@@ -23,6 +23,14 @@ constexpr size_t kBlockElements = size_t{1} << 14;
 // The same for an LSTM, of which an element costs thousands of operations: a few tiles.
 constexpr size_t kLstmBlockElements = 8 * kLstmTile;
 
+// Multiply-adds that a thread takes at once: some 10 us.
+constexpr size_t kTaskOperations = size_t{1} << 17;
+
+RowsIn From(const RowsIn& rows, size_t row) { return {rows.data + row * rows.stride, rows.stride}; }
+RowsOut From(const RowsOut& rows, size_t row) {
+  return {rows.data + row * rows.stride, rows.stride};
+}
+
 constexpr size_t kCacheLine = 64;
 constexpr size_t kHugePage = size_t{2} << 20;
 
@@ -163,6 +171,94 @@ absl::Status CpuBackend::LstmStep(const LstmStepArgs& args) {
   };
   runner_.Run(blocks_, work, args.replay ? BlockRunner::kTaskElements : kLstmBlockElements);
   SumBlocks(blocks_, partial_, args.square_sums);
+  return absl::OkStatus();
+}
+
+template <typename Work>
+void CpuBackend::ForEachRows(size_t rows, size_t cost, const Work& work) {
+  const size_t part = std::max<size_t>(1, kTaskOperations / std::max<size_t>(cost, 1));
+  const Segment all = {0, rows};
+  CutIntoBlocks({&all, 1}, part, blocks_);
+  runner_.Run(
+      blocks_, [&](size_t i) { work(blocks_[i].offset, blocks_[i].count); }, part);
+}
+
+template <typename Work>
+void CpuBackend::ForEachMemory(const MemoryArgs& args, const Work& work) {
+  const size_t cost = args.steps * args.sizes.features * args.sizes.width;
+  ForEachRows(args.memories, cost, [&](size_t first, size_t count) {
+    for (size_t memory = first; memory < first + count; ++memory) {
+      for (size_t step = 0; step < args.steps; ++step) work(memory, step);
+    }
+  });
+}
+
+absl::Status CpuBackend::DenseLayer(const DenseLayerArgs& args) {
+  MNEMO_RETURN_IF_ERROR(Check(args));
+  ForEachRows(args.rows, args.sizes.inputs * args.sizes.outputs, [&](size_t first, size_t count) {
+    kernels_.dense_layer(args.sizes, count, From(args.x, first), args.weights, args.bias,
+                         From(args.y, first));
+  });
+  return absl::OkStatus();
+}
+
+absl::Status CpuBackend::FeatureMap(const FeatureMapArgs& args) {
+  MNEMO_RETURN_IF_ERROR(Check(args));
+  constexpr size_t kExponentialCost = 20;
+  const size_t cost = (args.sizes.inputs + kExponentialCost) * args.sizes.features;
+  ForEachRows(args.rows, cost, [&](size_t first, size_t count) {
+    kernels_.feature_map(args.sizes, count, From(args.x, first), args.weights, args.bias,
+                         From(args.phi, first));
+  });
+  return absl::OkStatus();
+}
+
+absl::Status CpuBackend::BidirectionalAttention(const BidirectionalAttentionArgs& args) {
+  MNEMO_RETURN_IF_ERROR(Check(args));
+  blocks_.clear();
+  for (size_t group = 0; group + 1 < args.group_starts.size(); ++group) {
+    const size_t first = args.group_starts[group];
+    blocks_.push_back({group, first, args.group_starts[group + 1] - first});
+  }
+  const size_t cost = 2 * args.sizes.features * args.sizes.width;
+  const auto work = [&](size_t i) {
+    const size_t first = blocks_[i].offset;
+    const float* const row_weights =
+        args.row_weights == nullptr ? nullptr : args.row_weights + first;
+    kernels_.bidirectional_attention(args.sizes, blocks_[i].count, From(args.phi_q, first),
+                                     From(args.phi_k, first), From(args.values, first), row_weights,
+                                     From(args.out, first));
+  };
+  runner_.Run(blocks_, work, std::max<size_t>(1, kTaskOperations / cost));
+  return absl::OkStatus();
+}
+
+absl::Status CpuBackend::AdditiveMemory(const AdditiveMemoryArgs& args) {
+  MNEMO_RETURN_IF_ERROR(Check(args));
+  const MemoryArgs& all = args.memory;
+  const size_t features = all.sizes.features, width = all.sizes.width;
+  ForEachMemory(all, [&](size_t memory, size_t step) {
+    const size_t row = memory * all.steps + step;
+    kernels_.additive_memory_step(all.sizes, all.discounts[memory % all.heads],
+                                  all.phi_q + row * features, all.phi_k + row * features,
+                                  all.values + (memory / all.heads * all.steps + step) * width,
+                                  all.content + memory * features * width,
+                                  args.normalizer + memory * features, all.out + row * width);
+  });
+  return absl::OkStatus();
+}
+
+absl::Status CpuBackend::DeltaMemory(const DeltaMemoryArgs& args) {
+  MNEMO_RETURN_IF_ERROR(Check(args));
+  const MemoryArgs& all = args.memory;
+  const size_t features = all.sizes.features, width = all.sizes.width;
+  ForEachMemory(all, [&](size_t memory, size_t step) {
+    const size_t row = memory * all.steps + step;
+    kernels_.delta_memory_step(all.sizes, all.discounts[memory % all.heads], args.betas[row],
+                               all.phi_q + row * features, all.phi_k + row * features,
+                               all.values + (memory / all.heads * all.steps + step) * width,
+                               all.content + memory * features * width, all.out + row * width);
+  });
   return absl::OkStatus();
 }
 

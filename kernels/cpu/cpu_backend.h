@@ -36,6 +36,11 @@ class CpuBackend final : public Backend {
   absl::Status AdamStep(const AdamStepArgs& args) override;
   absl::Status LionStep(const LionStepArgs& args) override;
   absl::Status LstmStep(const LstmStepArgs& args) override;
+  absl::Status DenseLayer(const DenseLayerArgs& args) override;
+  absl::Status FeatureMap(const FeatureMapArgs& args) override;
+  absl::Status BidirectionalAttention(const BidirectionalAttentionArgs& args) override;
+  absl::Status AdditiveMemory(const AdditiveMemoryArgs& args) override;
+  absl::Status DeltaMemory(const DeltaMemoryArgs& args) override;
 
   absl::Status Synchronize() override;
 
@@ -49,6 +54,15 @@ class CpuBackend final : public Backend {
   // As above; work returns a number, and the numbers of a segment's blocks are added up.
   template <typename Work>
   void SumOverBlocks(std::span<const Segment> segments, std::span<double> sums, const Work& work);
+
+  // Calls work(first row, rows) for parts of `rows` rows, each of which costs about `cost`
+  // operations.
+  template <typename Work>
+  void ForEachRows(size_t rows, size_t cost, const Work& work);
+
+  // Calls work(memory, step) for all steps of each memory, in order.
+  template <typename Work>
+  void ForEachMemory(const MemoryArgs& args, const Work& work);
 
   const KernelTable& kernels_;
   BlockRunner runner_;

@@ -67,3 +67,20 @@ inline Floats Log(Floats x) {
   y = Fma(Splat(-0.5F), s, y);
   return Fma(exponent, Splat(0.693359375F), f + y);
 }
+
+// exp(x) to 1e-7; beyond -87.3 and 88.3, where float32 ends, the value there.
+// Reference: Moshier, Cephes, expf.
+inline Floats Exp(Floats x) {
+  x = Max(Min(x, Splat(88.3762626F)), Splat(-87.3365447F));
+  const Floats round = Splat(12582912);  // 1.5 2^23: the sum has no digits behind the point.
+  const Floats n = Fma(x, Splat(1.44269504F), round) - round;
+  Floats r = Fma(n, Splat(-0.693359375F), x);
+  r = Fma(n, Splat(2.12194440e-4F), r);
+  Floats p = Splat(1.9875691500e-4F);
+  p = Fma(p, r, Splat(1.3981999507e-3F));
+  p = Fma(p, r, Splat(8.3334519073e-3F));
+  p = Fma(p, r, Splat(4.1665795894e-2F));
+  p = Fma(p, r, Splat(1.6666665459e-1F));
+  p = Fma(p, r, Splat(5.0000001201e-1F));
+  return ScaleByPowerOfTwo(Fma(p, r * r, r) + Splat(1), n);
+}

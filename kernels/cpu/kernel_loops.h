@@ -8,6 +8,7 @@
 //   Floats SelectLess(a, b, x, y): x in the lanes where a < b, else y
 //   Floats SplitExponent(x, &exponent): m, with x = m 2^exponent and 1 <= m < 2; x is positive,
 //   finite and not denormal
+//   Floats ScaleByPowerOfTwo(x, n): x 2^n, for whole n from -126 to 127
 //   Floats ZeroNonFinite(Floats), int CountNonFinite(Floats)
 //   uint32_t Signs(Floats): a word as in LionCoefficients; Floats FromSigns(uint32_t)
 // SquareSum adds up squares in float64, a sum a lane: the product of two floats is exact there.
@@ -226,9 +227,21 @@ double LionStep(const LionCoefficients& c, bool replay, size_t count, float* val
 
 #include "kernels/cpu/elementary_functions.h"
 #include "kernels/cpu/lstm_loops.h"
+#include "kernels/cpu/row_loops.h"
 
 constexpr KernelTable MakeTable(const char* name) {
-  return {name, MeasureGradients, ZeroNonFiniteElements, SgdStep, AdamStep, LionStep, LstmStep};
+  return {name,
+          MeasureGradients,
+          ZeroNonFiniteElements,
+          SgdStep,
+          AdamStep,
+          LionStep,
+          LstmStep,
+          DenseLayer,
+          FeatureMap,
+          BidirectionalAttention,
+          AdditiveMemoryStep,
+          DeltaMemoryStep};
 }
 
 }  // namespace

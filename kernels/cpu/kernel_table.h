@@ -9,6 +9,7 @@
 #include <stdint.h>
 
 #include "kernels/lstm_sizes.h"
+#include "kernels/row_sizes.h"
 #include "kernels/step_coefficients.h"
 
 namespace mnemosyne::kernels::cpu {
@@ -32,6 +33,20 @@ struct KernelTable {
   double (*lstm_step)(const LstmSizes& sizes, const LstmCoefficients& coefficients,
                       const float* weights, bool replay, size_t count, float* values, float* hidden,
                       float* cell, float* mean, float* square);
+  // The ops of row_ops.h: over some rows, a group, or one step of one memory.
+  void (*dense_layer)(const DenseSizes& sizes, size_t rows, const RowsIn& x, const float* weights,
+                      const float* bias, const RowsOut& y);
+  void (*feature_map)(const FeatureMapSizes& sizes, size_t rows, const RowsIn& x,
+                      const float* weights, const float* bias, const RowsOut& phi);
+  void (*bidirectional_attention)(const AttentionSizes& sizes, size_t rows, const RowsIn& phi_q,
+                                  const RowsIn& phi_k, const RowsIn& values,
+                                  const float* row_weights, const RowsOut& out);
+  void (*additive_memory_step)(const AttentionSizes& sizes, float discount, const float* phi_q,
+                               const float* phi_k, const float* value, float* content,
+                               float* normalizer, float* out);
+  void (*delta_memory_step)(const AttentionSizes& sizes, float discount, float beta,
+                            const float* phi_q, const float* phi_k, const float* value,
+                            float* content, float* out);
 };
 
 extern const KernelTable kBaselineKernels;

@@ -56,6 +56,13 @@ inline __m256 SplitHalf(__m256 x, __m256* exponent) {
 inline Floats SplitExponent(Floats x, Floats* exponent) {
   return {SplitHalf(x.low, &exponent->low), SplitHalf(x.high, &exponent->high)};
 }
+inline __m256 ScaleHalf(__m256 x, __m256 n) {
+  const __m256i biased = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+  return _mm256_mul_ps(x, _mm256_castsi256_ps(_mm256_slli_epi32(biased, 23)));
+}
+inline Floats ScaleByPowerOfTwo(Floats x, Floats n) {
+  return {ScaleHalf(x.low, n.low), ScaleHalf(x.high, n.high)};
+}
 
 // All ones in the lanes that are finite.
 inline __m256 FiniteMask(__m256 x) {

@@ -33,6 +33,10 @@ inline Floats SplitExponent(Floats x, Floats* exponent) {
   const __m512i fraction = _mm512_and_si512(bits, _mm512_set1_epi32(0x007FFFFF));
   return {_mm512_castsi512_ps(_mm512_or_si512(fraction, _mm512_set1_epi32(0x3F800000)))};
 }
+inline Floats ScaleByPowerOfTwo(Floats x, Floats n) {
+  const __m512i biased = _mm512_add_epi32(_mm512_cvtps_epi32(n.v), _mm512_set1_epi32(127));
+  return {_mm512_mul_ps(x.v, _mm512_castsi512_ps(_mm512_slli_epi32(biased, 23)))};
+}
 
 inline __mmask16 FiniteMask(Floats a) {
   return _mm512_cmp_ps_mask(_mm512_abs_ps(a.v), _mm512_set1_ps(__builtin_inff()), _CMP_LT_OQ);

@@ -81,6 +81,13 @@ inline Floats SplitExponent(const Floats& x, Floats* exponent) {
     return reinterpret_cast<Float4>((reinterpret_cast<Int4>(x.part[i]) & fraction) | one);
   });
 }
+inline Floats ScaleByPowerOfTwo(const Floats& x, const Floats& n) {
+  const Int4 bias = {127, 127, 127, 127};
+  return Map([&](int i) {
+    const Int4 biased = __builtin_convertvector(n.part[i], Int4) + bias;
+    return x.part[i] * reinterpret_cast<Float4>(biased << 23);
+  });
+}
 
 // All ones in the lanes that are finite: those whose exponent is not.
 inline Int4 FiniteMask(Float4 x) {

@@ -27,6 +27,11 @@ absl::Status OutOfMemory(size_t size) {
   return ResourceExhausted("out of memory: {} bytes", size);
 }
 
+MemoryArgsOnDevice OnDevice(const MemoryArgs& args) {
+  return {args.steps, args.heads,  args.sizes,   args.discounts, args.phi_q,
+          args.phi_k, args.values, args.content, args.out};
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Backend>> CudaBackend::Create(int ordinal) {
@@ -162,6 +167,12 @@ absl::Status CudaBackend::SetZero(std::span<const Segment> segments, float* valu
   return ToStatus(LaunchSetZero(device_blocks(), blocks_.size(), values, stream_));
 }
 
+template <typename Launch>
+absl::Status CudaBackend::Launched(const Launch& launch) {
+  MNEMO_RETURN_IF_ERROR(ToStatus(cudaSetDevice(ordinal_)));
+  return ToStatus(launch());
+}
+
 template <typename Args, typename Launch>
 absl::Status CudaBackend::RunStep(const Args& args, const Launch& launch) {
   MNEMO_RETURN_IF_ERROR(Check(args));
@@ -204,6 +215,53 @@ absl::Status CudaBackend::LstmStep(const LstmStepArgs& args) {
     return LaunchLstmStep(device_blocks(), blocks_.size(), coefficients, args.sizes, args.weights,
                           args.replay, args.values, args.hidden, args.cell, args.mean, args.square,
                           square_sums, stream_);
+  });
+}
+
+absl::Status CudaBackend::DenseLayer(const DenseLayerArgs& args) {
+  MNEMO_RETURN_IF_ERROR(Check(args));
+  if (args.rows == 0) return absl::OkStatus();
+  return Launched([&] {
+    return LaunchDenseLayer(args.sizes, args.rows, args.x, args.weights, args.bias, args.y,
+                            stream_);
+  });
+}
+
+absl::Status CudaBackend::FeatureMap(const FeatureMapArgs& args) {
+  MNEMO_RETURN_IF_ERROR(Check(args));
+  if (args.rows == 0) return absl::OkStatus();
+  return Launched([&] {
+    return LaunchFeatureMap(args.sizes, args.rows, args.x, args.weights, args.bias, args.phi,
+                            stream_);
+  });
+}
+
+absl::Status CudaBackend::BidirectionalAttention(const BidirectionalAttentionArgs& args) {
+  MNEMO_RETURN_IF_ERROR(Check(args));
+  if (args.group_starts.size() < 2) return absl::OkStatus();
+  MNEMO_RETURN_IF_ERROR(
+      PrepareWorkspace({}, args.group_starts.data(), args.group_starts.size_bytes(), 0));
+  return Launched([&] {
+    return LaunchBidirectionalAttention(
+        reinterpret_cast<const size_t*>(device_extra()), args.group_starts.size() - 1, args.sizes,
+        args.phi_q, args.phi_k, args.values, args.row_weights, args.out, stream_);
+  });
+}
+
+absl::Status CudaBackend::AdditiveMemory(const AdditiveMemoryArgs& args) {
+  MNEMO_RETURN_IF_ERROR(Check(args));
+  if (args.memory.memories == 0) return absl::OkStatus();
+  return Launched([&] {
+    return LaunchAdditiveMemory(OnDevice(args.memory), args.memory.memories, args.normalizer,
+                                stream_);
+  });
+}
+
+absl::Status CudaBackend::DeltaMemory(const DeltaMemoryArgs& args) {
+  MNEMO_RETURN_IF_ERROR(Check(args));
+  if (args.memory.memories == 0) return absl::OkStatus();
+  return Launched([&] {
+    return LaunchDeltaMemory(OnDevice(args.memory), args.memory.memories, args.betas, stream_);
   });
 }
 

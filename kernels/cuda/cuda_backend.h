@@ -36,6 +36,11 @@ class CudaBackend final : public Backend {
   absl::Status AdamStep(const AdamStepArgs& args) override;
   absl::Status LionStep(const LionStepArgs& args) override;
   absl::Status LstmStep(const LstmStepArgs& args) override;
+  absl::Status DenseLayer(const DenseLayerArgs& args) override;
+  absl::Status FeatureMap(const FeatureMapArgs& args) override;
+  absl::Status BidirectionalAttention(const BidirectionalAttentionArgs& args) override;
+  absl::Status AdditiveMemory(const AdditiveMemoryArgs& args) override;
+  absl::Status DeltaMemory(const DeltaMemoryArgs& args) override;
 
   absl::Status Synchronize() override;
 
@@ -46,6 +51,10 @@ class CudaBackend final : public Backend {
   // the workspace; reserves as much as `result_size` bytes a block behind them.
   absl::Status PrepareWorkspace(std::span<const Segment> segments, const void* extra,
                                 size_t extra_size, size_t result_size);
+
+  // Calls launch() with the device set.
+  template <typename Launch>
+  absl::Status Launched(const Launch& launch);
 
   // Runs `launch(coefficients on the device, sums a block on the device)` over the segments of
   // `args` and adds up the sums.

@@ -10,6 +10,7 @@
 #include <cstdint>
 
 #include "kernels/lstm_sizes.h"
+#include "kernels/row_sizes.h"
 #include "kernels/segment.h"
 #include "kernels/step_coefficients.h"
 
@@ -50,5 +51,39 @@ cudaError_t LaunchLstmStep(const Block* blocks, size_t block_count,
                            const float* weights, bool replay, float* values, float* hidden,
                            float* cell, float* mean, float* square, double* square_sums,
                            cudaStream_t stream);
+
+// What the ops on memories share, as row_ops.h has it.
+struct MemoryArgsOnDevice {
+  size_t steps;
+  size_t heads;
+  AttentionSizes sizes;
+  const float* discounts;
+  const float* phi_q;
+  const float* phi_k;
+  const float* values;
+  float* content;
+  float* out;
+};
+
+cudaError_t LaunchDenseLayer(const DenseSizes& sizes, size_t rows, const RowsIn& x,
+                             const float* weights, const float* bias, const RowsOut& y,
+                             cudaStream_t stream);
+
+cudaError_t LaunchFeatureMap(const FeatureMapSizes& sizes, size_t rows, const RowsIn& x,
+                             const float* weights, const float* bias, const RowsOut& phi,
+                             cudaStream_t stream);
+
+// starts: [group_count + 1]
+cudaError_t LaunchBidirectionalAttention(const size_t* starts, size_t group_count,
+                                         const AttentionSizes& sizes, const RowsIn& phi_q,
+                                         const RowsIn& phi_k, const RowsIn& values,
+                                         const float* row_weights, const RowsOut& out,
+                                         cudaStream_t stream);
+
+cudaError_t LaunchAdditiveMemory(const MemoryArgsOnDevice& args, size_t memories, float* normalizer,
+                                 cudaStream_t stream);
+
+cudaError_t LaunchDeltaMemory(const MemoryArgsOnDevice& args, size_t memories, const float* betas,
+                              cudaStream_t stream);
 
 }  // namespace mnemosyne::kernels::cuda

@@ -1,75 +1,11 @@
 // The LSTM step of lstm_sizes.h: a thread takes an element and goes through all units by itself.
-// Bound by the gates' multiply-adds. Elements are the bits of the CPU's AVX2 loops: the functions
-// below are those of kernels/cpu/elementary_functions.h, rounding for rounding.
+// Bound by the gates' multiply-adds. Elements are the bits of the CPU's AVX2 loops.
 #include "kernels/cuda/block_sum.cuh"
+#include "kernels/cuda/elementary_functions.cuh"
 #include "kernels/cuda/launchers.h"
 
 namespace mnemosyne::kernels::cuda {
 namespace {
-
-struct Ratio {
-  float above, below;
-};
-
-__device__ float Divide(Ratio ratio) { return __fdiv_rn(ratio.above, ratio.below); }
-
-__device__ Ratio TanhRatio(float x) {
-  const float limit = 7.90531110763549805F;
-  x = fmaxf(fminf(x, limit), -limit);
-  const float s = __fmul_rn(x, x);
-  float above = -2.76076847742355e-16F;
-  above = __fmaf_rn(above, s, 2.00018790482477e-13F);
-  above = __fmaf_rn(above, s, -8.60467152213735e-11F);
-  above = __fmaf_rn(above, s, 5.12229709037114e-08F);
-  above = __fmaf_rn(above, s, 1.48572235717979e-05F);
-  above = __fmaf_rn(above, s, 6.37261928875436e-04F);
-  above = __fmaf_rn(above, s, 4.89352455891786e-03F);
-  float below = 1.19825839466702e-06F;
-  below = __fmaf_rn(below, s, 1.18534705686654e-04F);
-  below = __fmaf_rn(below, s, 2.26843463243900e-03F);
-  below = __fmaf_rn(below, s, 4.89352518554385e-03F);
-  return {__fmul_rn(above, x), below};
-}
-
-__device__ Ratio SigmoidRatio(float x) {
-  const Ratio half = TanhRatio(__fmul_rn(0.5F, x));
-  return {__fadd_rn(half.below, half.above), __fadd_rn(half.below, half.below)};
-}
-
-__device__ Ratio Product(Ratio a, Ratio b) {
-  return {__fmul_rn(a.above, b.above), __fmul_rn(a.below, b.below)};
-}
-
-__device__ float Elu(float x) {
-  if (x > 0) return x;
-  const Ratio t = TanhRatio(__fmul_rn(0.5F, x));
-  return Divide({__fadd_rn(t.above, t.above), __fsub_rn(t.below, t.above)});
-}
-
-__device__ float Log(float x) {
-  const unsigned bits = __float_as_uint(x);
-  float exponent = static_cast<float>(static_cast<int>(bits >> 23) - 127);
-  float m = __uint_as_float((bits & 0x007FFFFFU) | 0x3F800000U);
-  if (!(m < 1.41421356F)) {
-    exponent = __fadd_rn(exponent, 1);
-    m = __fmul_rn(m, 0.5F);
-  }
-  const float f = __fsub_rn(m, 1);
-  const float s = __fmul_rn(f, f);
-  float p = 7.0376836292e-2F;
-  p = __fmaf_rn(p, f, -1.1514610310e-1F);
-  p = __fmaf_rn(p, f, 1.1676998740e-1F);
-  p = __fmaf_rn(p, f, -1.2420140846e-1F);
-  p = __fmaf_rn(p, f, 1.4249322787e-1F);
-  p = __fmaf_rn(p, f, -1.6668057665e-1F);
-  p = __fmaf_rn(p, f, 2.0000714765e-1F);
-  p = __fmaf_rn(p, f, -2.4999993993e-1F);
-  p = __fmaf_rn(p, f, 3.3333331174e-1F);
-  float y = __fmul_rn(__fmul_rn(p, f), s);
-  y = __fmaf_rn(exponent, -2.12194440e-4F, y);
-  y = __fmaf_rn(-0.5F, s, y);
-  return __fmaf_rn(exponent, 0.693359375F, __fadd_rn(f, y));
-}
 
 // An element at work: its numbers in the tiles of its state are `width` apart.
 struct Element {
