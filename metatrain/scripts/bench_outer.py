@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from mnemosyne_metatrain.config import FamilyConfig, RunConfig, VariantConfig
-from mnemosyne_metatrain.training.devices import split, variant_mesh
+from mnemosyne_metatrain.training.devices import everywhere, split, variant_mesh
+from mnemosyne_metatrain.training.estimation import Correction
 from mnemosyne_metatrain.training.trainer import build_stations, init_population
 
 FAMILIES = {
@@ -36,15 +37,17 @@ def main() -> None:
             variants=tuple(VariantConfig(f"v{i}", seed=i) for i in range(int(population))),
             optimizer={"kind": arguments.kind},
         )
-        cores = split(variant_mesh(int(population)), init_population(config))
+        mesh = variant_mesh(int(population))
+        cores = split(mesh, init_population(config))
         start = time.time()
         (station,) = build_stations(config, cores)
         built = time.time() - start
         for i in range(arguments.repeat):
-            barrier = jnp.asarray(i == 0)
-            key = jax.random.key(i)
+            flag, one = jnp.asarray(i == 0), jnp.ones(())
+            coin = Correction(jnp.zeros((), bool), one)
+            shared = everywhere(mesh, (jax.random.key(i), one, flag, coin))
             cores, station.tasks, metrics = station.step(
-                cores, station.tasks, station.data, key, jnp.ones(()), barrier
+                cores, station.tasks, station.data, *shared
             )
             if i == 2:
                 jax.block_until_ready(metrics)

@@ -18,7 +18,7 @@ import numpy as np
 
 from mnemosyne_metatrain.config import FamilyConfig, RunConfig, VariantConfig
 from mnemosyne_metatrain.layout import Layout, stored
-from mnemosyne_metatrain.optimizers.base import Optimizer, Theta
+from mnemosyne_metatrain.optimizers.base import Theta
 from mnemosyne_metatrain.optimizers.registry import make_family, make_optimizer
 from mnemosyne_metatrain.training.checkpoint import load_checkpoint, load_notes, save_checkpoint
 from mnemosyne_metatrain.training.coin import CorrectionCoin
@@ -46,7 +46,8 @@ class Station:
 
 def init_population(config: RunConfig) -> Core:
     """Returns the cores of all variants, stacked, [P, ...]."""
-    init = _compiled_init(make_optimizer(config.optimizer))
+    base: Any = make_optimizer(config.optimizer)
+    init = _compiled_init(base)
     cores = []
     for variant in config.variants:
         theta = _with_knobs(config, variant, init(jax.random.key(variant.seed)))
@@ -57,7 +58,7 @@ def init_population(config: RunConfig) -> Core:
 
 
 @functools.cache
-def _compiled_init(optimizer: Optimizer) -> Callable[[jax.Array], Theta]:
+def _compiled_init(optimizer: Any) -> Callable[[jax.Array], Theta]:
     """Drawing weights, as one program: by itself, every small operation is compiled alone."""
     return jax.jit(optimizer.init_theta)
 
