@@ -62,7 +62,7 @@ stage_asan() {
 
 # Debian's gRPC is not built for ThreadSanitizer: what runs inside it stays out.
 stage_tsan() {
-  scripts/build.sh tsan base_test codec_test kernels_test optim_test session_test rpc_test
+  scripts/build.sh tsan base_test codec_test kernels_test model_test optim_test session_test rpc_test
   ctest --preset tsan -j "$(nproc)" -L below_grpc
 }
 
