@@ -118,7 +118,7 @@ def test_the_exact_window_is_differentiated_through_the_inner_gradients() -> Non
     assert abs(float(first_order - exact)) > 1e-3 * abs(float(exact))
 
 
-@pytest.mark.parametrize("kind", ["mnemosyne-coordinate", "lstm", "rnnprop"])
+@pytest.mark.parametrize("kind", ["mnemosyne", "mnemosyne-coordinate", "lstm", "rnnprop"])
 def test_updates_have_finite_derivatives_in_gradients_that_are_zero(kind: str) -> None:
     optimizer = make_optimizer({"kind": kind})
     specs = (ParameterSpec("w", (5, 9), 5, 9), ParameterSpec("b", (3,)))

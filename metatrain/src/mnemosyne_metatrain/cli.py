@@ -30,59 +30,43 @@ def _train(arguments: argparse.Namespace) -> None:
 
 def _evolve(arguments: argparse.Namespace) -> None:
     from mnemosyne_metatrain.config import load_config
-    from mnemosyne_metatrain.training.evolve import Evolution, evolve
+    from mnemosyne_metatrain.training.evolution.evolve import evolve
 
-    plan = Evolution(
-        pairs=arguments.pairs, tasks=arguments.tasks, rate=arguments.rate, sigma=arguments.sigma
-    )
     evolve(
         load_config(arguments.config),
-        arguments.variant,
-        arguments.run,
         arguments.out,
-        plan,
         arguments.seconds,
-        arguments.seed,
+        source=arguments.source,
+        resume=arguments.resume,
     )
-
-
-def _calibrate(arguments: argparse.Namespace) -> None:
-    from mnemosyne_metatrain.evaluation.calibrate import calibrate
-
-    ranking = calibrate(
-        arguments.config,
-        arguments.run,
-        arguments.baselines,
-        arguments.out,
-        arguments.version,
-        arguments.wait,
-    )
-    for score, name in ranking:
-        print(f"{score:+.4f} {name}", flush=True)
 
 
 def _export(arguments: argparse.Namespace) -> None:
     import jax
 
     from mnemosyne_metatrain.config import load_config
-    from mnemosyne_metatrain.evaluation.calibrate import chosen_theta
     from mnemosyne_metatrain.export import export
     from mnemosyne_metatrain.optimizers.base import Theta
     from mnemosyne_metatrain.optimizers.registry import make_optimizer
     from mnemosyne_metatrain.training.checkpoint import load_checkpoint
+    from mnemosyne_metatrain.training.evolution.evolve import load_thetas
     from mnemosyne_metatrain.training.trainer import init_population
 
     config = load_config(arguments.config)
-    cores, iteration = load_checkpoint(arguments.run / "checkpoint.npz", init_population(config))
-    index = [variant.name for variant in config.variants].index(arguments.variant)
-    optimizer = make_optimizer(config.optimizer)
-    facts = {"run": config.name, "variant": arguments.variant, "iterations": str(iteration)}
-    if arguments.factor == 1.0 and arguments.temper == 1.0:
-        pair = jax.tree.map(lambda x: x[index], (cores.average, cores.theta.fixed))
-        theta = Theta(*pair)
+    facts = {"run": config.name}
+    if arguments.evolved is not None:
+        index = arguments.evolved
+        theta = jax.tree.map(lambda x: x[index], load_thetas(config, arguments.run))
+        facts |= {"seed": str(index)}
     else:
-        facts |= {"eta_factor": str(arguments.factor), "eta_temper": str(arguments.temper)}
-        theta = chosen_theta(cores, index, arguments.factor, arguments.temper)
+        cores = init_population(config)
+        index = [variant.name for variant in config.variants].index(arguments.variant)
+        facts |= {"variant": arguments.variant, "iterations": "0"}
+        if arguments.run is not None:
+            cores, iteration = load_checkpoint(arguments.run / "checkpoint.npz", cores)
+            facts["iterations"] = str(iteration)
+        theta = Theta(*jax.tree.map(lambda x: x[index], (cores.average, cores.theta.fixed)))
+    optimizer = make_optimizer(config.optimizer)
     print(export(optimizer, theta, arguments.out, arguments.out.name, facts))
 
 
@@ -116,32 +100,18 @@ def main(argv: list[str] | None = None) -> None:
     add_evaluate(commands)
     add_report(commands)
     add_ablate(commands)
-    command = commands.add_parser("evolve", help="second phase: step sizes over whole runs")
+    command = commands.add_parser("evolve", help="meta-train by evolution over whole runs")
     command.add_argument("config", type=Path)
-    command.add_argument("--run", type=Path, required=True, help="folder of the first phase")
-    command.add_argument("--out", type=Path, required=True, help="folder of the result")
-    command.add_argument("--variant", default="base")
-    command.add_argument("--seconds", type=float, default=120)
-    command.add_argument("--pairs", type=int, default=16)
-    command.add_argument("--tasks", type=int, default=12)
-    command.add_argument("--rate", type=float, default=0.01)
-    command.add_argument("--sigma", type=float, default=0.03)
-    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--out", type=Path, required=True, help="folder of the run")
+    command.add_argument("--seconds", type=float, default=120, help="without compilation")
+    command.add_argument("--source", type=Path, help="folder of an evolution to start from")
+    command.add_argument("--resume", action="store_true", help="go on from the run's checkpoint")
     command.set_defaults(run_command=_evolve)
-    command = commands.add_parser("calibrate", help="choose variant and step-size knobs, export")
-    command.add_argument("config", type=Path)
-    command.add_argument("--run", type=Path, required=True, help="folder of the run")
-    command.add_argument("--baselines", type=Path, required=True, help="records with Adam's runs")
-    command.add_argument("--out", type=Path, required=True, help="folder of the exported weights")
-    command.add_argument("--version", default="0.1.0")
-    command.add_argument("--wait", action="store_true", help="wait for the run to end")
-    command.set_defaults(run_command=_calibrate)
     command = commands.add_parser("export", help="write weights that the daemon reads")
     command.add_argument("config", type=Path)
-    command.add_argument("--run", type=Path, required=True, help="folder of the run")
+    command.add_argument("--run", type=Path, help="folder of the run; none is the start")
     command.add_argument("--variant", default="base")
-    command.add_argument("--factor", type=float, default=1.0, help="of the prior step sizes")
-    command.add_argument("--temper", type=float, default=1.0, help="of the decoded log step size")
+    command.add_argument("--evolved", type=int, help="the run is an evolution: index of its seed")
     command.add_argument("--out", type=Path, required=True, help="models/<name>/<version>")
     command.set_defaults(run_command=_export)
     command = commands.add_parser("golden", help="write golden vectors of exported weights")

@@ -22,13 +22,14 @@ class FamilyConfig:
     """One family of meta-training tasks.
 
     Attributes:
-        kind: "mlp", "quadratic" or "token_mlp".
-        widths: Hidden widths of "mlp".
+        kind: "mlp", "regression", "quadratic" or "token_mlp".
+        widths: Hidden widths of "mlp" and "regression".
         size: Size of "quadratic".
         chunk_size: Most coordinates in a chunk.
         transposed: Which matrices are stored with their axes reversed, "some", "others", "all" or
             "none"; see `stored`. "some" is the family's own choice.
         tasks: Tasks at once; 0 is the run's number.
+        min_examples: Least training examples of a task of "mlp" or "regression".
     """
 
     kind: str
@@ -37,6 +38,7 @@ class FamilyConfig:
     chunk_size: int = 1024
     transposed: StorageOrder = "some"
     tasks: int = 0
+    min_examples: int = 4096
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,41 @@ class VariantConfig:
     seed: int = 0
     knobs: dict[str, float] = field(default_factory=dict)
     recipe: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class EvolutionConfig:
+    """Numbers of meta-training by evolution over whole runs.
+
+    Attributes:
+        learned: Prefixes of learned arrays that are searched, with the scale of their entries.
+        knobs: Knobs that are searched, with the scale of their logarithms.
+        seeds: Searches side by side.
+        pairs: Antithetic pairs of a generation and seed.
+        sigma: Standard deviation of perturbations, over the scales.
+        rate: Step size of the Adam that follows the estimated gradient, over the scales.
+        warmup: Generations until the rate is full.
+        squash: Differences of cost are bounded by this.
+        segments: Segments of a run.
+        segment: Steps of a segment.
+        floor: Losses below this share of the first one count little.
+        mean_weight: Weight of the mean training loss in a run's cost.
+        told_share: Share of tasks that tell their loss.
+    """
+
+    learned: dict[str, float] = field(default_factory=lambda: {"decoder.out": 1.0})
+    knobs: dict[str, float] = field(default_factory=dict)
+    seeds: int = 1
+    pairs: int = 32
+    sigma: float = 0.05
+    rate: float = 0.02
+    warmup: int = 5
+    squash: float = 0.2
+    segments: int = 16
+    segment: int = 125
+    floor: float = 0.005
+    mean_weight: float = 0.1
+    told_share: float = 0.7
 
 
 @dataclass(frozen=True)
@@ -80,6 +117,7 @@ class RunConfig:
         recipe: Loss form and outer rate.
         families: Families, taken in turn.
         variants: The population.
+        evolution: Numbers of meta-training by evolution.
     """
 
     name: str
@@ -101,6 +139,7 @@ class RunConfig:
     recipe: Recipe = field(default_factory=Recipe)
     families: tuple[FamilyConfig, ...] = (FamilyConfig("mlp", (32, 32)),)
     variants: tuple[VariantConfig, ...] = (VariantConfig("base"),)
+    evolution: EvolutionConfig = field(default_factory=EvolutionConfig)
 
 
 def build(cls: type[T], table: dict[str, Any]) -> T:

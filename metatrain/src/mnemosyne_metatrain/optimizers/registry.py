@@ -13,6 +13,7 @@ from mnemosyne_metatrain.optimizers.mnemosyne import Mnemosyne, MnemosyneConfig
 from mnemosyne_metatrain.tasks.base import TaskFamily
 from mnemosyne_metatrain.tasks.mlp import MlpFamily
 from mnemosyne_metatrain.tasks.quadratic import QuadraticFamily
+from mnemosyne_metatrain.tasks.regression import RegressionFamily
 from mnemosyne_metatrain.tasks.token_mlp import TokenMlpFamily
 
 
@@ -52,7 +53,9 @@ def make_family(config: FamilyConfig) -> TaskFamily:
         ValueError: If the kind is not known.
     """
     if config.kind == "mlp":
-        return MlpFamily(config.widths)
+        return MlpFamily(config.widths, min_examples=config.min_examples)
+    if config.kind == "regression":
+        return RegressionFamily(config.widths, min_examples=config.min_examples)
     if config.kind == "quadratic":
         return QuadraticFamily(config.size)
     if config.kind == "token_mlp":

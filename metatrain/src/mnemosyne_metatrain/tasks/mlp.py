@@ -81,12 +81,14 @@ class MlpFamily:
         max_batch: Examples in a batch, of which a task may use fewer.
         reparametrized: Share of tasks with a reparametrization.
         spread: Bound of its log scales.
+        min_examples: Least training examples of a task; with few, held-out losses turn up again.
     """
 
     widths: tuple[int, ...]
     max_batch: int = 64
     reparametrized: float = 0.2
     spread: float = 1.0
+    min_examples: int = 4096
 
     @property
     def name(self) -> str:
@@ -119,7 +121,9 @@ class MlpFamily:
         uniform = jax.random.uniform
         noise = jnp.where(uniform(k[5]) < 0.3, uniform(k[6], maxval=0.3), 0.0)
         log_batch = uniform(k[7], minval=4.0, maxval=jnp.log2(self.max_batch + 0.5))
-        log_train = uniform(k[8], minval=12.0, maxval=jnp.log2(TRAIN_EXAMPLES + 0.5))
+        log_train = uniform(
+            k[8], minval=jnp.log2(self.min_examples), maxval=jnp.log2(TRAIN_EXAMPLES + 0.5)
+        )
         return DrawnMlp(
             dataset=jax.random.randint(k[0], (), 0, num_sets),
             activation=jax.random.randint(k[1], (), 0, _NUM_ACTIVATIONS),

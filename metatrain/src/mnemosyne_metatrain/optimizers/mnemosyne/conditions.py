@@ -43,9 +43,9 @@ def empty_trace() -> LossTrace:
 
 
 def update_trace(trace: LossTrace, inputs: StepInputs) -> LossTrace:
-    """Adds the loss of this step, if it is told."""
+    """Adds the loss of this step, if it is told and finite."""
     decays = jnp.asarray(_LOSS_DECAYS)
-    told = inputs.has_loss
+    told = inputs.has_loss * jnp.isfinite(inputs.loss)
     # Before the logarithm a loss that is not told is replaced, because 0 times NaN is NaN.
     loss = jnp.where(told > 0, jnp.maximum(inputs.loss, _LOSS_FLOOR), 1.0)
     keep = jnp.where(told > 0, decays, 1.0)
@@ -53,6 +53,12 @@ def update_trace(trace: LossTrace, inputs: StepInputs) -> LossTrace:
         keep * trace.sums + told * (1 - decays) * jnp.log(loss),
         keep * trace.mass + told * (1 - decays),
     )
+
+
+def trace_means(trace: LossTrace) -> jax.Array:
+    """Mean log losses over the three spans, [3]; 0 where nothing was told."""
+    seen = trace.mass > 0
+    return jnp.where(seen, trace.sums / jnp.where(seen, trace.mass, 1.0), 0.0)
 
 
 def tensor_features(layout: Layout) -> NDArray[np.float32]:
@@ -94,16 +100,25 @@ def scale_features(layout: Layout, params: dict[str, jax.Array] | None) -> jax.A
     return jnp.stack(values)[layout.tensor_of_chunk]
 
 
-def shared_features(trace: LossTrace, inputs: StepInputs, mass_square: jax.Array) -> jax.Array:
+def scale_limit(layout: Layout, scale: jax.Array) -> jax.Array:
+    """What the guard's cap is relative to: max(rms at the start, 1/sqrt(fan-in)), [C].
+
+    Args:
+        layout: Of the net.
+        scale: From `scale_features`; an rms beyond its clipping counts as clipped.
+    """
+    base = jnp.asarray(layout.per_chunk([spec.fan_in**-0.5 for spec in layout.specs]))
+    return base * jnp.exp(jnp.maximum(2.0 * scale[:, 0], 0.0))
+
+
+def shared_features(trace: LossTrace, inputs: StepInputs, age: jax.Array) -> jax.Array:
     """Clock, loss and progress, the same for all chunks, [8]."""
-    seen = trace.mass > 0
-    means = jnp.where(seen, trace.sums / jnp.where(seen, trace.mass, 1.0), 0.0)
-    told = inputs.has_loss
-    clock = jnp.log(mass_square)
+    means = trace_means(trace)
+    told = inputs.has_loss * jnp.isfinite(inputs.loss)
     loss = jnp.where(told > 0, jnp.log(jnp.maximum(inputs.loss, _LOSS_FLOOR)), means[0])
     features = [
-        0.15 * clock,
-        jnp.exp(-0.1 * (mass_square - 1.0)),
+        0.15 * jnp.log(age),
+        jnp.exp(-0.1 * (age - 1.0)),
         told * jnp.clip(loss - means[0], -2.0, 2.0),
         told * jnp.clip(means[0] - means[1], -2.0, 2.0),
         told * jnp.clip(means[1] - means[2], -2.0, 2.0),

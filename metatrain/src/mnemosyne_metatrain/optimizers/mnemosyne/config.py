@@ -26,20 +26,33 @@ class Knobs:
         gate_across: Context from all chunks of the net.
         gate_cam: The read-out of the memory in time.
         gate_cell_gain: The gain of each cell.
-        gate_slow: The slow memory r2 in the direction.
-        gate_exponent: The learned exponent of the second memory.
-        gate_gain: Division of the direction by its rms; 0 leaves Adam's direction.
-        gain_floor: Least rms that the direction is divided by: the gain is at most its inverse.
+        gate_mixture: The decoded weights of the memories.
+        gate_growth: The decoded growth of the slow memory's keys.
+        gate_decay: The decoded weight decay.
+        gate_guard: The cap on updates and the trip wire.
         eta_vector: Step size at a zero decoder for biases, gains and embeddings.
         eta_matrix: The same for a matrix of fan-in 64.
         width_exponent: The step size of a matrix falls with fan-in to this power.
+        warmup: Steps until the step size is half its prior.
+        sharp_weight: w0 at a zero decoder.
+        fast_weight: w1 at a zero decoder.
+        slow_weight: w2 at a zero decoder.
+        fast_power: w0 and w1 fall with age to this power.
+        growth: kappa - 1 at a zero decoder.
+        decay: Weight decay of matrices at a zero decoder, as a share of their step.
+        write_limit: Most that the rms of a direction may be when it is written to r2.
+        age_limit: Steps after which the slow memory forgets at a constant rate.
         eta_rise: Most that the log step size rises in a step.
-        eta_smoothing: Share of the way to their targets that the log step size and the mixture
+        smoothing: Share of the way to their targets that the log step size and the mixture
             of memories go in a step.
         eta_low: Least log step size over its prior that the decoder can ask for.
         eta_high: Largest.
-        eta_temper: Factor of the log step size that the decoder asks for.
-        epsilon: Added to the normalized square root of s.
+        guard_cap: Most rms of an update, over the scale of its tensor.
+        guard_margin: Rise of the mean log loss over its best at which the guard trips.
+        guard_release: Rise below which it lets go.
+        guard_recovery: Share of the guard's level that is left a step later.
+        guard_share: Step size of the guard's Adam, as a share of the optimizer's own.
+        epsilon: Added to the root of s, relative to the chunk's rms of gradients.
     """
 
     gate_level1: float = 1.0
@@ -48,18 +61,31 @@ class Knobs:
     gate_across: float = 1.0
     gate_cam: float = 1.0
     gate_cell_gain: float = 1.0
-    gate_slow: float = 1.0
-    gate_exponent: float = 1.0
-    gate_gain: float = 1.0
-    gain_floor: float = 0.23
-    eta_vector: float = 0.004
-    eta_matrix: float = 0.0044
-    width_exponent: float = 0.7
+    gate_mixture: float = 1.0
+    gate_growth: float = 1.0
+    gate_decay: float = 1.0
+    gate_guard: float = 1.0
+    eta_vector: float = 0.06
+    eta_matrix: float = 0.029
+    width_exponent: float = 0.5
+    warmup: float = 6.0
+    sharp_weight: float = 0.02
+    fast_weight: float = 0.09
+    slow_weight: float = 0.5
+    fast_power: float = 0.25
+    growth: float = 1.3
+    decay: float = 0.08
+    write_limit: float = 3.0
+    age_limit: float = 20000.0
     eta_rise: float = 0.05
-    eta_smoothing: float = 0.2
-    eta_low: float = -8.0
-    eta_high: float = 2.0
-    eta_temper: float = 1.0
+    smoothing: float = 0.2
+    eta_low: float = -4.0
+    eta_high: float = 1.5
+    guard_cap: float = 0.1
+    guard_margin: float = 0.7
+    guard_release: float = 0.35
+    guard_recovery: float = 0.98
+    guard_share: float = 0.1
     epsilon: float = 1e-5
 
     def arrays(self) -> Tree:
@@ -87,7 +113,6 @@ class MnemosyneConfig:
         hidden: Hidden width of the decoder.
         feature_map: Feature map of every attention.
         decay_fast: Discount of r1, Adam's beta1.
-        decay_slow: Discount of r2.
         decay_square: Discount of s, Adam's beta2.
         same_step_context: Whether level 2 reads tokens of this step instead of the step before.
         knobs: Numbers that variants may differ in within one program.
@@ -108,7 +133,6 @@ class MnemosyneConfig:
     hidden: int = 32
     feature_map: FeatureMapKind = "favor_plus"
     decay_fast: float = 0.9
-    decay_slow: float = 0.99
     decay_square: float = 0.999
     same_step_context: bool = False
     knobs: Knobs = field(default_factory=Knobs)

@@ -10,9 +10,9 @@ from mnemosyne_metatrain.optimizers.mnemosyne.context import ContextEncoder
 from mnemosyne_metatrain.optimizers.mnemosyne.spatial import SpatialEncoder
 from mnemosyne_metatrain.optimizers.mnemosyne.temporal import TemporalEncoder
 
-# Each coordinate: two memories with constant keys 4, twelve sums 14, two directions with a power
-# of the ratio 10 each, the slow memory 2, gain and step 3.
-_COORDINATE_MULTIPLY_ADDS = 43
+# Each coordinate: two moments 5, the inverse root 4, three directions 4, eleven sums 11, the last
+# direction 2, the slow memory 2, the direction 3, gain, guard and step 5.
+_COORDINATE_MULTIPLY_ADDS = 36
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def costs(config: MnemosyneConfig) -> Costs:
         + 3 * memory_features * (c.memory_width + 1)
         + 2 * 3 * net_map.num_features * (c.memory_width + 1)
         + joined * c.hidden
-        + 5 * c.hidden
+        + 6 * c.hidden
     )
     # The delta rules have no Psi; a sum takes its place in the count. The recurrent one adds a map.
     recall = 4 * memory_features * (c.memory_width + (c.write_rule == "additive"))
@@ -62,8 +62,8 @@ def costs(config: MnemosyneConfig) -> Costs:
         outputs = len(c.discounts) * c.memory_width
         recall += 4 * outputs
         chunk += outputs * (token_heads + len(c.discounts))
-    # Log step, three of the mixture, mass of r2, scale features, token.
-    scalars = 4 * (7 + c.token_width)
+    # Log step, three of the mixture, scale features, token.
+    scalars = 4 * (6 + c.token_width)
     token_bytes = (recall + scalars) / c.chunk_size
     return Costs(
         multiply_adds=_COORDINATE_MULTIPLY_ADDS + cell / c.cell_size + chunk / c.chunk_size,

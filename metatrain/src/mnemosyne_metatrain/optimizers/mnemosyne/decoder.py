@@ -1,7 +1,6 @@
 """The decoder: from what a chunk knows to how it steps.
 
-Its last maps start at zero; zero means Adam: constant log step size, weights (1, 0), exponent 1/2,
-gain 1.
+Its last maps start at zero; zero leaves every number at its prior.
 """
 
 from __future__ import annotations
@@ -17,9 +16,10 @@ from mnemosyne_metatrain.optimizers.mnemosyne.config import MnemosyneConfig
 from mnemosyne_metatrain.optimizers.mnemosyne.dense import dense, init_dense
 from mnemosyne_metatrain.optimizers.mnemosyne.memory import Mixture
 
-_NUM_OUTPUTS = 5
-_LOG_KEY_RANGE = 2.772588722239781  # log 16
+_NUM_OUTPUTS = 6
 _LOG_GAIN_LIMIT = 1.3862943611198906  # log 4
+_SHARP_RANGE, _FAST_RANGE, _SLOW_RANGE = 2.0, 2.0, 1.0
+_GROWTH_RANGE, _DECAY_RANGE = 2.0, 2.5
 
 
 class Decision(NamedTuple):
@@ -27,14 +27,16 @@ class Decision(NamedTuple):
 
     Attributes:
         log_step: Target of the log step size, over its prior, [C].
-        mixture: How its direction reads the memories.
-        keys: Keys of the slow memory, in [1/16, 1], [C].
+        mixture: Targets of the log weights of what is read, over their priors.
+        growth: kappa, how fast the keys of r2 grow, [C].
+        decay: Weight decay as a share of the step, [C].
         log_gain: Log gain of each cell, bounded, [C, K].
     """
 
     log_step: jax.Array
     mixture: Mixture
-    keys: jax.Array
+    growth: jax.Array
+    decay: jax.Array
     log_gain: jax.Array
 
 
@@ -65,23 +67,24 @@ class Decoder:
 
         Args:
             weights: Of this decoder.
-            knobs: Gates.
+            knobs: Gates and priors.
             inputs: Token, read-out and context, [C, inputs].
             cells: Tokens of the cells, [C, K, cell_width].
         """
         hidden = jnp.tanh(dense(weights["hidden"], inputs))
         out = dense(weights["out"], hidden)
-        fast = 0.5 * jnp.tanh(out[:, 1])
-        slow = knobs["gate_slow"] * 2.0 * jnp.tanh(out[:, 2])
-        exponent = _straight_through_clip(
-            0.5 - 0.25 * knobs["gate_exponent"] * jnp.tanh(out[:, 4]), 0.0, 0.5
-        )
-        log_step = _bounded(2.0 * out[:, 0], knobs["eta_low"], knobs["eta_high"])
+        growth = jnp.exp(knobs["gate_growth"] * _GROWTH_RANGE * jnp.tanh(out[:, 3]))
+        decay = jnp.exp(knobs["gate_decay"] * _DECAY_RANGE * jnp.tanh(out[:, 4]))
         log_gain = _LOG_GAIN_LIMIT * jnp.tanh(dense(weights["gain"], cells)[..., 0])
         return Decision(
-            log_step=knobs["eta_temper"] * log_step,
-            mixture=Mixture(fast, slow, exponent),
-            keys=jnp.exp(-_LOG_KEY_RANGE * jax.nn.sigmoid(out[:, 3])),
+            log_step=_bounded(2.0 * out[:, 0], knobs["eta_low"], knobs["eta_high"]),
+            mixture=Mixture(
+                knobs["gate_mixture"] * _SHARP_RANGE * jnp.tanh(out[:, 5]),
+                knobs["gate_mixture"] * _FAST_RANGE * jnp.tanh(out[:, 1]),
+                knobs["gate_mixture"] * _SLOW_RANGE * jnp.tanh(out[:, 2]),
+            ),
+            growth=1.0 + knobs["growth"] * growth,
+            decay=knobs["decay"] * decay,
             log_gain=knobs["gate_cell_gain"] * log_gain,
         )
 
@@ -89,8 +92,3 @@ class Decoder:
 def _bounded(x: jax.Array, low: jax.Array, high: jax.Array) -> jax.Array:
     """Bends x smoothly into (low, high), with slope 1 at 0."""
     return jnp.where(x < 0, -low * jnp.tanh(x / -low), high * jnp.tanh(x / high))
-
-
-def _straight_through_clip(x: jax.Array, low: float, high: float) -> jax.Array:
-    """Clips, with the derivative of the identity: the start is at an edge."""
-    return x + jax.lax.stop_gradient(jnp.clip(x, low, high) - x)

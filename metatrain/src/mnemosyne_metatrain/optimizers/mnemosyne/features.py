@@ -23,21 +23,24 @@ _LEAST = 1e-36
 
 
 class Sums(NamedTuple):
-    """Sums over the coordinates of a cell [C, K], or of a chunk [C]."""
+    """Sums over the coordinates of a cell [C, K], or of a chunk [C].
+
+    "sharp" is g / root(s), "smooth" is r1 / root(s), "slow" is r2, "previous" is the direction of
+    the step before.
+    """
 
     size: jax.Array
     grad2: jax.Array
     old2: jax.Array
-    fast2: jax.Array
-    slow2: jax.Array
     square: jax.Array
+    slow2: jax.Array
     previous2: jax.Array
+    sharp2: jax.Array
+    smooth2: jax.Array
     grad_old: jax.Array
-    grad_slow: jax.Array
-    fast_slow: jax.Array
-    grad_previous: jax.Array
-    adam2: jax.Array
-    novelty: jax.Array
+    sharp_slow: jax.Array
+    smooth_slow: jax.Array
+    sharp_previous: jax.Array
 
 
 def log_ratio(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
@@ -68,6 +71,7 @@ def cell_sums(
     grad: jax.Array,
     old: CoordinateMemory,
     new: CoordinateMemory,
+    inverse: jax.Array,
     previous: jax.Array,
     mask: jax.Array,
 ) -> Sums:
@@ -77,25 +81,24 @@ def cell_sums(
         grad: The gradient, [C, K, E].
         old: Memories before this gradient.
         new: Memories with this gradient in r1 and s; its r2 is the old one.
+        inverse: 1 / root(s) with this gradient.
         previous: The direction of the step before, [C, K, E].
         mask: 1 for a real coordinate.
     """
-    safe = jnp.where(new.square > 0, new.square, 1.0)
-
+    sharp, smooth = grad * inverse, new.fast * inverse
     terms = [
         mask,
         grad * grad,
         old.fast * old.fast,
-        new.fast * new.fast,
-        old.slow * old.slow,
         new.square,
+        old.slow * old.slow,
         previous * previous,
+        sharp * sharp,
+        smooth * smooth,
         grad * old.fast,
-        grad * old.slow,
-        new.fast * old.slow,
-        grad * previous,
-        new.fast * new.fast / safe,
-        grad * grad / safe,
+        sharp * old.slow,
+        smooth * old.slow,
+        sharp * previous,
     ]
     # In the order of the fields; one reduction for all.
     return Sums(*jnp.sum(jnp.stack(terms), axis=-1))
@@ -111,22 +114,22 @@ def statistics(sums: Sums) -> list[jax.Array]:
     return [
         log_ratio(sums.grad2, sums.square),
         cosine(sums.grad_old, sums.grad2, sums.old2),
-        cosine(sums.grad_slow, sums.grad2, sums.slow2),
-        cosine(sums.fast_slow, sums.fast2, sums.slow2),
-        cosine(sums.grad_previous, sums.grad2, sums.previous2),
-        log_ratio(sums.fast2, sums.square),
-        log_ratio(sums.slow2, sums.square),
-        log_ratio(sums.adam2, sums.size),
-        log_ratio(sums.novelty, sums.size),
+        cosine(sums.sharp_slow, sums.sharp2, sums.slow2),
+        cosine(sums.smooth_slow, sums.smooth2, sums.slow2),
+        cosine(sums.sharp_previous, sums.sharp2, sums.previous2),
+        log_ratio(sums.smooth2, sums.size),
+        log_ratio(sums.slow2, sums.size),
+        log_ratio(sums.previous2, sums.size),
+        log_ratio(sums.sharp2, sums.size),
     ]
 
 
 def cell_features(cells: Sums, chunks: Sums) -> jax.Array:
     """Features of each cell, [C, K, 11]: its statistics, and how it differs from its chunk."""
     square = chunks.square / chunks.size
-    fast2 = chunks.fast2 / chunks.size
+    slow2 = chunks.slow2 / chunks.size
     extra = [
         log_ratio(cells.square, cells.size * square[:, None]),
-        log_ratio(cells.fast2, cells.size * fast2[:, None]),
+        log_ratio(cells.slow2, cells.size * slow2[:, None]),
     ]
     return jnp.stack(statistics(cells) + extra, axis=-1)

@@ -1,15 +1,24 @@
 """The coordinate memory: what is stored for each coordinate, and the direction read from it.
 
-For coordinate i of chunk c, with keys a in [1/16, 1] and discounts lambda:
+Three normalized memories r = N / Psi, written as r <- r + rho (value - r) with rho = key / Psi:
 
-    Psi <- lambda Psi + a;   rho = a / Psi;   r_i <- r_i + rho (g_i - r_i)
+    r1 <- r1 + rho_1 (g - r1)        constant keys, discount 0.9:   Adam's first moment
+    s  <- s  + rho_s (g^2 - s)       constant keys, discount 0.999: Adam's second moment
+    r2 <- r2 + rho_2 (e - r2)        e = g / root(s), keys that grow with age
 
-The normalized memory r = N / Psi is what is stored. r1 and s have the constant key 1: they are
-Adam's bias-corrected moments. r2 is slow and its keys are decoded. With q_i = s_i / mean s:
+    root(s) = sqrt(s) + eps sqrt(mean s);   rho_2 = kappa / (age + kappa - 1)
 
-    m_i = (1 + w1) r1_i + w2 r2_i;   d_i = m_i / sqrt(mean s) / (q_i^p + eps)
+where the rms of e over a chunk is bounded, so that one wild gradient is not remembered for long.
 
-At w = 0 and p = 1/2 this is Adam's direction.
+A memory without discount whose keys grow like age^(kappa - 1) has this rho_2: it weighs the last
+1/kappa of the whole run, however long the run is, and no horizon has to be told. Reading it moves
+the parameters like the running average of a trajectory of larger steps (arXiv 2405.15682, schedule-
+free learning, whose average has kappa = 2 for constant steps). The direction is
+
+    v = w0 e + w1 r1 / root(s) + w2 r2
+
+At w = (0, 1, 0) this is Adam's. r2 holds directions, not gradients, so that it cannot grow when s
+decays, and a run that ends with small gradients is not ruled by its start.
 """
 
 from __future__ import annotations
@@ -19,80 +28,105 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-# Ratios of second moments within a chunk are read inside these bounds.
-_RATIO_MIN, _RATIO_MAX = 1e-12, 1e12
-
 
 class CoordinateMemory(NamedTuple):
-    """Memories of all coordinates, [C, K, E], and their masses Psi: a scalar, [C], a scalar."""
+    """Memories of all coordinates, [C, K, E]; masses of r1 and s, and the age, scalars."""
 
     fast: jax.Array
     slow: jax.Array
     square: jax.Array
     mass_fast: jax.Array
-    mass_slow: jax.Array
     mass_square: jax.Array
+    age: jax.Array
 
 
 class Mixture(NamedTuple):
-    """How a chunk's direction reads its memories: signed weights and exponent, each [C]."""
+    """Log weights of this step's direction and of the memories over their priors, each [C]."""
 
+    sharp: jax.Array
     fast: jax.Array
     slow: jax.Array
-    exponent: jax.Array
+
+
+class Weights(NamedTuple):
+    """w0, w1 and w2 of each chunk, [C]."""
+
+    sharp: jax.Array
+    fast: jax.Array
+    slow: jax.Array
 
 
 def empty_memory(shape: tuple[int, int, int]) -> CoordinateMemory:
     """Returns memories that hold nothing."""
-    zeros = jnp.zeros(shape)
-    chunks = jnp.zeros(shape[:1])
-    return CoordinateMemory(zeros, zeros, zeros, jnp.zeros(()), chunks, jnp.zeros(()))
+    zeros, zero = jnp.zeros(shape), jnp.zeros(())
+    return CoordinateMemory(zeros, zeros, zeros, zero, zero, zero)
 
 
-def adam_mixture(num_chunks: int) -> Mixture:
-    """Returns the mixture that makes the direction Adam's."""
-    zeros = jnp.zeros(num_chunks)
-    return Mixture(zeros, zeros, zeros + 0.5)
-
-
-def write_constant_keys(
-    memory: CoordinateMemory, grad: jax.Array, decay_fast: float, decay_square: float
+def write_moments(
+    memory: CoordinateMemory,
+    grad: jax.Array,
+    decay_fast: float,
+    decay_square: float,
+    age_limit: jax.Array,
 ) -> CoordinateMemory:
-    """Writes a gradient to the memories whose keys are constant: r1 and s."""
+    """Writes a gradient to the memories with constant keys, r1 and s, and counts the step."""
     mass_fast = decay_fast * memory.mass_fast + 1.0
     mass_square = decay_square * memory.mass_square + 1.0
-    fast = memory.fast + (grad - memory.fast) / mass_fast
-    square = memory.square + (grad * grad - memory.square) / mass_square
-    return memory._replace(fast=fast, square=square, mass_fast=mass_fast, mass_square=mass_square)
+    return memory._replace(
+        fast=memory.fast + (grad - memory.fast) / mass_fast,
+        square=memory.square + (grad * grad - memory.square) / mass_square,
+        mass_fast=mass_fast,
+        mass_square=mass_square,
+        age=jnp.minimum(memory.age + 1.0, age_limit),
+    )
 
 
-def write_slow(
-    memory: CoordinateMemory, grad: jax.Array, keys: jax.Array, decay_slow: float
-) -> CoordinateMemory:
-    """Writes a gradient to r2 with decoded keys [C]."""
-    mass = decay_slow * memory.mass_slow + keys
-    rate = (keys / mass)[:, None, None]
-    slow = memory.slow + rate * (grad - memory.slow)
-    return memory._replace(slow=slow, mass_slow=mass)
-
-
-def direction(
-    memory: CoordinateMemory, mixture: Mixture, counts: jax.Array, epsilon: jax.Array
-) -> jax.Array:
-    """Returns d, [C, K, E]; exactly 0 for a chunk whose memories are all zero.
+def inverse_root(memory: CoordinateMemory, counts: jax.Array, epsilon: jax.Array) -> jax.Array:
+    """Returns 1 / root(s), [C, K, E]; 0 where a chunk has seen no gradient.
 
     Args:
         memory: The memories.
-        mixture: How to read them.
         counts: Real coordinates of each chunk, [C].
-        epsilon: Added to the normalized root; relative, so that units of the loss do not matter.
+        epsilon: Relative to the chunk's rms, so that units of the loss do not matter.
     """
-    mean_square = jnp.sum(memory.square, axis=(1, 2)) / counts
-    alive = mean_square > 0
-    mean_square = jnp.where(alive, mean_square, 1.0)[:, None, None]
-    ratio = jnp.clip(memory.square / mean_square, _RATIO_MIN, _RATIO_MAX)
-    root = jnp.exp(mixture.exponent[:, None, None] * jnp.log(ratio)) + epsilon
-    mixed = (1.0 + mixture.fast)[:, None, None] * memory.fast
-    mixed = mixed + mixture.slow[:, None, None] * memory.slow
-    # One division after the other: the square of their product can underflow in the derivative.
-    return jnp.where(alive[:, None, None], mixed / jnp.sqrt(mean_square) / root, 0.0)
+    mean = jnp.sum(memory.square, axis=(1, 2)) / counts
+    # The derivative of a root at 0 is not finite.
+    floor = epsilon * jnp.sqrt(jnp.where(mean > 0, mean, 1.0))[:, None, None]
+    known = memory.square > 0
+    root = jnp.sqrt(jnp.where(known, memory.square, 1.0)) + floor
+    return jnp.where(known, 1.0 / root, 0.0)
+
+
+def sharp_direction(
+    grad: jax.Array, inverse: jax.Array, limit: jax.Array, counts: jax.Array
+) -> jax.Array:
+    """Returns e, this step's direction, [C, K, E].
+
+    Args:
+        grad: The gradient, [C, K, E].
+        inverse: 1 / root(s).
+        limit: Most that the rms of a chunk's direction may be; what is above is scaled down.
+        counts: Real coordinates of each chunk, [C].
+    """
+    value = grad * inverse
+    mean = jnp.sum(value * value, axis=(1, 2)) / counts
+    rms = jnp.sqrt(jnp.where(mean > 0, mean, 1.0))
+    return (limit / jnp.maximum(rms, limit))[:, None, None] * value
+
+
+def write_slow(memory: CoordinateMemory, sharp: jax.Array, growth: jax.Array) -> CoordinateMemory:
+    """Writes this step's direction e to r2, with kappa of each chunk, at least 1, [C]."""
+    rate = growth / (memory.age + growth - 1.0)
+    return memory._replace(slow=memory.slow + rate[:, None, None] * (sharp - memory.slow))
+
+
+def direction(
+    memory: CoordinateMemory, inverse: jax.Array, weights: Weights, sharp: jax.Array | None = None
+) -> jax.Array:
+    """Returns v, [C, K, E]; exactly 0 for a chunk whose memories are all zero.
+
+    Without e it is what the memories say: the part of a direction that a later step can recompute.
+    """
+    read = weights.fast[:, None, None] * (memory.fast * inverse)
+    read = read + weights.slow[:, None, None] * memory.slow
+    return read if sharp is None else read + weights.sharp[:, None, None] * sharp

@@ -1,8 +1,9 @@
 """The flagship, put together: two memories, one idea.
 
-A step: write the gradient to the memories with constant keys; take statistics of cells and chunks;
-level 1 over cells; pooled chunk tokens; memory in time; context from the tokens of the step before;
-decode; write the slow memory; read the direction; bound its gain; step.
+A step: write the gradient to the moments; take statistics of cells and chunks; level 1 over cells;
+pooled chunk tokens; memory in time; context from the tokens of the step before; decode; write the
+direction to the slow memory; read both; step. The decay of weights that a step decides on is
+applied in the next one, so that an update never waits for all of its tensor.
 """
 
 from __future__ import annotations
@@ -19,9 +20,8 @@ from mnemosyne_metatrain.optimizers.base import (
     Theta,
     Tree,
     Updates,
-    without_decay,
 )
-from mnemosyne_metatrain.optimizers.mnemosyne import conditions, features, memory
+from mnemosyne_metatrain.optimizers.mnemosyne import conditions, features, guard, memory
 from mnemosyne_metatrain.optimizers.mnemosyne.config import MnemosyneConfig
 from mnemosyne_metatrain.optimizers.mnemosyne.context import ContextEncoder
 from mnemosyne_metatrain.optimizers.mnemosyne.decoder import Decoder
@@ -29,7 +29,7 @@ from mnemosyne_metatrain.optimizers.mnemosyne.spatial import Positions, SpatialE
 from mnemosyne_metatrain.optimizers.mnemosyne.temporal import Recall, TemporalEncoder
 
 _GRADIENT_LIMIT = 1e18
-_PRIOR_COUNT, _PRIOR_SQUARE = 32.0, 0.09
+_SHRINK_LIMIT = 0.1
 
 # Statistics of the chunk, its mean square against the tensor's, its log step size.
 _CHUNK_INPUTS = features.NUM_CHUNK_STATISTICS + 2 + conditions.NUM_CONDITIONS
@@ -42,26 +42,37 @@ class MnemosyneState(NamedTuple):
         coordinates: Memories of coordinates.
         mixture: How the step before read them, from which its direction is recomputed.
         log_step: Log step size of each chunk over its prior, [C].
+        shrink: What the next step takes off each tensor's parameters, as a share of them, [T].
         tokens: Chunk tokens of the step before, [C, token_width].
         recall: The memory in time of each chunk.
         trace: Means of the loss.
+        guard: The guard.
         scale: Features of the parameters' scale at the start, [C, 2].
     """
 
     coordinates: memory.CoordinateMemory
     mixture: memory.Mixture
     log_step: jax.Array
+    shrink: jax.Array
     tokens: jax.Array
     recall: Recall
     trace: conditions.LossTrace
+    guard: guard.GuardState
     scale: jax.Array
 
 
 class Prepared(NamedTuple):
-    """What depends on weights and layout alone: positions of cells, prior step sizes [C]."""
+    """What depends on weights and layout alone.
+
+    Attributes:
+        positions: Positions of cells.
+        prior_step: Prior step sizes, [C].
+        membership: Share of each chunk in its tensor, [T, C]; 0 for tensors that do not decay.
+    """
 
     positions: Positions
     prior_step: jax.Array
+    membership: jax.Array
 
 
 @dataclass(frozen=True)
@@ -109,18 +120,23 @@ class Mnemosyne:
     def prepare(self, theta: Theta, layout: Layout) -> Prepared:
         """Computes positional features and prior step sizes."""
         positions = self.spatial.positions(_part(theta, "spatial"), layout)
-        return Prepared(positions, conditions.prior_step(layout, theta.fixed["knobs"]))
+        is_matrix = jnp.asarray([float(spec.fan_in > 1) for spec in layout.specs])
+        members = jnp.asarray(layout.membership)
+        shares = is_matrix[:, None] * members / jnp.sum(members, axis=1, keepdims=True)
+        return Prepared(positions, conditions.prior_step(layout, theta.fixed["knobs"]), shares)
 
     def init(self, layout: Layout, params: Params | None = None) -> MnemosyneState:
         """Returns empty memories."""
         chunks = layout.num_chunks
         return MnemosyneState(
             coordinates=memory.empty_memory((chunks, layout.num_cells, layout.cell_size)),
-            mixture=memory.adam_mixture(chunks),
+            mixture=memory.Mixture(*(jnp.zeros(chunks) for _ in range(3))),
             log_step=jnp.zeros(chunks),
+            shrink=jnp.zeros(len(layout.specs)),
             tokens=jnp.zeros((chunks, self.config.token_width)),
             recall=self.temporal.empty(chunks),
             trace=conditions.empty_trace(),
+            guard=guard.open_guard(),
             scale=conditions.scale_features(layout, params),
         )
 
@@ -137,31 +153,57 @@ class Mnemosyne:
         c, knobs = self.config, theta.fixed["knobs"]
         counts = jnp.asarray(layout.chunk_counts)
         grad = jnp.clip(layout.pack(grads), -_GRADIENT_LIMIT, _GRADIENT_LIMIT)
-        written = memory.write_constant_keys(state.coordinates, grad, c.decay_fast, c.decay_square)
+        written = memory.write_moments(
+            state.coordinates, grad, c.decay_fast, c.decay_square, knobs["age_limit"]
+        )
+        inverse = memory.inverse_root(written, counts, knobs["epsilon"])
         trace = conditions.update_trace(state.trace, inputs)
 
-        cells, tokens = self._encode(theta, prepared, layout, state, grad, written, trace, inputs)
+        cells, tokens = self._encode(
+            theta, prepared, layout, state, grad, written, inverse, trace, inputs
+        )
         recalled, recall = self.temporal.step(_part(theta, "temporal"), state.recall, tokens)
         source = tokens if c.same_step_context else state.tokens
         context = self.context.encode(_part(theta, "context"), knobs, layout, source)
         joined = jnp.concatenate([tokens, knobs["gate_cam"] * recalled, context], axis=-1)
         decision = self.decoder.decide(theta.learned["decoder"], knobs, joined, cells)
 
+        sharp = memory.sharp_direction(grad, inverse, knobs["write_limit"], counts)
+        coordinates = memory.write_slow(written, sharp, decision.growth)
         mixture = memory.Mixture(
             *(
-                old + knobs["eta_smoothing"] * (new - old)
+                old + knobs["smoothing"] * (new - old)
                 for old, new in zip(state.mixture, decision.mixture, strict=True)
             )
         )
-        coordinates = memory.write_slow(written, grad, decision.keys, c.decay_slow)
         log_step = _approach(state.log_step, decision.log_step, knobs)
-        read = self._bounded_direction(coordinates, mixture, decision.log_gain, counts, knobs)
-        step = prepared.prior_step * jnp.exp(log_step)
-        update = layout.unpack(-step[:, None, None] * read)
+        weights = _weights(mixture, coordinates.age, knobs)
+        warm = coordinates.age / (coordinates.age + knobs["warmup"])
+        step = prepared.prior_step * warm * jnp.exp(log_step)
+        gain = jnp.exp(decision.log_gain)[..., None]
+        read = memory.direction(coordinates, inverse, weights, sharp) * gain
+
+        watched = guard.watch(state.guard, trace, inputs, knobs)
+        shadow = knobs["guard_share"] * (coordinates.fast * inverse)
+        blend = read + watched.level * (shadow - read)
+        limit = conditions.scale_limit(layout, state.scale)
+        bounded, watched = guard.bound(watched, -step[:, None, None] * blend, limit, counts, knobs)
+        delta = layout.unpack(bounded)
+        total = weights.sharp + weights.fast + weights.slow
+        shrink = prepared.membership @ (decision.decay * step * total)
         next_state = MnemosyneState(
-            coordinates, mixture, log_step, tokens, recall, trace, state.scale
+            coordinates,
+            mixture,
+            log_step,
+            jnp.minimum(shrink, _SHRINK_LIMIT),
+            tokens,
+            recall,
+            trace,
+            watched,
+            state.scale,
         )
-        return without_decay(update), next_state
+        keep = {spec.name: 1.0 - state.shrink[i] for i, spec in enumerate(layout.specs)}
+        return Updates(delta, keep), next_state
 
     def _encode(
         self,
@@ -171,15 +213,16 @@ class Mnemosyne:
         state: MnemosyneState,
         grad: jax.Array,
         written: memory.CoordinateMemory,
+        inverse: jax.Array,
         trace: conditions.LossTrace,
         inputs: StepInputs,
     ) -> tuple[jax.Array, jax.Array]:
         """Returns the tokens of cells [C, K, w] and of chunks [C, token_width]."""
         knobs = theta.fixed["knobs"]
-        counts, mask = jnp.asarray(layout.chunk_counts), jnp.asarray(layout.mask)
-        cell_mask = jnp.asarray(layout.cell_mask)
-        previous = memory.direction(state.coordinates, state.mixture, counts, knobs["epsilon"])
-        cell_sums = features.cell_sums(grad, state.coordinates, written, previous, mask)
+        mask, cell_mask = jnp.asarray(layout.mask), jnp.asarray(layout.cell_mask)
+        weights = _weights(state.mixture, written.age, knobs)
+        previous = memory.direction(state.coordinates, inverse, weights)
+        cell_sums = features.cell_sums(grad, state.coordinates, written, inverse, previous, mask)
         chunk_sums = features.chunk_sums(cell_sums)
         cell_features = features.cell_features(cell_sums, chunk_sums)
         spatial = _part(theta, "spatial")
@@ -187,7 +230,7 @@ class Mnemosyne:
             spatial, knobs, prepared.positions, cell_features, cell_mask
         )
 
-        shared = conditions.shared_features(trace, inputs, written.mass_square)
+        shared = conditions.shared_features(trace, inputs, written.age)
         own = features.statistics(chunk_sums)
         own.append(_against_tensor(layout, state.coordinates.square))
         own.append(0.25 * state.log_step)
@@ -202,34 +245,25 @@ class Mnemosyne:
         )
         return cells, self.spatial.pool(spatial, cells, chunk_features, cell_mask)
 
-    def _bounded_direction(
-        self,
-        coordinates: memory.CoordinateMemory,
-        mixture: memory.Mixture,
-        log_gain: jax.Array,
-        counts: jax.Array,
-        knobs: Tree,
-    ) -> jax.Array:
-        """Returns the direction, over its rms where that is above the floor, [C, K, E].
-
-        A prior of 32 coordinates of rms 0.3 keeps scalars and biases from sign descent.
-        """
-        read = memory.direction(coordinates, mixture, counts, knobs["epsilon"])
-        read = read * jnp.exp(log_gain)[..., None]
-        total = jnp.sum(read * read, axis=(1, 2))
-        rms = jnp.sqrt((total + _PRIOR_COUNT * _PRIOR_SQUARE) / (counts + _PRIOR_COUNT))
-        bounded = jnp.maximum(rms, knobs["gain_floor"])
-        return read * jnp.exp(-knobs["gate_gain"] * jnp.log(bounded))[:, None, None]
-
 
 def _part(theta: Theta, name: str) -> Theta:
     """Returns the weights of one part."""
     return Theta(theta.learned[name], theta.fixed.get(name, {}))
 
 
+def _weights(mixture: memory.Mixture, age: jax.Array, knobs: Tree) -> memory.Weights:
+    """Returns w0, w1 and w2; the first two fall with age."""
+    fall = jnp.exp(-knobs["fast_power"] * jnp.log(jnp.maximum(age, 1.0)))
+    return memory.Weights(
+        knobs["sharp_weight"] * fall * jnp.exp(mixture.sharp),
+        knobs["fast_weight"] * fall * jnp.exp(mixture.fast),
+        knobs["slow_weight"] * jnp.exp(mixture.slow),
+    )
+
+
 def _approach(current: jax.Array, target: jax.Array, knobs: Tree) -> jax.Array:
     """Moves the log step size toward its target; its rise is limited, its fall is not."""
-    change = knobs["eta_smoothing"] * (target - current)
+    change = knobs["smoothing"] * (target - current)
     return current + jnp.minimum(change, knobs["eta_rise"])
 
 

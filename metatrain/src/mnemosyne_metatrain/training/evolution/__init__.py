@@ -1,0 +1,1 @@
+"""Meta-training by evolution strategies over whole runs of training."""
