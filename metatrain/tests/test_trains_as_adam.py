@@ -8,26 +8,16 @@ import numpy as np
 import optax
 import pytest
 from test_mnemosyne_variants import SMALL
+from test_zero_decoder_is_adam import ADAM
 
 from mnemosyne_metatrain.layout import Layout, ParameterSpec
 from mnemosyne_metatrain.optimizers.base import StepInputs, apply_updates
-from mnemosyne_metatrain.optimizers.mnemosyne import Knobs, Mnemosyne
+from mnemosyne_metatrain.optimizers.mnemosyne import Mnemosyne
 
 NET = (
     ParameterSpec("w0", (20, 12), 20, 12),
     ParameterSpec("b0", (12,)),
     ParameterSpec("w1", (12, 10), 12, 10, transposed=True),
-)
-ADAM = Knobs(
-    eta_vector=0.01,
-    eta_matrix=0.01,
-    width_exponent=0.0,
-    warmup=0.0,
-    fast_weight=1.0,
-    slow_weight=0.0,
-    fast_power=0.0,
-    decay=0.0,
-    epsilon=0.0,
 )
 
 

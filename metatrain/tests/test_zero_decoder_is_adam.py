@@ -16,21 +16,23 @@ SPECS = (
     ParameterSpec("t", (24, 32), 24, 32, transposed=True),
 )
 
+# Knobs that leave nothing of the optimizer but Adam.
+ADAM = Knobs(
+    eta_vector=0.01,
+    eta_matrix=0.01,
+    width_exponent=0.0,
+    warmup=0.0,
+    sharp_weight=0.0,
+    fast_weight=1.0,
+    slow_weight=0.0,
+    fast_power=0.0,
+    decay=0.0,
+    epsilon=0.0,
+)
+
 
 def run(chunk_size: int, steps: int = 12) -> tuple[dict, dict]:
-    knobs = Knobs(
-        eta_vector=0.01,
-        eta_matrix=0.01,
-        width_exponent=0.0,
-        warmup=0.0,
-        sharp_weight=0.0,
-        fast_weight=1.0,
-        slow_weight=0.0,
-        fast_power=0.0,
-        decay=0.0,
-        epsilon=0.0,
-    )
-    optimizer = Mnemosyne(MnemosyneConfig(chunk_size=chunk_size, knobs=knobs))
+    optimizer = Mnemosyne(MnemosyneConfig(chunk_size=chunk_size, knobs=ADAM))
     layout = Layout(SPECS, chunk_size=chunk_size)
     theta = optimizer.init_theta(jax.random.key(0))
     prepared = optimizer.prepare(theta, layout)

@@ -29,7 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mnemosyne_metatrain.config import FamilyConfig, RunConfig
-from mnemosyne_metatrain.layout import Layout
+from mnemosyne_metatrain.layout import Layout, stored
 from mnemosyne_metatrain.optimizers.base import Optimizer, Theta
 from mnemosyne_metatrain.optimizers.registry import make_family, make_optimizer
 from mnemosyne_metatrain.training.checkpoint import load_checkpoint, save_checkpoint
@@ -86,10 +86,11 @@ def current_thetas(config: RunConfig, search: Search) -> Theta:
 def make_cost(config: RunConfig, optimizer: Optimizer, family: FamilyConfig) -> RunCost:
     """The cost of runs on one family."""
     tasks, plan = make_family(family), config.evolution
+    specs = stored(tasks.specs, family.transposed)
     return RunCost(
         optimizer=optimizer,
         family=tasks,
-        layout=Layout(tasks.specs, int(config.optimizer.get("cell_size", 32)), family.chunk_size),
+        layout=Layout(specs, int(config.optimizer.get("cell_size", 32)), family.chunk_size),
         segments=plan.segments,
         segment=plan.segment,
         floor=plan.floor,
