@@ -3,7 +3,7 @@
 // are nanoseconds a parameter, of the mean and of the shortest step, the memory traffic of the mean
 // step that it cannot avoid, and the bytes of state a parameter.
 //
-//   optimizer_bench [--models=FOLDER] [Google Benchmark's options]
+//   optimizer_bench [Google Benchmark's options] [--models=FOLDER]
 //
 // FOLDER, `models` unless given, has the learned optimizers that are timed as well.
 #include <benchmark/benchmark.h>

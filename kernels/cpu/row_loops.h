@@ -100,11 +100,17 @@ void DenseLayer(const DenseSizes& sizes, size_t rows, const RowsIn& x, const flo
   }
 }
 
-// Half the sum of the squares of a row, in all lanes.
-inline Floats HalfSquare(const float* x, size_t count) {
-  Floats sum = Splat(0);
-  for (size_t i = 0; i < count; ++i) sum = Fma(Splat(x[i]), Splat(x[i]), sum);
-  return Splat(0.5F) * sum;
+// Half the sums of the squares of kRows rows, each in all lanes.
+template <size_t kRows>
+inline void HalfSquares(const RowsIn& x, size_t count, Floats (&halves)[kRows]) {
+  for (size_t r = 0; r < kRows; ++r) halves[r] = Splat(0);
+  for (size_t i = 0; i < count; ++i) {
+    for (size_t r = 0; r < kRows; ++r) {
+      const Floats number = Splat(x.data[r * x.stride + i]);
+      halves[r] = Fma(number, number, halves[r]);
+    }
+  }
+  for (size_t r = 0; r < kRows; ++r) halves[r] = Splat(0.5F) * halves[r];
 }
 
 struct FeatureWork {
@@ -121,23 +127,26 @@ struct FeatureWork {
     Floats sums[kRows];
     for (size_t r = 0; r < kRows; ++r) sums[r] = bias;
     MultiplyRows<kRows>(from, sizes.inputs, columns.data, columns.stride, sums);
-    for (size_t r = 0; r < kRows; ++r) {
-      Finish(sums[r], from.data + r * from.stride, phi + (row + r) * phi_stride);
-    }
-  }
-
- private:
-  void Finish(Floats projected, const float* from, float* target) const {
+    float* const target = phi + row * phi_stride;
     const Floats scale = Splat(sizes.scale);
     if (sizes.shape == FeatureMapShape::kRelu) {
-      const Floats rectified = Max(projected, Splat(0));
-      return StoreFirst(target, Fma(scale, rectified, Splat(sizes.epsilon)), columns.width);
+      for (size_t r = 0; r < kRows; ++r) {
+        const Floats rectified = Max(sums[r], Splat(0));
+        StoreFirst(target + r * phi_stride, Fma(scale, rectified, Splat(sizes.epsilon)),
+                   columns.width);
+      }
+      return;
     }
-    const Floats half = HalfSquare(from, sizes.inputs);
-    StoreFirst(target, scale * Exp(projected - half), columns.width);
+    Floats halves[kRows];
+    HalfSquares<kRows>(from, sizes.inputs, halves);
+    for (size_t r = 0; r < kRows; ++r) {
+      StoreFirst(target + r * phi_stride, scale * Exp(sums[r] - halves[r]), columns.width);
+    }
     if (sizes.shape != FeatureMapShape::kHyperbolic) return;
-    StoreFirst(target + sizes.features / 2, scale * Exp(Splat(0) - projected - half),
-               columns.width);
+    for (size_t r = 0; r < kRows; ++r) {
+      StoreFirst(target + sizes.features / 2 + r * phi_stride,
+                 scale * Exp(Splat(0) - sums[r] - halves[r]), columns.width);
+    }
   }
 };
 

@@ -115,6 +115,28 @@ def test_trains_a_net(client, kind):
     assert last < 0.8 * first
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_trains_a_pytorch_net(tcp_client, kind):
+    torch = pytest.importorskip("torch")
+    from mnemosyne_client.torch import RemoteOptimizer
+
+    torch.manual_seed(0)
+    inputs, labels = (torch.from_numpy(array) for array in two_class_data())
+    model = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.Tanh(), torch.nn.Linear(16, 1))
+    optimizer = RemoteOptimizer(model.parameters(), tcp_client, kind)
+    assert optimizer.defaults["lr"] == 1
+    losses = []
+    for _ in range(150):
+        optimizer.zero_grad()
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(model(inputs)[:, 0], labels)
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss))
+    optimizer.close()
+
+    assert losses[-1] < 0.8 * losses[0]
+
+
 def test_a_session_tells_the_hash_of_its_weights(tcp_client):
     for kind in KINDS:
         model = [m for m in tcp_client.list_models() if m.name == kind][-1]
