@@ -171,7 +171,7 @@ TEST(SafetensorsTest, RefusesALengthThatTheFileDoesNotHave) {
   file[0] = std::byte{3};
   EXPECT_THAT(Safetensors::Parse(file),
               IsError(absl::StatusCode::kDataLoss, "truncated: the header has 3 bytes"));
-  for (const size_t high : {2, 5, 7}) {
+  for (const size_t high : {2U, 5U, 7U}) {
     file[high] = std::byte{0xFF};
     EXPECT_THAT(Safetensors::Parse(file), IsError(absl::StatusCode::kDataLoss, "header too large"));
   }
