@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "optim/hyperparameters.h"
@@ -27,6 +28,11 @@ struct StepPlan {
   int64_t step = 0;
   std::vector<ParameterStep> parameters;  // [parameters of the layout]
   std::vector<GroupStep> groups;          // [groups of the session], at least one
+
+  // What the client may tell, for optimizers that can use it.
+  std::optional<double> loss;        // The training loss of this step; finite.
+  std::optional<int64_t> horizon;    // Steps that the job will take in all; at least 1.
+  std::vector<float> parameter_rms;  // [parameters of the layout], or empty.
 };
 
 }  // namespace mnemosyne::optim

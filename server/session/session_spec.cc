@@ -43,6 +43,7 @@ absl::StatusOr<std::shared_ptr<const StepRules>> ResolveRules(const SessionSpec&
   auto rules = std::make_shared<StepRules>();
   rules->schedule = spec.schedule;
   rules->policy = spec.policy;
+  rules->horizon = spec.horizon;
   for (const GroupSpec& group : spec.groups) {
     MNEMO_ASSIGN_OR_RETURN(optim::HyperparameterValues values,
                            optim::ResolveHyperparameters(info.hyperparameters, spec.hyperparameters,

@@ -46,6 +46,7 @@ struct StepRules {
   std::vector<optim::HyperparameterValues> groups;  // [groups], in the order of the table.
   optim::LearningRateSchedule schedule;
   optim::GradientPolicy policy;
+  std::optional<int64_t> horizon;
 };
 
 // Checks the groups, the schedule, the policy and the label, and fills in a first group. Whether

@@ -84,6 +84,10 @@ optim::StepPlan Run::MakePlan() const {
     if (!request.learning_rate_factors.empty()) rate *= request.learning_rate_factors[group];
     plan.groups.push_back({.learning_rate = rate, .values = rules.groups[group]});
   }
+  // A loss that is not finite says no more than none.
+  if (request.loss && std::isfinite(*request.loss)) plan.loss = request.loss;
+  plan.horizon = rules.horizon;
+  plan.parameter_rms = request.parameter_rms;
   return plan;
 }
 
