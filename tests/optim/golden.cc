@@ -35,6 +35,7 @@ std::optional<GoldenVectors> GoldenVectors::Load(std::string_view name, std::str
   GoldenVectors golden(*std::move(file));
   const auto plan = nlohmann::json::parse(golden.file_.metadata().at("plan"));
   golden.steps_ = plan.at("steps");
+  golden.streams_ = plan.at("streams");
   for (const auto& spec : plan.at("specs")) {
     golden.parameters_.push_back({.name = spec.at("name"), .shape = spec.at("shape")});
   }
@@ -42,7 +43,7 @@ std::optional<GoldenVectors> GoldenVectors::Load(std::string_view name, std::str
 }
 
 std::vector<float> GoldenVectors::Gradient(int64_t step, size_t parameter) const {
-  return CounterValues(static_cast<uint32_t>(64 * step) + static_cast<uint32_t>(parameter),
+  return CounterValues(static_cast<uint32_t>(streams_ * step) + static_cast<uint32_t>(parameter),
                        *ElementCount(parameters_[parameter].shape));
 }
 

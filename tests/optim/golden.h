@@ -35,6 +35,7 @@ class GoldenVectors {
 
   Safetensors file_;
   int64_t steps_ = 0;
+  int64_t streams_ = 0;  // Streams of the generator a step.
   std::vector<ParameterSpec> parameters_;
 };
 

@@ -71,10 +71,13 @@ def _export(arguments: argparse.Namespace) -> None:
 
 
 def _golden(arguments: argparse.Namespace) -> None:
-    from mnemosyne_metatrain.golden import write_golden
+    from mnemosyne_metatrain.golden import PLANS, write_golden, write_test_weights
 
+    if arguments.test_weights:
+        print(write_test_weights(arguments.test_weights, arguments.out))
     for weights in arguments.weights:
-        print(write_golden(weights, arguments.out))
+        for plan in arguments.plans.split(","):
+            print(write_golden(weights, arguments.out, PLANS[plan]))
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -115,8 +118,10 @@ def main(argv: list[str] | None = None) -> None:
     command.add_argument("--out", type=Path, required=True, help="models/<name>/<version>")
     command.set_defaults(run_command=_export)
     command = commands.add_parser("golden", help="write golden vectors of exported weights")
-    command.add_argument("weights", type=Path, nargs="+", help="models/<name>/<version>/...")
+    command.add_argument("weights", type=Path, nargs="*", help="models/<name>/<version>/...")
     command.add_argument("--out", type=Path, required=True, help="folder of the vectors")
+    command.add_argument("--plans", default="", help="of '', shapes, many, large; comma between")
+    command.add_argument("--test-weights", help="write weights of this kind for tests instead")
     command.set_defaults(run_command=_golden)
     arguments = parser.parse_args(argv)
     arguments.run_command(arguments)

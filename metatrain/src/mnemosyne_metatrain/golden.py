@@ -10,13 +10,17 @@ The generator: for a stream s and a counter i, both 32-bit, with products modulo
     x = (x ^ (x >> 16)) * 0x85EBCA6B;   x = (x ^ (x >> 13)) * 0xC2B2AE35;   x = x ^ (x >> 16)
     value = (x >> 8) 2^-23 - 1, in [-1, 1)
 
-The gradient of tensor k at step t uses stream 64 t + k, with the coordinates in the order of the
+The gradient of tensor k at step t uses stream 1024 t + k, with the coordinates in the order of the
 tensor's own shape, last axis fastest. The loss told at step t is 2 / (1 + t); the horizon is not.
+
+A plan names the tensors. Of small plans everything is kept, of large ones a sample.
 """
 
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,21 +30,85 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from mnemosyne_metatrain.export import load
+from mnemosyne_metatrain.export import export, load
 from mnemosyne_metatrain.layout import Layout, ParameterSpec
-from mnemosyne_metatrain.optimizers.base import StepInputs
+from mnemosyne_metatrain.optimizers.base import StepInputs, Theta, Updates
+from mnemosyne_metatrain.optimizers.registry import make_optimizer
 
 STEPS = 5
-CHUNK_SIZE = 256
+STREAMS = 1024
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Tensors of one set of vectors.
+
+    Attributes:
+        name: Part of the file's name; "" is the plan whose state is kept too.
+        specs: The tensors.
+        chunk_size: Most coordinates in a chunk; 0 is the optimizer's own.
+        stride: Every so many coordinates of an update are kept, and all tensors' are joined; 0
+            keeps updates whole.
+    """
+
+    name: str
+    specs: tuple[ParameterSpec, ...]
+    chunk_size: int = 0
+    stride: int = 0
+
+
+def _spec(index: int, shape: tuple[int, ...], transposed: bool = False) -> ParameterSpec:
+    """A tensor whose last axis is its outputs; vectors and scalars have fan-in 1."""
+    if len(shape) < 2:
+        return ParameterSpec(f"t{index}", shape)
+    inputs = math.prod(shape[:-1])
+    return ParameterSpec(f"t{index}", shape, inputs, shape[-1], transposed)
+
 
 # Odd shapes, a transposed tensor, a convolution, a bias and a scalar.
-SPECS = (
-    ParameterSpec("matrix", (37, 19), 37, 19),
-    ParameterSpec("transposed", (24, 32), 24, 32, transposed=True),
-    ParameterSpec("kernel", (3, 3, 2, 5), 18, 5),
-    ParameterSpec("bias", (7,)),
-    ParameterSpec("scalar", ()),
+_STATE = Plan(
+    "",
+    (
+        ParameterSpec("matrix", (37, 19), 37, 19),
+        ParameterSpec("transposed", (24, 32), 24, 32, transposed=True),
+        ParameterSpec("kernel", (3, 3, 2, 5), 18, 5),
+        ParameterSpec("bias", (7,)),
+        ParameterSpec("scalar", ()),
+    ),
+    chunk_size=256,
 )
+_SHAPES = Plan(
+    "shapes",
+    tuple(
+        _spec(i, shape, transposed=i == 10)
+        for i, shape in enumerate(
+            (
+                (),
+                (1,),
+                (31,),
+                (33,),
+                (1023,),
+                (1025,),
+                (900, 5),
+                (5, 900),
+                (3, 3, 8, 12),
+                (3, 3, 2, 4, 6),
+                (70, 90),
+            )
+        )
+    ),
+    stride=1,
+)
+_MANY = Plan(
+    "many",
+    tuple(
+        _spec(i, ((1 + 37 * i % 300,), (2 + i % 29, 3 + i % 31), (3, 3, 2, 1 + i % 7))[i % 3])
+        for i in range(500)
+    ),
+    stride=17,
+)
+_LARGE = Plan("large", (_spec(0, (3163, 3163)),), stride=9973)
+PLANS = {plan.name: plan for plan in (_STATE, _SHAPES, _MANY, _LARGE)}
 
 
 def counter_values(stream: int, count: int) -> NDArray[np.float32]:
@@ -53,40 +121,43 @@ def counter_values(stream: int, count: int) -> NDArray[np.float32]:
     return ((x >> np.uint32(8)).astype(np.float32) * np.float32(2.0**-23)) - np.float32(1.0)
 
 
-def gradient(step: int, index: int) -> NDArray[np.float32]:
+def gradient(step: int, index: int, spec: ParameterSpec) -> NDArray[np.float32]:
     """The gradient of one tensor at one step."""
-    spec = SPECS[index]
-    return counter_values(64 * step + index, spec.size).reshape(spec.shape)
+    return counter_values(STREAMS * step + index, spec.size).reshape(spec.shape)
 
 
-def golden_vectors(weights: Path) -> tuple[dict[str, Any], dict[str, str]]:
+def golden_vectors(weights: Path, plan: Plan = _STATE) -> tuple[dict[str, Any], dict[str, str]]:
     """Runs an exported optimizer.
 
     Args:
         weights: The exported file.
+        plan: The tensors.
 
     Returns:
-        Arrays "before.<leaf>", "update.<step>.<tensor>", "keep.<step>.<tensor>", "after.<leaf>",
-        where a leaf is a path in the state; and what describes them. Leaves that are zero before
-        the first step are left out.
+        Arrays, and what describes them. Of a plan without stride: "before.<leaf>",
+        "update.<step>.<tensor>", "keep.<step>.<tensor>", "after.<leaf>", where a leaf is a path in
+        the state; leaves that are zero before the first step are left out. Of a plan with one:
+        "update.<step>", every stride-th coordinate of all tensors joined, and "keep.<step>" [T].
     """
     optimizer, theta = load(weights)
-    cell_size = int(optimizer.config.cell_size)  # type: ignore[attr-defined]
-    layout = Layout(SPECS, cell_size, CHUNK_SIZE)
+    config: Any = optimizer.config  # type: ignore[attr-defined]
+    chunk_size = plan.chunk_size or int(config.chunk_size)
+    layout = Layout(plan.specs, int(config.cell_size), chunk_size)
+    arrays: dict[str, Any] = {}
     with jax.default_matmul_precision("highest"):
         prepared = optimizer.prepare(theta, layout)
         state = optimizer.init(layout, None)
-        arrays = {k: v for k, v in _leaves("before", state).items() if v.any()}
+        if not plan.stride:
+            arrays = {k: v for k, v in _leaves("before", state).items() if v.any()}
         step = jax.jit(lambda s, g, i: optimizer.update(theta, prepared, layout, s, g, i))
         for t in range(STEPS):
-            grads = {spec.name: jnp.asarray(gradient(t, k)) for k, spec in enumerate(SPECS)}
+            grads = {s.name: jnp.asarray(gradient(t, k, s)) for k, s in enumerate(plan.specs)}
             loss = jnp.asarray(2.0 / (1 + t), jnp.float32)
             inputs = StepInputs.untold()._replace(loss=loss, has_loss=jnp.ones(()))
             updates, state = step(state, grads, inputs)
-            for name, value in updates.delta.items():
-                arrays[f"update.{t}.{name}"] = np.array(value, np.float32, order="C")
-                arrays[f"keep.{t}.{name}"] = np.array(updates.keep[name], np.float32)
-        arrays |= _leaves("after", state)
+            arrays |= _kept(t, updates, plan)
+        if not plan.stride:
+            arrays |= _leaves("after", state)
     specs = [
         {
             "name": s.name,
@@ -95,10 +166,29 @@ def golden_vectors(weights: Path) -> tuple[dict[str, Any], dict[str, str]]:
             "fan_out": s.fan_out,
             "transposed": s.transposed,
         }
-        for s in SPECS
+        for s in plan.specs
     ]
-    plan = {"specs": specs, "cell_size": cell_size, "chunk_size": CHUNK_SIZE, "steps": STEPS}
-    return arrays, {"optimizer": optimizer.name, "plan": json.dumps(plan)}
+    table = {
+        "specs": specs,
+        "cell_size": int(config.cell_size),
+        "chunk_size": chunk_size,
+        "steps": STEPS,
+        "streams": STREAMS,
+        "stride": plan.stride,
+    }
+    return arrays, {"optimizer": optimizer.name, "plan": json.dumps(table)}
+
+
+def _kept(step: int, updates: Updates, plan: Plan) -> dict[str, Any]:
+    """What a plan keeps of a step."""
+    delta = {s.name: np.array(updates.delta[s.name], np.float32, order="C") for s in plan.specs}
+    keep = {s.name: np.array(updates.keep[s.name], np.float32) for s in plan.specs}
+    if plan.stride:
+        sampled = [value.reshape(-1)[:: plan.stride] for value in delta.values()]
+        joined = {f"update.{step}": np.concatenate(sampled)}
+        return joined | {f"keep.{step}": np.stack(list(keep.values()))}
+    whole = {f"update.{step}.{name}": value for name, value in delta.items()}
+    return whole | {f"keep.{step}.{name}": value for name, value in keep.items()}
 
 
 def _leaves(prefix: str, state: Any) -> dict[str, Any]:
@@ -110,10 +200,27 @@ def _leaves(prefix: str, state: Any) -> dict[str, Any]:
     }
 
 
-def write_golden(weights: Path, folder: Path) -> Path:
-    """Writes the vectors of an exported file, named after its optimizer and version."""
-    arrays, metadata = golden_vectors(weights)
+def write_golden(weights: Path, folder: Path, plan: Plan = _STATE) -> Path:
+    """Writes the vectors of an exported file, named after its optimizer, version and plan."""
+    arrays, metadata = golden_vectors(weights, plan)
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{metadata['optimizer']}_{weights.parent.name}.safetensors"
+    suffix = f"_{plan.name}" if plan.name else ""
+    path = folder / f"{metadata['optimizer']}_{weights.parent.name}{suffix}.safetensors"
     save_file(arrays, path, metadata)
     return path
+
+
+def write_test_weights(kind: str, folder: Path) -> Path:
+    """Writes weights that no meta-training made: every part of the optimizer has its say in them.
+
+    Args:
+        kind: An optimizer, with its usual sizes.
+        folder: Where <kind>/0.0.1/weights.safetensors goes.
+    """
+    optimizer = make_optimizer({"kind": kind})
+    theta = optimizer.init_theta(jax.random.key(0))
+    leaves, tree = jax.tree.flatten(theta.learned)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    moved = [x + 0.2 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
+    theta = Theta(jax.tree.unflatten(tree, moved), theta.fixed)
+    return export(optimizer, theta, folder / kind / "0.0.1", "0.0.1", {"run": "test"})
