@@ -270,12 +270,23 @@ def test_a_single_step_does_not_take_over_with_an_old_epoch(client, session):
             client.step(session, 2, gradients(2), epoch=epoch)
 
 
+def pause(pid: int) -> None:
+    """Stops a process; returns when none of its threads runs any more."""
+    os.kill(pid, signal.SIGSTOP)
+
+    def is_stopped() -> bool:
+        threads = Path(f"/proc/{pid}/task").iterdir()
+        return all("State:\tT" in (thread / "status").read_text() for thread in threads)
+
+    wait_until(is_stopped, 20)
+
+
 def test_a_paused_daemon_is_waited_for(own_daemon):
     daemon = own_daemon("--heartbeat-seconds", "1")
     with Client(daemon.tcp, timeout=2, wait_seconds=30) as client:
         stream = client.open_stream(make_session(client))
         stream.step(gradients(1))
-        os.kill(daemon.process.pid, signal.SIGSTOP)
+        pause(daemon.process.pid)
         resumed = []
         original = stream._link.drop
 
