@@ -152,7 +152,12 @@ def advance(search: Search, gradient: jax.Array, rate: float, generation: int) -
 
 
 def evolve(
-    config: RunConfig, out: Path, seconds: float, source: Path | None = None, resume: bool = False
+    config: RunConfig,
+    out: Path,
+    seconds: float,
+    source: Path | None = None,
+    resume: bool = False,
+    until: int | None = None,
 ) -> None:
     """Evolves for a while; writes `checkpoint.npz`, `metrics.csv` and `run.json`.
 
@@ -162,6 +167,7 @@ def evolve(
         seconds: How long, without compilation.
         source: Checkpoint of an evolution to start from; what both search is taken over.
         resume: Whether to go on from the run's own checkpoint.
+        until: Last generation, if it comes before the time is over.
     """
     plan = config.evolution
     search, generation = begin(config), 0
@@ -181,7 +187,7 @@ def evolve(
     start, recent = time.time(), []
     with (out / "metrics.csv").open("a" if resume else "w", newline="") as file:
         log = csv.writer(file)
-        while (spent := time.time() - start) < seconds:
+        while (spent := time.time() - start) < seconds and generation != until:
             which = generation % len(programs)
             name, program, data = programs[which]
             key = jax.random.fold_in(jax.random.key(config.seed + 1000), generation)
@@ -193,7 +199,7 @@ def evolve(
             costs = np.asarray(program(members, points, keys, data))
             costs = costs.reshape(seeds, 2 * plan.pairs, count)
             gradient = estimate(noise, costs, plan.squash)
-            left = max(0.0, 1.0 - spent / seconds)
+            left = 1.0 - max(spent / seconds, generation / until if until else 0.0)
             rate = plan.rate * min(1.0, (generation + 1) / plan.warmup) * (0.1 + 0.9 * left)
             search = advance(search, gradient, rate, generation)
             generation += 1
