@@ -25,7 +25,12 @@ CONFIG = RunConfig(
     tasks=2,
     families=(FamilyConfig("quadratic", size=8, chunk_size=64),),
     evolution=EvolutionConfig(
-        learned={}, knobs={"eta_matrix": 3.0, "eta_vector": 3.0}, pairs=4, segments=2, segment=10
+        learned={},
+        knobs={"eta_matrix": 3.0, "eta_vector": 3.0},
+        pairs=4,
+        segments=2,
+        segment=10,
+        rate=0.1,
     ),
 )
 
