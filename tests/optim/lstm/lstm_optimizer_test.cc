@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "kernels/cpu/instruction_set.h"
+#include "tests/optim/golden.h"
 #include "tests/optim/learned_run.h"
 #include "tests/testing/model_files.h"
 #include "tests/testing/random_floats.h"
@@ -87,6 +88,24 @@ TEST(LstmOptimizerTest, RnnPropDoesNotSeeAPowerOfTwoInTheGradients) {
       EXPECT_EQ(scaled.Step(Gradients(step, std::ldexp(1.0F, power))),
                 expected[static_cast<size_t>(step)])
           << power;
+    }
+  }
+}
+
+TEST(LstmOptimizerTest, RnnPropHardlySeesAPowerOfTenInTheGradients) {
+  const OptimizerFactoryPtr factory = LstmFile(kRnnProp).Make();
+  LearnedRun plain(factory, Parameters());
+  std::vector<Tensors> expected;
+  for (int64_t step = 0; step < 3; ++step) expected.push_back(plain.Step(Gradients(step)));
+
+  for (const float factor : {1e-3F, 10.0F, 1e8F}) {
+    LearnedRun scaled(factory, Parameters());
+    for (int64_t step = 0; step < 3; ++step) {
+      const Tensors updates = scaled.Step(Gradients(step, factor));
+      for (size_t i = 0; i < updates.size(); ++i) {
+        EXPECT_LE(RelativeDistance(updates[i], expected[static_cast<size_t>(step)][i]), 1e-5)
+            << factor;
+      }
     }
   }
 }
