@@ -143,6 +143,22 @@ def test_takes_named_parameters(daemon, client):
     assert [p.role for p in parameters] == ["weight", "bias"] * 2
 
 
+def test_a_told_loss_goes_with_the_next_step_alone(daemon, client):
+    model = make_model()
+    optimizer = RemoteOptimizer(model.parameters(), client)
+
+    for told in (0.75, None):
+        optimizer.zero_grad()
+        torch.nn.functional.mse_loss(model(INPUTS), TARGETS).backward()
+        if told is not None:
+            optimizer.tell_loss(torch.tensor(told))
+        optimizer.step()
+
+    begins = daemon.sessions["sessions/1"].begins
+    assert begins[0].loss == 0.75
+    assert not begins[1].HasField("loss")
+
+
 def test_a_closure_is_evaluated_with_gradients(daemon, client):
     model = make_model()
     optimizer = RemoteOptimizer(model.parameters(), client)

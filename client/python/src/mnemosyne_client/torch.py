@@ -126,6 +126,7 @@ class RemoteOptimizer(torch.optim.Optimizer):
         self._mirrors: list[ParameterMirror] = []
         self._overlaps_backward = overlap_backward
         self._overlap: BackwardOverlap | None = None
+        self._told_loss: float | None = None
         super().__init__(self._strip_names(params), self._options.accept(options))
         self._make_session()
         weakref.finalize(self, Lease.release, self._lease)
@@ -136,6 +137,17 @@ class RemoteOptimizer(torch.optim.Optimizer):
         if self._lease.session is None:
             raise RuntimeError("the optimizer is closed")
         return self._lease.session
+
+    def tell_loss(self, loss: Any) -> None:
+        """Tells the training loss of the coming step; learned optimizers read it.
+
+        It is optional, and as good told now and then as never: an optimizer that is not told goes
+        by the gradients alone. Their guard can only notice a loss that jumps if it is told.
+
+        Args:
+            loss: A number or a tensor of one element; reading one of a GPU waits for the GPU.
+        """
+        self._told_loss = float(loss)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Sends the gradients and applies the updates.
@@ -159,7 +171,8 @@ class RemoteOptimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         with torch.no_grad():
-            self._take_step(None if loss is None else float(loss))
+            self._take_step(self._told_loss if loss is None else float(loss))
+        self._told_loss = None
         return loss
 
     def zero_grad(self, *args: Any, **kwargs: Any) -> None:
