@@ -22,6 +22,7 @@
 #include "kernels/buffer.h"
 #include "kernels/gradient_statistics.h"
 #include "kernels/lstm_step.h"
+#include "kernels/mnemosyne_step.h"
 #include "kernels/optimizer_steps.h"
 #include "kernels/row_ops.h"
 
@@ -73,6 +74,11 @@ class Backend {
   virtual absl::Status BidirectionalAttention(const BidirectionalAttentionArgs& args) = 0;
   virtual absl::Status AdditiveMemory(const AdditiveMemoryArgs& args) = 0;
   virtual absl::Status DeltaMemory(const DeltaMemoryArgs& args) = 0;
+
+  // The parts of a step of the flagship; see mnemosyne_step.h. A device that lacks them answers
+  // Unimplemented, also where there is nothing to do.
+  virtual absl::Status MnemosyneContext(const MnemosyneContextArgs& args) = 0;
+  virtual absl::Status MnemosyneStep(const MnemosyneStepArgs& args) = 0;
 
   virtual absl::Status Synchronize() = 0;
 };

@@ -4,12 +4,14 @@
 
 #include "base/error.h"
 #include "optim/lstm/lstm_optimizer.h"
+#include "optim/mnemosyne/mnemosyne_optimizer.h"
 
 namespace mnemosyne::optim {
 
 absl::StatusOr<OptimizerFactoryPtr> MakeLearnedOptimizer(std::shared_ptr<const Model> model) {
   if (model->kind() == "lstm" || model->kind() == "rnnprop") return MakeLstm(std::move(model));
-  return InvalidArgument("unknown kind: '{}', expected lstm or rnnprop", model->kind());
+  if (model->kind() == "mnemosyne") return MakeMnemosyne(std::move(model));
+  return InvalidArgument("unknown kind: '{}', expected lstm, mnemosyne or rnnprop", model->kind());
 }
 
 }  // namespace mnemosyne::optim

@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string_view>
 #include <vector>
@@ -40,6 +41,25 @@ struct StateTensor {
   size_t byte_count;
 };
 
+// How the client adds an update.
+struct UpdateRule {
+  double decay = 0;
+  double scale = 1;
+};
+
+// What the guard of an optimizer has done since the session began.
+struct GuardReport {
+  double level = 0;           // How much it holds back now, in [0, 1].
+  int64_t trips = 0;          // How often a loss crossed its wire.
+  int64_t capped_chunks = 0;  // Chunks of parameters whose update was capped.
+};
+
+// What the last Update has decided beside the updates.
+struct StepNotes {
+  std::vector<UpdateRule> rules;     // [parameters], in place of Rule; empty if that says all.
+  std::optional<GuardReport> guard;  // Of an optimizer that has one.
+};
+
 // What a session keeps between steps. Owned by its Session; touched on the executor's thread only.
 class OptimizerState {
  public:
@@ -48,12 +68,12 @@ class OptimizerState {
   // All tensors, in an order that depends on the layout alone: the one list for saving, loading and
   // counting. Valid as long as the state.
   virtual std::vector<StateTensor> Tensors() const = 0;
-};
 
-// How the client adds an update.
-struct UpdateRule {
-  double decay = 0;
-  double scale = 1;
+  // Of the last Update; not part of what is saved.
+  virtual const StepNotes& notes() const {
+    static const StepNotes kNone;
+    return kNone;
+  }
 };
 
 // An update rule with its weights on one backend.

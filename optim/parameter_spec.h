@@ -20,11 +20,13 @@ inline constexpr size_t kRankMax = 8;
 // One parameter tensor.
 struct ParameterSpec {
   std::string name;
-  std::vector<int64_t> shape;               // Empty for a scalar; each size at least 1.
-  DataType data_type = DataType::kFloat32;  // In the client's memory.
-  size_t group = 0;                         // Position among the session's groups.
-  std::string role = {};                    // Such as `weight`; empty if unknown.
-  std::optional<int32_t> fan_in_axis = std::nullopt;
+  std::vector<int64_t> shape;                         // Empty for a scalar; each size at least 1.
+  DataType data_type = DataType::kFloat32;            // In the client's memory.
+  size_t group = 0;                                   // Position among the session's groups.
+  std::string role = {};                              // Such as `weight`; empty if unknown.
+  std::optional<int32_t> fan_in_axis = std::nullopt;  // Of `shape`.
+  std::optional<int64_t> fan_in = std::nullopt;       // Inputs summed into one output; at least 1.
+  std::optional<int64_t> fan_out = std::nullopt;      // Outputs that one input feeds; at least 1.
 };
 
 // The number of elements of `shape`. InvalidArgument for more than kRankMax dimensions, a size

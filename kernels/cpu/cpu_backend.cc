@@ -12,6 +12,7 @@
 #include "base/status_macros.h"
 #include "kernels/cpu/instruction_set.h"
 #include "kernels/op_check.h"
+#include "kernels/reference/mnemosyne_reference.h"
 
 namespace mnemosyne::kernels::cpu {
 namespace {
@@ -259,6 +260,16 @@ absl::Status CpuBackend::DeltaMemory(const DeltaMemoryArgs& args) {
                                all.values + (memory / all.heads * all.steps + step) * width,
                                all.content + memory * features * width, all.out + row * width);
   });
+  return absl::OkStatus();
+}
+
+absl::Status CpuBackend::MnemosyneContext(const MnemosyneContextArgs& args) {
+  reference::MnemosyneContext(args);
+  return absl::OkStatus();
+}
+
+absl::Status CpuBackend::MnemosyneStep(const MnemosyneStepArgs& args) {
+  reference::MnemosyneStep(args);
   return absl::OkStatus();
 }
 

@@ -32,6 +32,12 @@ MemoryArgsOnDevice OnDevice(const MemoryArgs& args) {
           args.phi_k, args.values, args.content, args.out};
 }
 
+absl::Status NoMnemosyne() {
+  return MakeError(absl::StatusCode::kUnimplemented,
+                   "mnemosyne does not run on CUDA devices yet; use the device cpu, or another "
+                   "optimizer");
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Backend>> CudaBackend::Create(int ordinal) {
@@ -264,6 +270,10 @@ absl::Status CudaBackend::DeltaMemory(const DeltaMemoryArgs& args) {
     return LaunchDeltaMemory(OnDevice(args.memory), args.memory.memories, args.betas, stream_);
   });
 }
+
+absl::Status CudaBackend::MnemosyneContext(const MnemosyneContextArgs&) { return NoMnemosyne(); }
+
+absl::Status CudaBackend::MnemosyneStep(const MnemosyneStepArgs&) { return NoMnemosyne(); }
 
 absl::Status CudaBackend::Synchronize() {
   MNEMO_RETURN_IF_ERROR(ToStatus(cudaSetDevice(ordinal_)));

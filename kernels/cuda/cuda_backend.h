@@ -41,6 +41,8 @@ class CudaBackend final : public Backend {
   absl::Status BidirectionalAttention(const BidirectionalAttentionArgs& args) override;
   absl::Status AdditiveMemory(const AdditiveMemoryArgs& args) override;
   absl::Status DeltaMemory(const DeltaMemoryArgs& args) override;
+  absl::Status MnemosyneContext(const MnemosyneContextArgs& args) override;
+  absl::Status MnemosyneStep(const MnemosyneStepArgs& args) override;
 
   absl::Status Synchronize() override;
 

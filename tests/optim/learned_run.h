@@ -1,6 +1,8 @@
 // A learned optimizer at work on the CPU, for tests.
 #pragma once
 
+#include <algorithm>
+#include <map>
 #include <memory>
 #include <string>
 #include <utility>
@@ -16,7 +18,8 @@ namespace mnemosyne::optim {
 class LearnedRun {
  public:
   LearnedRun(const OptimizerFactoryPtr& factory, std::vector<ParameterSpec> parameters,
-             const kernels::CpuOptions& options = {.threads = 2})
+             const kernels::CpuOptions& options = {.threads = 2},
+             const std::map<std::string, double>& hyperparameters = {})
       : factory_(factory),
         layout_(*ParameterLayout::Create(std::move(parameters))),
         backend_(*kernels::CreateBackend("cpu", options)),
@@ -24,7 +27,7 @@ class LearnedRun {
         state_(*optimizer_->Init(layout_)),
         values_(*backend_->Allocate(layout_.arena_size() * sizeof(float))) {
     const auto table = factory->info().hyperparameters;
-    const HyperparameterValues values = *ResolveHyperparameters(table, {}, {});
+    const HyperparameterValues values = *ResolveHyperparameters(table, hyperparameters, {});
     plan_.parameters.resize(layout_.parameters().size());
     plan_.groups = {{values[0], values}};
   }
@@ -32,17 +35,36 @@ class LearnedRun {
   // The updates of a step, scale included.
   std::vector<std::vector<float>> Step(const std::vector<std::vector<float>>& gradients) {
     ++plan_.step;
-    for (ParameterStep& part : plan_.parameters) part.clock = plan_.step;
+    for (ParameterStep& part : plan_.parameters) part.clock += part.takes_part ? 1 : 0;
     return Run(gradients, [&](std::vector<double>& sums) {
       return optimizer_->Update(*state_, plan_, values_.as<float>(), sums);
     });
   }
+
+  // The plan of the next step, which has the number, the clocks and what Step changes from the
+  // last.
+  StepPlan& plan() { return plan_; }
+
+  OptimizerState& state() { return *state_; }
+  const Optimizer& optimizer() const { return *optimizer_; }
 
   // The updates of the last step once more.
   std::vector<std::vector<float>> Replay(const std::vector<std::vector<float>>& gradients) {
     return Run(gradients, [&](std::vector<double>& sums) {
       return optimizer_->Replay(*state_, plan_, values_.as<float>(), sums);
     });
+  }
+
+  // Takes over what State returned, of a run that has taken `steps` steps with all parameters.
+  void SetState(const std::string& bytes, int64_t steps) {
+    plan_.step = steps;
+    for (ParameterStep& part : plan_.parameters) part.clock = steps;
+    size_t start = 0;
+    for (const StateTensor& tensor : state_->Tensors()) {
+      std::copy_n(reinterpret_cast<const std::byte*>(bytes.data()) + start, tensor.byte_count,
+                  tensor.data);
+      start += tensor.byte_count;
+    }
   }
 
   // All bytes of the state.

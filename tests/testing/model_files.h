@@ -40,6 +40,11 @@ struct LstmFile {
 // The folder of the sources.
 std::string SourceFolder();
 
+// The flagship of the repository's models or, for the versions that are not there, of the weights
+// in tests/golden/models, with values of its config replaced.
+optim::OptimizerFactoryPtr MnemosyneModel(const std::string& version,
+                                          const std::map<std::string, size_t>& config = {});
+
 // The optimizers of all models in the repository of a kind that this build knows.
 std::vector<optim::OptimizerFactoryPtr> RepositoryModels();
 

@@ -1,0 +1,75 @@
+// The flagship against what metatrain computed with the same weights.
+#include "tests/optim/golden.h"
+
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include <ostream>
+
+#include "tests/optim/learned_run.h"
+#include "tests/testing/model_files.h"
+
+namespace mnemosyne::optim {
+namespace {
+
+struct GoldenParam {
+  std::string version;
+  std::string plan;
+  std::string isa;
+
+  // GoogleTest shows a parameter with this.
+  friend void PrintTo(const GoldenParam& param, std::ostream* out) {
+    *out << param.version << " " << param.plan << " " << param.isa;
+  }
+};
+
+class MnemosyneGoldenTest : public ::testing::TestWithParam<GoldenParam> {};
+
+TEST_P(MnemosyneGoldenTest, MatchesTheSpecification) {
+  const auto& [version, plan, isa] = GetParam();
+  const auto golden = GoldenVectors::Load("mnemosyne", version, plan);
+  ASSERT_TRUE(golden);
+  const OptimizerFactoryPtr factory =
+      testing::MnemosyneModel(version, {{"chunk_size", golden->chunk_size()}});
+  LearnedRun run(factory, golden->parameters(), {.threads = 2, .isa = isa});
+  double worst = 0;
+  for (int64_t step = 0; step < golden->steps(); ++step) {
+    std::vector<std::vector<float>> gradients;
+    for (size_t i = 0; i < golden->parameters().size(); ++i) {
+      gradients.push_back(golden->Gradient(step, i));
+    }
+    run.plan().loss = GoldenVectors::Loss(step);
+    const auto updates = run.Step(gradients);
+    const std::vector<UpdateRule>& rules = run.state().notes().rules;
+    for (size_t i = 0; i < updates.size(); ++i) {
+      const double distance =
+          RelativeDistance(golden->Sample(i, updates[i]), golden->Update(step, i));
+      worst = std::max(worst, distance);
+      EXPECT_LE(distance, 1e-5) << "step " << step << ", " << golden->parameters()[i].name;
+      EXPECT_NEAR(1 - rules[i].decay, golden->Keep(step, i), 1e-6)
+          << "step " << step << ", " << golden->parameters()[i].name;
+    }
+  }
+  RecordProperty("worst", fmt::format("{}", worst));
+}
+
+std::vector<GoldenParam> AllParams() {
+  std::vector<GoldenParam> params;
+  for (const char* isa : {"baseline", "avx2", "avx512"}) {
+    params.push_back({"0.2.0", "", isa});
+    for (const char* plan : {"", "shapes", "many"}) params.push_back({"0.0.1", plan, isa});
+  }
+  params.push_back({"0.0.1", "large", "auto"});
+  return params;
+}
+
+std::string ParamName(const ::testing::TestParamInfo<GoldenParam>& param) {
+  const auto& [version, plan, isa] = param.param;
+  return fmt::format("{}_{}_{}", version == "0.0.1" ? "test" : "shipped",
+                     plan.empty() ? "state" : plan, isa);
+}
+
+INSTANTIATE_TEST_SUITE_P(All, MnemosyneGoldenTest, ::testing::ValuesIn(AllParams()), ParamName);
+
+}  // namespace
+}  // namespace mnemosyne::optim
