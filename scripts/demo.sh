@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Shows Mnemosyne at work: installs what is missing, builds the daemon, starts it, trains a
-# convolutional net on handwritten digits through it, draws the curves to demo/training.png, and
-# stops the daemon.
+# convolutional net on handwritten digits through it beside AdamW, draws the curves to
+# demo/training.png, and stops the daemon.
 #
 # usage: scripts/demo.sh [options of scripts/demo_train.py: --optimizer --model --steps --seed]
 set -euo pipefail
@@ -51,7 +51,7 @@ build/release/bin/mnemosynectl --address "$address" version
 cat <<'TEXT'
 
 What to try next:
-  scripts/demo.sh --optimizer lion            another optimizer
+  scripts/demo.sh --optimizer adamw           a classic one, bit for bit as in torch.optim
   scripts/demo.sh --model mlp --steps 2000    another net, a longer run
   build/release/bin/mnemosyned --help         all options of the daemon
   build/release/bin/mnemosynectl --help       look into a running daemon
