@@ -11,8 +11,8 @@
 #include "base/error.h"
 #include "base/status_macros.h"
 #include "kernels/cpu/instruction_set.h"
+#include "kernels/mnemosyne_chunk.h"
 #include "kernels/op_check.h"
-#include "kernels/reference/mnemosyne_reference.h"
 
 namespace mnemosyne::kernels::cpu {
 namespace {
@@ -30,6 +30,37 @@ constexpr size_t kTaskOperations = size_t{1} << 17;
 RowsIn From(const RowsIn& rows, size_t row) { return {rows.data + row * rows.stride, rows.stride}; }
 RowsOut From(const RowsOut& rows, size_t row) {
   return {rows.data + row * rows.stride, rows.stride};
+}
+
+// Chunks whose contents are added up together, in the order of their blocks.
+constexpr size_t kContextChunks = 64;
+
+// Elements that a thread takes at once where an element costs some tens of operations.
+constexpr size_t kChunkTaskElements = size_t{1} << 12;
+
+// Aligned workspace of this thread, at least `count` floats.
+float* Scratch(size_t count) {
+  struct Line {
+    alignas(64) float floats[16];
+  };
+  thread_local std::vector<Line> lines;
+  const size_t needed = count / 16 + 1;
+  if (lines.size() < needed) lines.resize(needed);
+  return lines[0].floats;
+}
+
+// Adds up what the chunks of each tensor have decided.
+void SumChunks(const MnemosyneMemory& memory, std::span<MnemosyneTensorSums> sums) {
+  for (size_t t = 0; t < memory.tensors.size(); ++t) {
+    const MnemosyneTensor& tensor = memory.tensors[t];
+    double square = 0, shrink = 0;
+    for (size_t c = tensor.first_chunk; c < tensor.first_chunk + tensor.chunk_count; ++c) {
+      square += static_cast<double>(memory.choices[c].mean_square) * memory.chunks[c].count;
+      shrink += static_cast<double>(memory.choices[c].shrink);
+    }
+    sums[t].mean_square = square / static_cast<double>(tensor.count);
+    sums[t].shrink = std::min(shrink / static_cast<double>(tensor.chunk_count), kShrinkMax);
+  }
 }
 
 constexpr size_t kCacheLine = 64;
@@ -264,12 +295,70 @@ absl::Status CpuBackend::DeltaMemory(const DeltaMemoryArgs& args) {
 }
 
 absl::Status CpuBackend::MnemosyneContext(const MnemosyneContextArgs& args) {
-  reference::MnemosyneContext(args);
+  const MnemosyneSizes& sizes = args.model.sizes;
+  const MnemosyneMemory& memory = args.memory;
+  const size_t tensors = memory.tensors.size(), features = sizes.context_map.features;
+  const size_t count = ContextContentCount(sizes);
+  blocks_.clear();
+  for (size_t t = 0; t < tensors; ++t) {
+    const MnemosyneTensor& tensor = memory.tensors[t];
+    for (size_t c = 0; c < tensor.chunk_count; c += kContextChunks) {
+      blocks_.push_back(
+          {t, tensor.first_chunk + c, std::min(kContextChunks, tensor.chunk_count - c)});
+    }
+  }
+  // The contents of each block, of its tensor and of all.
+  contents_.assign(2 * count * blocks_.size(), 0);
+  const auto work = [&](size_t i) {
+    float* const own = contents_.data() + 2 * count * i;
+    for (size_t c = blocks_[i].offset; c < blocks_[i].offset + blocks_[i].count; ++c) {
+      kernels_.mnemosyne_context(args.model, memory.tokens + c * sizes.token_width,
+                                 memory.context_queries + 2 * c * features, own, own + count);
+    }
+  };
+  runner_.Run(blocks_, work, kContextChunks);
+
+  partial_.assign(2 * count, 0);  // Of the tensor at hand, and of all.
+  const std::span own = std::span(partial_).first(count), all = std::span(partial_).last(count);
+  const auto put = [&](std::span<const double> sums, size_t t) {
+    for (size_t k = 0; k < count; ++k) {
+      memory.context_contents[t * count + k] = static_cast<float>(sums[k]);
+    }
+  };
+  for (size_t i = 0; i < blocks_.size(); ++i) {
+    if (i == 0 || blocks_[i].segment != blocks_[i - 1].segment) std::ranges::fill(own, 0.0);
+    for (size_t k = 0; k < count; ++k) {
+      own[k] += static_cast<double>(contents_[2 * count * i + k]);
+      all[k] += static_cast<double>(contents_[2 * count * i + count + k]);
+    }
+    const bool last = i + 1 == blocks_.size() || blocks_[i + 1].segment != blocks_[i].segment;
+    if (last) put(own, blocks_[i].segment);
+  }
+  put(all, tensors);
+  SumChunks(memory, args.sums);
   return absl::OkStatus();
 }
 
 absl::Status CpuBackend::MnemosyneStep(const MnemosyneStepArgs& args) {
-  reference::MnemosyneStep(args);
+  blocks_.clear();
+  for (size_t k = 0; k < args.parameters.size(); ++k) {
+    const MnemosyneTensor& tensor = args.memory.tensors[args.parameters[k]];
+    for (size_t c = tensor.first_chunk; c < tensor.first_chunk + tensor.chunk_count; ++c) {
+      blocks_.push_back({k, c, args.memory.chunks[c].count});
+    }
+  }
+  partial_.resize(blocks_.size());
+  const size_t scratch_count = kernels_.mnemosyne_scratch_count(args.model.sizes);
+  const auto work = [&](size_t i) {
+    const MnemosyneChunkStep step = ChunkStep(args, blocks_[i].segment, blocks_[i].offset);
+    partial_[i] = kernels_.mnemosyne_update(args.model, step, args.replay, Scratch(scratch_count));
+  };
+  runner_.Run(blocks_, work, args.replay ? BlockRunner::kTaskElements : kChunkTaskElements);
+  SumBlocks(blocks_, partial_, args.square_sums);
+  std::ranges::fill(args.capped, size_t{0});
+  for (const Block& block : blocks_) {
+    if (args.memory.choices[block.offset].cap < 1) ++args.capped[block.segment];
+  }
   return absl::OkStatus();
 }
 

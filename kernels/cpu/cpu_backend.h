@@ -71,6 +71,7 @@ class CpuBackend final : public Backend {
   std::vector<Block> blocks_;    // Workspace.
   std::vector<double> partial_;  // Workspace: a sum a block.
   std::vector<int64_t> counts_;  // Workspace: a count a block.
+  std::vector<float> contents_;  // Workspace: two contents a block.
 };
 
 }  // namespace mnemosyne::kernels::cpu

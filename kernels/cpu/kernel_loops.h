@@ -10,6 +10,8 @@
 //   finite and not denormal
 //   Floats ScaleByPowerOfTwo(x, n): x 2^n, for whole n from -126 to 127
 //   Floats ZeroNonFinite(Floats), int CountNonFinite(Floats)
+//   Floats SumRows(const float* rows): the sum of each of 16 rows of 16 floats, aligned to 64; of a
+//   row x it is (((x0 + x2) + (x1 + x3)) + ((x4 + x6) + (x5 + x7))) + (the same of x8 to x15)
 //   uint32_t Signs(Floats): a word as in LionCoefficients; Floats FromSigns(uint32_t)
 // SquareSum adds up squares in float64, a sum a lane: the product of two floats is exact there.
 //   void Add(Floats), void Store(double* lanes)
@@ -228,6 +230,8 @@ double LionStep(const LionCoefficients& c, bool replay, size_t count, float* val
 #include "kernels/cpu/elementary_functions.h"
 #include "kernels/cpu/lstm_loops.h"
 #include "kernels/cpu/row_loops.h"
+// After what it is made of.
+#include "kernels/cpu/mnemosyne_loops.h"
 
 constexpr KernelTable MakeTable(const char* name) {
   return {name,
@@ -241,7 +245,10 @@ constexpr KernelTable MakeTable(const char* name) {
           FeatureMap,
           BidirectionalAttention,
           AdditiveMemoryStep,
-          DeltaMemoryStep};
+          DeltaMemoryStep,
+          MnemosyneScratchCount,
+          MnemosyneChunkUpdate,
+          MnemosyneChunkContext};
 }
 
 }  // namespace

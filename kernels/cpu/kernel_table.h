@@ -9,6 +9,7 @@
 #include <stdint.h>
 
 #include "kernels/lstm_sizes.h"
+#include "kernels/mnemosyne_sizes.h"
 #include "kernels/row_sizes.h"
 #include "kernels/step_coefficients.h"
 
@@ -47,6 +48,13 @@ struct KernelTable {
   void (*delta_memory_step)(const AttentionSizes& sizes, float discount, float beta,
                             const float* phi_q, const float* phi_k, const float* value,
                             float* content, float* out);
+  // The ops of mnemosyne_step.h, for one chunk. `scratch` has mnemosyne_scratch_count floats,
+  // aligned to 64 bytes. An update returns the sum of its squares.
+  size_t (*mnemosyne_scratch_count)(const MnemosyneSizes& sizes);
+  double (*mnemosyne_update)(const MnemosyneModel& model, const MnemosyneChunkStep& step,
+                             bool replay, float* scratch);
+  void (*mnemosyne_context)(const MnemosyneModel& model, const float* token, float* queries,
+                            float* own, float* all);
 };
 
 extern const KernelTable kBaselineKernels;

@@ -64,6 +64,27 @@ inline Floats ScaleByPowerOfTwo(Floats x, Floats n) {
   return {ScaleHalf(x.low, n.low), ScaleHalf(x.high, n.high)};
 }
 
+// Sums of the even and of the odd pairs of each quarter of two rows, next to each other.
+inline __m256 AddPairs(__m256 a, __m256 b) {
+  return _mm256_add_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
+}
+// The sums of half rows of four rows.
+inline __m128 AddHalfRows(const float* rows) {
+  const __m256 first = AddPairs(_mm256_load_ps(rows), _mm256_load_ps(rows + 16));
+  const __m256 second = AddPairs(_mm256_load_ps(rows + 32), _mm256_load_ps(rows + 48));
+  const __m256d a = _mm256_castps_pd(first), b = _mm256_castps_pd(second);
+  const __m256 quarters = _mm256_add_ps(_mm256_castpd_ps(_mm256_unpacklo_pd(a, b)),
+                                        _mm256_castpd_ps(_mm256_unpackhi_pd(a, b)));
+  return _mm_add_ps(_mm256_castps256_ps128(quarters), _mm256_extractf128_ps(quarters, 1));
+}
+inline __m128 SumFourRows(const float* rows) {
+  return _mm_add_ps(AddHalfRows(rows), AddHalfRows(rows + 8));
+}
+inline Floats SumRows(const float* rows) {
+  return {_mm256_set_m128(SumFourRows(rows + 64), SumFourRows(rows)),
+          _mm256_set_m128(SumFourRows(rows + 192), SumFourRows(rows + 128))};
+}
+
 // All ones in the lanes that are finite.
 inline __m256 FiniteMask(__m256 x) {
   const __m256 magnitude = _mm256_andnot_ps(_mm256_set1_ps(-0.0F), x);

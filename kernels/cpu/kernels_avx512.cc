@@ -38,6 +38,27 @@ inline Floats ScaleByPowerOfTwo(Floats x, Floats n) {
   return {_mm512_mul_ps(x.v, _mm512_castsi512_ps(_mm512_slli_epi32(biased, 23)))};
 }
 
+// Sums of the even and of the odd pairs of each quarter of two rows, next to each other.
+inline __m512 AddPairs(__m512 a, __m512 b) {
+  return _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+}
+// The sums of the quarters of four rows.
+inline __m512 AddQuarters(const float* rows) {
+  const __m512 first = AddPairs(_mm512_load_ps(rows), _mm512_load_ps(rows + 16));
+  const __m512 second = AddPairs(_mm512_load_ps(rows + 32), _mm512_load_ps(rows + 48));
+  const __m512d a = _mm512_castps_pd(first), b = _mm512_castps_pd(second);
+  return _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)),
+                       _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
+}
+inline __m512 AddHalves(__m512 a, __m512 b) {
+  return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xDD));
+}
+inline Floats SumRows(const float* rows) {
+  const __m512 low = AddHalves(AddQuarters(rows), AddQuarters(rows + 64));
+  const __m512 high = AddHalves(AddQuarters(rows + 128), AddQuarters(rows + 192));
+  return {AddHalves(low, high)};
+}
+
 inline __mmask16 FiniteMask(Floats a) {
   return _mm512_cmp_ps_mask(_mm512_abs_ps(a.v), _mm512_set1_ps(__builtin_inff()), _CMP_LT_OQ);
 }

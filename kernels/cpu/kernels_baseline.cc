@@ -89,6 +89,19 @@ inline Floats ScaleByPowerOfTwo(const Floats& x, const Floats& n) {
   });
 }
 
+inline Floats SumRows(const float* rows) {
+  float sums[16];
+  for (size_t row = 0; row < 16; ++row) {
+    const float* const x = rows + 16 * row;
+    float quarters[4];
+    for (size_t i = 0; i < 4; ++i) {
+      quarters[i] = (x[4 * i] + x[4 * i + 2]) + (x[4 * i + 1] + x[4 * i + 3]);
+    }
+    sums[row] = (quarters[0] + quarters[1]) + (quarters[2] + quarters[3]);
+  }
+  return Load(sums);
+}
+
 // All ones in the lanes that are finite: those whose exponent is not.
 inline Int4 FiniteMask(Float4 x) {
   const Int4 exponent = {0x7F800000, 0x7F800000, 0x7F800000, 0x7F800000};
