@@ -78,16 +78,24 @@ static inline size_t ContextContentCount(const MnemosyneSizes& sizes) {
   return sizes.context_map.features * (sizes.memory_width + 1);
 }
 
+// Rows of weights are padded with zeros to this many columns or a multiple of it.
+inline constexpr size_t kWeightColumns = 16;
+
+// Columns of a row of `count` weights.
+static inline size_t PaddedColumns(size_t count) {
+  return (count + kWeightColumns - 1) / kWeightColumns * kWeightColumns;
+}
+
 // x W + b.
 struct DenseWeights {
-  const float* w = nullptr;  // [inputs, outputs]
-  const float* b = nullptr;  // [outputs]
+  const float* w = nullptr;  // [inputs, PaddedColumns(outputs)]
+  const float* b = nullptr;  // [PaddedColumns(outputs)]
 };
 
 // Weights of a feature map: see FeatureMapArgs.
 struct MapWeights {
-  const float* w = nullptr;  // [inputs, ProjectionCount]
-  const float* b = nullptr;  // [features], or null.
+  const float* w = nullptr;  // [inputs, PaddedColumns(ProjectionCount)]
+  const float* b = nullptr;  // [PaddedColumns(features)], or null.
 };
 
 // All weights, on the device.
@@ -205,7 +213,7 @@ struct MnemosyneChunkStep {
   float* mass;     // [J, M]
   float* gains;    // [cells]
   MnemosyneChoice* choice;
-  const float* positions;         // [cells, 2, positional]: of queries, then of keys.
+  const float* positions;         // [2, positional, cells]: of queries, then of keys.
   float tensor_mean_square;       // Mean of s over the tensor, before this step.
   const float* context_query;     // [2, M']
   const float* context_contents;  // [M', D + 1]: of the chunk's tensor.

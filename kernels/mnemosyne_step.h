@@ -31,7 +31,7 @@ struct MnemosyneMemory {
   std::span<const MnemosyneTensor> tensors;  // * [T], on the host.
   const MnemosyneChunk* chunks = nullptr;    // * [C]
   size_t chunk_count = 0;                    // * C
-  const float* positions = nullptr;          // * [cells, 2, positional]
+  const float* positions = nullptr;          // * [2, positional, cells] a chunk
 
   // Workspace: what the op on context leaves to the step after it.
   float* context_queries = nullptr;   // [C, 2, M']

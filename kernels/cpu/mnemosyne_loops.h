@@ -33,10 +33,10 @@ struct MnemosyneScratch {
     tokens = Take(groups * width * kLanes);
     heads = Take((2 * (s.key_width + s.positional) + width) * kLanes);
     queries = Take(groups * features_max * kLanes);
-    keys = Take(features_max * kLanes);
+    keys = Take(PaddedColumns(features_max) * kLanes);
     rows = Take(kLanes * (width + kLanes));
     content = Take(features_max * (width + kLanes));
-    mass = Take(features_max);
+    mass = Take(PaddedColumns(features_max));
     attended = Take(width * kLanes);
     hidden = Take((s.cell_hidden + s.key_width + width) * kLanes);
     row = Take(4 * kRowWidthMax);
@@ -108,14 +108,14 @@ inline void MapCells(const float* w, const float* b, size_t inputs, size_t strid
 
 inline void MapCells(const DenseWeights& weights, size_t inputs, size_t outputs, const float* x,
                      float* y) {
-  MapCells(weights.w, weights.b, inputs, outputs, outputs, x, y);
+  MapCells(weights.w, weights.b, inputs, PaddedColumns(outputs), outputs, x, y);
 }
 
 // Features phi of 16 cells: x [inputs, 16], phi [features, 16].
 inline void CellFeatures(const FeatureMapSizes& sizes, const MapWeights& weights, const float* x,
                          float* phi) {
   const size_t count = ProjectionCount(sizes), inputs = sizes.inputs;
-  if (count > 0) MapCells(weights.w, weights.b, inputs, count, count, x, phi);
+  if (count > 0) MapCells(weights.w, weights.b, inputs, PaddedColumns(count), count, x, phi);
   const Floats scale = Splat(sizes.scale), zero = Splat(0);
   switch (sizes.shape) {
     case FeatureMapShape::kExponential:
@@ -174,31 +174,28 @@ inline void BoundCells(size_t width, const float* x, float* y) {
   for (size_t i = 0; i < width; ++i) Store(y + i * kLanes, Load(x + i * kLanes) * factor);
 }
 
-// x W + b of one row; four sums of every fourth input, since one would wait for itself.
+// x W + b of one row, padded; four sums of every fourth input, since one would wait for itself.
 inline void MapRow(const DenseWeights& weights, size_t inputs, size_t outputs, const float* x,
                    float* y) {
-  for (size_t first = 0; first < outputs; first += kLanes) {
-    const size_t width = outputs - first < kLanes ? outputs - first : kLanes;
-    Floats sums[4] = {LoadFirst(weights.b + first, width), Splat(0), Splat(0), Splat(0)};
+  const size_t stride = PaddedColumns(outputs);
+  for (size_t first = 0; first < stride; first += kLanes) {
+    const float* w = weights.w + first;
+    Floats a = Load(weights.b + first), b = Splat(0), c = Splat(0), d = Splat(0);
     size_t i = 0;
-    for (; i + 4 <= inputs; i += 4) {
-      for (size_t k = 0; k < 4; ++k) {
-        const Floats column = LoadFirst(weights.w + (i + k) * outputs + first, width);
-        sums[k] = Fma(Splat(x[i + k]), column, sums[k]);
-      }
+    for (; i + 4 <= inputs; i += 4, w += 4 * stride) {
+      a = Fma(Splat(x[i]), Load(w), a);
+      b = Fma(Splat(x[i + 1]), Load(w + stride), b);
+      c = Fma(Splat(x[i + 2]), Load(w + 2 * stride), c);
+      d = Fma(Splat(x[i + 3]), Load(w + 3 * stride), d);
     }
-    for (; i < inputs; ++i) {
-      sums[0] = Fma(Splat(x[i]), LoadFirst(weights.w + i * outputs + first, width), sums[0]);
-    }
-    StoreFirst(y + first, (sums[0] + sums[1]) + (sums[2] + sums[3]), width);
+    for (; i < inputs; ++i, w += stride) a = Fma(Splat(x[i]), Load(w), a);
+    Store(y + first, (a + b) + (c + d));
   }
 }
 
+// In place, up to the padding.
 inline void TanhRow(size_t count, float* x) {
-  for (size_t i = 0; i < count; i += kLanes) {
-    const size_t width = count - i < kLanes ? count - i : kLanes;
-    StoreFirst(x + i, Tanh(LoadFirst(x + i, width)), width);
-  }
+  for (size_t i = 0; i < count; i += kLanes) Store(x + i, Tanh(Load(x + i)));
 }
 
 // Queries and keys of one row: x / sqrt(1 + |x|^2).
@@ -209,9 +206,34 @@ inline void BoundRow(size_t width, const float* x, float* y) {
   for (size_t i = 0; i < width; ++i) y[i] = x[i] * factor;
 }
 
+// Features of one row, padded: phi has room for a vector behind its last feature.
 inline void RowFeatures(const FeatureMapSizes& sizes, const MapWeights& weights, const float* x,
                         float* phi) {
-  FeatureMap(sizes, 1, {x, sizes.inputs}, weights.w, weights.b, {phi, sizes.features});
+  if (sizes.shape != FeatureMapShape::kExponential) {
+    // Where a row of weights is padded, the map is one row at a time of a matrix without padding.
+    float projection[kMnemosyneWidthMax * kMnemosyneWidthMax];
+    const size_t count = ProjectionCount(sizes);
+    for (size_t i = 0; i < sizes.inputs; ++i) {
+      for (size_t k = 0; k < count; ++k) {
+        projection[i * count + k] = weights.w[i * PaddedColumns(count) + k];
+      }
+    }
+    return FeatureMap(sizes, 1, {x, sizes.inputs}, projection, weights.b, {phi, sizes.features});
+  }
+  const size_t stride = PaddedColumns(sizes.features);
+  float square = 0;
+  for (size_t i = 0; i < sizes.inputs; ++i) square += x[i] * x[i];
+  const Floats half = Splat(0.5F * square), scale = Splat(sizes.scale);
+  for (size_t first = 0; first < stride; first += kLanes) {
+    Floats even = weights.b == nullptr ? Splat(0) : Load(weights.b + first), odd = Splat(0);
+    size_t i = 0;
+    for (; i + 2 <= sizes.inputs; i += 2) {
+      even = Fma(Splat(x[i]), Load(weights.w + i * stride + first), even);
+      odd = Fma(Splat(x[i + 1]), Load(weights.w + (i + 1) * stride + first), odd);
+    }
+    if (i < sizes.inputs) even = Fma(Splat(x[i]), Load(weights.w + i * stride + first), even);
+    Store(phi + first, scale * Exp(even + odd - half));
+  }
 }
 
 // Half the logarithm of a ratio of squares, clipped and halved; 0 where one is at most `least`.
@@ -475,6 +497,18 @@ struct ChunkWork {
     choice.sharp_scale = knobs.write_limit / (rms > knobs.write_limit ? rms : knobs.write_limit);
   }
 
+  // Asks for the coordinates of the next chunk, most likely this thread's next, while this one's
+  // cells are at work.
+  void FetchNext() const {
+    constexpr size_t kLine = 64 / sizeof(float);
+    for (size_t i = 0; i < x.count; i += kLine) {
+      __builtin_prefetch(at.values + x.count + i, 1);
+      __builtin_prefetch(at.fast + x.count + i, 1);
+      __builtin_prefetch(at.square + x.count + i, 1);
+      __builtin_prefetch(at.slow + x.count + i, 1);
+    }
+  }
+
   // Features of the chunk from means over it, so that sums near the largest float stay finite.
   void DescribeChunk(float old_mean_square) {
     const auto count = static_cast<float>(x.count);
@@ -512,7 +546,7 @@ struct ChunkWork {
   // Level 1, before its sums are complete: queries, and what keys and values add to N and Psi.
   void WriteAttention() {
     const size_t width = sizes.cell_width, key = sizes.key_width, positional = sizes.positional;
-    const size_t features = sizes.cell_map.features, head_count = 2 * key + width;
+    const size_t features = sizes.cell_map.features, head_count = PaddedColumns(2 * key + width);
     const float *const heads_w = weights.cell_heads.w, *const heads_b = weights.cell_heads.b;
     float *const heads = scratch + layout.heads, *const joined = scratch + layout.hidden;
     float *const content = scratch + layout.content, *const mass = scratch + layout.mass;
@@ -520,8 +554,8 @@ struct ChunkWork {
     const size_t columns = (width + kLanes - 1) / kLanes * kLanes;
     for (size_t m = 0; m < features; ++m) {
       for (size_t d = 0; d < columns; d += kLanes) Store(content + m * columns + d, Splat(0));
-      mass[m] = 0;
     }
+    for (size_t m = 0; m < features; m += kLanes) Store(mass + m, Splat(0));
     for (size_t group = 0; group < groups(); ++group) {
       const size_t cells = CellsOf(group);
       const Floats mask = FirstLanes(cells);
@@ -541,7 +575,10 @@ struct ChunkWork {
       for (size_t m = 0; m < features; ++m) {
         const Floats masked = Load(keys + m * kLanes) * mask;
         Store(keys + m * kLanes, masked);
-        mass[m] += static_cast<float>(SumOfLanes(masked));
+      }
+      for (size_t m = 0; m < features; m += kLanes) {
+        for (size_t k = features; k < m + kLanes; ++k) Store(keys + k * kLanes, Splat(0));
+        Store(mass + m, Load(mass + m) + SumRows(keys + m * kLanes));
       }
       for (size_t d = 0; d < width; ++d) {
         for (size_t c = 0; c < kLanes; ++c) rows[c * columns + d] = values[d * kLanes + c];
@@ -562,11 +599,9 @@ struct ChunkWork {
   void PutPositions(size_t group, size_t side, float* target) const {
     const size_t cells = CellsOf(group);
     for (size_t i = 0; i < sizes.positional; ++i) {
-      alignas(64) float lanes[kLanes] = {};
-      for (size_t c = 0; c < cells; ++c) {
-        lanes[c] = at.positions[(2 * (group * kLanes + c) + side) * sizes.positional + i];
-      }
-      Store(target + i * kLanes, Splat(knobs.gate_flt) * Load(lanes));
+      const float* const from =
+          at.positions + (side * sizes.positional + i) * x.cells + group * kLanes;
+      Store(target + i * kLanes, Splat(knobs.gate_flt) * LoadFirst(from, cells));
     }
   }
 
@@ -624,12 +659,14 @@ struct ChunkWork {
     float* const rows = scratch + layout.partial;
     float* const joined = scratch + layout.row;
     const Floats share = Splat(1 / static_cast<float>(x.cells));
+    const Floats mask = FirstLanes(CellsOf(groups() - 1));
     for (size_t first = 0; first < width; first += kLanes) {
       const size_t count = width - first < kLanes ? width - first : kLanes;
       for (size_t d = 0; d < kLanes; ++d) {
         Floats sum = Splat(0);
         for (size_t group = 0; d < count && group < groups(); ++group) {
-          sum = Fma(Load(Tokens(group) + (first + d) * kLanes), FirstLanes(CellsOf(group)), sum);
+          const Floats value = Load(Tokens(group) + (first + d) * kLanes);
+          sum = group + 1 < groups() ? sum + value : Fma(value, mask, sum);
         }
         Store(rows + d * kLanes, sum);
       }
@@ -645,7 +682,7 @@ struct ChunkWork {
     const size_t key = sizes.key_width, width = sizes.memory_width;
     const size_t features = sizes.memory_map.features;
     float* const joined = scratch + layout.row + 2 * kRowWidthMax;
-    float query_and_key[2 * kMnemosyneWidthMax], phi[2 * kMnemosyneWidthMax];
+    float query_and_key[2 * kMnemosyneWidthMax], phi[2 * kMnemosyneWidthMax + kLanes];
     MapRow(weights.memory_heads, sizes.token_width, 2 * key + width, token, joined);
     BoundRow(key, joined, query_and_key);
     BoundRow(key, joined + key, query_and_key + key);
@@ -688,7 +725,7 @@ struct ChunkWork {
 
   // What the chunk decides from its token and what it has read.
   void Decide(const float* inputs) {
-    float hidden[2 * kMnemosyneWidthMax], out[kLanes] = {};
+    float hidden[2 * kMnemosyneWidthMax + kLanes], out[kLanes];
     MapRow(weights.decoder_hidden, DecoderInputCount(sizes), sizes.hidden, inputs, hidden);
     TanhRow(sizes.hidden, hidden);
     MapRow(weights.decision, sizes.hidden, kDecisionCount, hidden, out);
@@ -791,6 +828,7 @@ double MnemosyneChunkUpdate(const MnemosyneModel& model, const MnemosyneChunkSte
     work.WriteMoments();
     work.MeasureDirections();
     work.DescribeChunk(old_mean_square);
+    work.FetchNext();
     work.EmbedCells();
     work.WriteAttention();
     work.ReadAttention();
@@ -813,12 +851,13 @@ void MnemosyneChunkContext(const MnemosyneModel& model, const float* token, floa
   const size_t key = sizes.key_width, width = sizes.memory_width;
   const size_t features = sizes.context_map.features, head_size = 2 * key + width;
   float joined[2 * (3 * kMnemosyneWidthMax)], bounded[kMnemosyneWidthMax];
-  float phi[kMnemosyneWidthMax];
+  float phi[kMnemosyneWidthMax + kLanes];
   MapRow(model.weights.context_heads, sizes.token_width, 2 * head_size, token, joined);
   for (size_t head = 0; head < 2; ++head) {
     const float* const part = joined + head * head_size;
     BoundRow(key, part, bounded);
-    RowFeatures(sizes.context_map, model.weights.context_map, bounded, queries + head * features);
+    RowFeatures(sizes.context_map, model.weights.context_map, bounded, phi);
+    for (size_t m = 0; m < features; ++m) queries[head * features + m] = phi[m];
     BoundRow(key, part + key, bounded);
     RowFeatures(sizes.context_map, model.weights.context_map, bounded, phi);
     float* const contents = head == 0 ? own : all;

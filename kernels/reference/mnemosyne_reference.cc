@@ -32,7 +32,7 @@ using Sums = std::array<double, kCellSumCount>;
 Row Dense(const DenseWeights& weights, const Row& x, size_t outputs) {
   Row y(weights.b, weights.b + outputs);
   for (size_t i = 0; i < x.size(); ++i) {
-    for (size_t k = 0; k < outputs; ++k) y[k] += x[i] * weights.w[i * outputs + k];
+    for (size_t k = 0; k < outputs; ++k) y[k] += x[i] * weights.w[i * PaddedColumns(outputs) + k];
   }
   return y;
 }
@@ -73,7 +73,8 @@ Row Features(const FeatureMapSizes& sizes, const MapWeights& weights, const Row&
   double half_square = 0;
   for (size_t i = 0; i < x.size(); ++i) {
     half_square += 0.5 * x[i] * x[i];
-    for (size_t k = 0; k < count; ++k) projected[k] += x[i] * weights.w[i * count + k];
+    for (size_t k = 0; k < count; ++k)
+      projected[k] += x[i] * weights.w[i * PaddedColumns(count) + k];
   }
   switch (sizes.shape) {
     case FeatureMapShape::kExponential:
@@ -294,11 +295,11 @@ class Chunk {
     for (size_t cell = 0; cell < cells_; ++cell) {
       const Row joined = Dense(weights_.cell_heads, tokens_[cell], 2 * sizes_.key_width + width);
       const Heads heads(joined.data(), sizes_.key_width, width);
-      const float* const position = at_.positions + 2 * cell * sizes_.positional;
       Row query_position, key_position;
       for (size_t i = 0; i < sizes_.positional; ++i) {
-        query_position.push_back(knobs_.gate_flt * position[i]);
-        key_position.push_back(knobs_.gate_flt * position[sizes_.positional + i]);
+        query_position.push_back(knobs_.gate_flt * at_.positions[i * cells_ + cell]);
+        key_position.push_back(knobs_.gate_flt *
+                               at_.positions[(sizes_.positional + i) * cells_ + cell]);
       }
       queries.push_back(
           Features(sizes_.cell_map, weights_.cell_map, Concatenate({heads.query, query_position})));

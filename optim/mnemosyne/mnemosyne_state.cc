@@ -116,11 +116,14 @@ absl::Status MnemosyneState::PutConstants(const MnemosyneWeights& weights,
   const size_t width = sizes_.positional;
   std::vector<float> both;
   both.reserve(2 * features.query.size());
-  for (size_t start = 0; start < features.query.size(); start += width) {
-    const auto from = static_cast<std::ptrdiff_t>(start),
-               to = static_cast<std::ptrdiff_t>(start + width);
-    both.insert(both.end(), features.query.begin() + from, features.query.begin() + to);
-    both.insert(both.end(), features.key.begin() + from, features.key.begin() + to);
+  for (const kernels::MnemosyneChunk& chunk : chunks_.chunks()) {
+    for (const std::vector<float>* side : {&features.query, &features.key}) {
+      for (size_t i = 0; i < width; ++i) {
+        for (size_t cell = chunk.first_cell; cell < chunk.first_cell + chunk.cells; ++cell) {
+          both.push_back((*side)[cell * width + i]);
+        }
+      }
+    }
   }
   MNEMO_ASSIGN_OR_RETURN(kernels::Buffer positions, backend.Allocate(both.size() * sizeof(float)));
   MNEMO_RETURN_IF_ERROR(Put(both, positions, backend));

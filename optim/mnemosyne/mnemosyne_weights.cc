@@ -184,9 +184,14 @@ class Reader {
     return absl::OkStatus();
   }
 
-  const float* Append(std::span<const float> values) {
+  // Appends rows of `columns` numbers, padded.
+  const float* Append(std::span<const float> values, size_t columns) {
     const size_t position = out_.packed.size();
-    out_.packed.insert(out_.packed.end(), values.begin(), values.end());
+    for (size_t start = 0; start < values.size(); start += columns) {
+      const auto row = values.subspan(start, columns);
+      out_.packed.insert(out_.packed.end(), row.begin(), row.end());
+      out_.packed.resize(out_.packed.size() + kernels::PaddedColumns(columns) - columns);
+    }
     return reinterpret_cast<const float*>(uintptr_t{position + 1});
   }
 
@@ -195,8 +200,8 @@ class Reader {
     const std::array shape = {static_cast<int64_t>(inputs), static_cast<int64_t>(outputs)};
     MNEMO_ASSIGN_OR_RETURN(const auto w, tensors_.Take(name + ".w", shape));
     MNEMO_ASSIGN_OR_RETURN(const auto b, tensors_.Take(name + ".b", std::span(shape).subspan(1)));
-    dense.w = Append(w);
-    dense.b = Append(b);
+    dense.w = Append(w, outputs);
+    dense.b = Append(b, outputs);
     return absl::OkStatus();
   }
 
@@ -225,8 +230,8 @@ class Reader {
     MNEMO_ASSIGN_OR_RETURN(const FeatureMapWeights made,
                            MakeFeatureMap(MapConfig(sizes), projection));
     sizes = made.sizes;
-    if (!made.weights.empty()) map.w = Append(made.weights);
-    if (!made.bias.empty()) map.b = Append(made.bias);
+    if (!made.weights.empty()) map.w = Append(made.weights, ProjectionCount(sizes));
+    if (!made.bias.empty()) map.b = Append(made.bias, made.bias.size());
     return absl::OkStatus();
   }
 
