@@ -46,5 +46,6 @@ EXPOSE 7717
 HEALTHCHECK --interval=10s --timeout=6s --start-period=10s --retries=3 \
   CMD ["/usr/bin/mnemosynectl", "--address", "127.0.0.1:7717", "health"]
 ENTRYPOINT ["/usr/bin/mnemosyned"]
-# All addresses of the container: its own loopback cannot be reached from outside.
-CMD ["--listen", "0.0.0.0:7717"]
+# All addresses of the container, since its own loopback cannot be reached from outside; publish them
+# on loopback, or give certificates.
+CMD ["--listen", "0.0.0.0:7717", "--allow-plaintext"]

@@ -14,16 +14,20 @@ LAYERS: dict[str, set[str]] = {
     "kernels": {"base"},
     "optim": {"base", "kernels"},
     "server/telemetry": {"base"},
+    "server/security": {"base", "proto/codec", "server/telemetry"},
     "server/model": {"base", "optim", "server/telemetry"},
-    "server/session": {"base", "proto/codec", "kernels", "optim", "server/model"},
+    "server/session": {
+        "base", "proto/codec", "kernels", "optim", "server/model", "server/security",
+    },
     "server/config": {"base", "proto/codec"},
     "server/rpc": {
         "base", "proto/codec", "kernels", "optim", "mnemosyne/v1",
-        "server/model", "server/session", "server/telemetry",
+        "server/model", "server/security", "server/session", "server/telemetry",
     },
     "server": {
         "base", "proto/codec", "kernels", "optim",
-        "server/config", "server/model", "server/rpc", "server/session", "server/telemetry",
+        "server/config", "server/model", "server/rpc", "server/security", "server/session",
+        "server/telemetry",
     },
     "client/cpp": {"base", "proto/codec", "mnemosyne", "mnemosyne/v1"},
 }  # fmt: skip

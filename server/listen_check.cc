@@ -1,6 +1,7 @@
 #include "server/listen_check.h"
 
 #include <netdb.h>
+#include <netinet/in.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -11,6 +12,7 @@
 #include <filesystem>
 #include <memory>
 
+#include "absl/status/statusor.h"
 #include "base/error.h"
 #include "base/status_macros.h"
 
@@ -47,6 +49,39 @@ absl::Status CheckFolder(const std::filesystem::path& path, std::string_view opt
   return absl::OkStatus();
 }
 
+struct AddressesFreed {
+  void operator()(addrinfo* addresses) const { ::freeaddrinfo(addresses); }
+};
+using Addresses = std::unique_ptr<addrinfo, AddressesFreed>;
+
+// What HOST:PORT leads to; at least one.
+absl::StatusOr<Addresses> Resolve(const std::string& address) {
+  const size_t colon = address.rfind(':');
+  std::string host = address.substr(0, colon);
+  if (host.front() == '[' && host.back() == ']') host = host.substr(1, host.size() - 2);
+  addrinfo hints{};
+  hints.ai_family = AF_UNSPEC;
+  hints.ai_socktype = SOCK_STREAM;
+  hints.ai_flags = AI_PASSIVE | AI_NUMERICSERV;
+  addrinfo* found = nullptr;
+  const int error = ::getaddrinfo(host.c_str(), address.substr(colon + 1).c_str(), &hints, &found);
+  if (error != 0) return InvalidArgument("--listen {}: {}", address, ::gai_strerror(error));
+  return Addresses(found);
+}
+
+bool IsLoopback(const sockaddr& address) {
+  if (address.sa_family == AF_INET) {
+    sockaddr_in ipv4{};
+    std::memcpy(&ipv4, &address, sizeof(ipv4));
+    constexpr uint32_t kLoopbackNet = 127;
+    return ntohl(ipv4.sin_addr.s_addr) >> 24 == kLoopbackNet;
+  }
+  if (address.sa_family != AF_INET6) return false;
+  sockaddr_in6 ipv6{};
+  std::memcpy(&ipv6, &address, sizeof(ipv6));
+  return IN6_IS_ADDR_LOOPBACK(&ipv6.sin6_addr) != 0;
+}
+
 }  // namespace
 
 absl::Status CheckTcpAddress(const std::string& address) {
@@ -59,23 +94,26 @@ absl::Status CheckTcpAddress(const std::string& address) {
   if (!numeric || port.size() > 5 || std::stoi(port) > 65'535) {
     return InvalidArgument("--listen {}: the port is a number from 0 to 65535", address);
   }
-  std::string host = address.substr(0, colon);
-  if (host.front() == '[' && host.back() == ']') host = host.substr(1, host.size() - 2);
-  addrinfo hints{};
-  hints.ai_family = AF_UNSPEC;
-  hints.ai_socktype = SOCK_STREAM;
-  hints.ai_flags = AI_PASSIVE | AI_NUMERICSERV;
-  addrinfo* found = nullptr;
-  if (const int error = ::getaddrinfo(host.c_str(), port.c_str(), &hints, &found); error != 0) {
-    return InvalidArgument("--listen {}: {}", address, ::gai_strerror(error));
-  }
-  const std::unique_ptr<addrinfo, decltype(&::freeaddrinfo)> owned(found, &::freeaddrinfo);
+  MNEMO_ASSIGN_OR_RETURN(const Addresses found, Resolve(address));
   const Descriptor probe(::socket(found->ai_family, found->ai_socktype, found->ai_protocol));
   const int on = 1;
   ::setsockopt(probe.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
   if (::bind(probe.get(), found->ai_addr, found->ai_addrlen) != 0) {
     return Unavailable("--listen {}: {}; choose another port, or port 0 for a free one", address,
                        std::strerror(errno));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckPlaintextAddress(const std::string& address) {
+  MNEMO_ASSIGN_OR_RETURN(const Addresses found, Resolve(address));
+  for (const addrinfo* at = found.get(); at != nullptr; at = at->ai_next) {
+    if (!IsLoopback(*at->ai_addr)) {
+      return FailedPrecondition(
+          "--listen {}: without TLS only loopback is served; give --tls-certificate and --tls-key, "
+          "or say --allow-plaintext if the network is yours alone",
+          address);
+    }
   }
   return absl::OkStatus();
 }

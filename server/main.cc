@@ -79,6 +79,7 @@ int WaitForEnd(Server& server) {
     sigwait(&signals, &signal);
     if (signal != SIGHUP) return signal;
     Log(spdlog::level::info, "reloading models", {{"signal", strsignal(signal)}});
+    server.ReloadSecurity();
     server.models().Reload();
   }
 }
@@ -139,9 +140,10 @@ int Main(int argc, char** argv) {
                        std::string("mnemosyned ") + kVersion + (*kCommit ? " " : "") + kCommit);
   app.footer(
       "Signals: SIGTERM and SIGINT finish the steps in hand and exit 0; a second one exits at\n"
-      "once. SIGHUP reads the folders of models again. Exit codes: 0 stopped as asked, 1 an "
-      "option\n"
-      "cannot be met, 3 a second signal, 100 and above a bad flag.");
+      "once. SIGHUP reads models, certificates and the access file again, and opens the audit log\n"
+      "anew. Exit codes: 0 stopped as asked, 1 an option cannot be met, 3 a second signal, 100 "
+      "and\n"
+      "above a bad flag.");
   ServerConfig config;
   AddOptions(app, config);
   try {

@@ -3,7 +3,6 @@
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/health_check_service_interface.h>
-#include <sys/stat.h>
 
 #include <chrono>
 #include <utility>
@@ -11,6 +10,7 @@
 #include "base/error.h"
 #include "base/status_macros.h"
 #include "server/listen_check.h"
+#include "server/rpc/tls_credentials.h"
 #include "server/telemetry/log.h"
 
 namespace mnemosyne::server {
@@ -22,6 +22,9 @@ constexpr int kClientPingIntervalMs = 10'000;
 constexpr int kHandshakeTimeoutMs = 20'000;
 constexpr int kMetadataBytesMax = 16 * 1024;
 constexpr int kStreamsPerConnectionMax = 1024;
+
+// How often certificates and the access file are looked at.
+constexpr std::chrono::seconds kFilePollInterval(2);
 
 StreamLimits MakeStreamLimits(const ServerConfig& config) {
   return {.message_bytes_max = config.message_max,
@@ -64,17 +67,39 @@ void SetBounds(const ServerConfig& config, grpc::ServerBuilder& builder) {
 
 }  // namespace
 
-Server::Server(const ServerConfig& config, std::unique_ptr<kernels::Backend> backend,
-               const Clock& clock)
+absl::StatusOr<Server::Security> Server::LoadSecurity(const ServerConfig& config,
+                                                      const Clock& clock) {
+  Security security;
+  if (!config.tls_certificate.empty()) {
+    const TlsPaths paths{.certificate = config.tls_certificate,
+                         .key = config.tls_key,
+                         .client_ca = config.tls_client_ca};
+    MNEMO_ASSIGN_OR_RETURN(security.tls, TlsKeeper::Load(paths, clock));
+  }
+  MNEMO_ASSIGN_OR_RETURN(security.policy, AccessPolicy::Load(config.access, {}, clock));
+  MNEMO_ASSIGN_OR_RETURN(security.audit, AuditLog::Open(config.audit_log, clock));
+  return security;
+}
+
+void Server::ReloadSecurity() {
+  security_.audit->Reopen();
+  if (poller_ != nullptr) poller_->LookNow();
+}
+
+Server::Server(const ServerConfig& config, Security security,
+               std::unique_ptr<kernels::Backend> backend, const Clock& clock)
     : config_(config),
+      security_(std::move(security)),
       budget_(config.memory_max),
       models_({config.models.begin(), config.models.end()}),
       executor_(std::make_unique<StepExecutor>(std::move(backend),
                                                static_cast<size_t>(config.queue_max), clock)),
       store_(MakeSessionLimits(config), budget_, models_, *executor_, clock),
       streams_(static_cast<size_t>(config.streams_max)),
+      gatekeeper_(*security_.policy, *security_.audit),
       reloader_(models_),
-      service_(models_, reloader_, store_, *executor_, streams_, MakeStreamLimits(config), clock) {}
+      service_(models_, reloader_, store_, *executor_, streams_, gatekeeper_,
+               MakeStreamLimits(config), clock) {}
 
 Server::~Server() {
   if (grpc_ != nullptr) Drain();
@@ -82,10 +107,17 @@ Server::~Server() {
 
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerConfig& config,
                                                       const Clock& clock) {
-  for (const std::string& address : config.listen) MNEMO_RETURN_IF_ERROR(CheckTcpAddress(address));
+  MNEMO_ASSIGN_OR_RETURN(Security security, LoadSecurity(config, clock));
+  for (const std::string& address : config.listen) {
+    MNEMO_RETURN_IF_ERROR(CheckTcpAddress(address));
+    if (security.tls == nullptr && !config.allow_plaintext) {
+      MNEMO_RETURN_IF_ERROR(CheckPlaintextAddress(address));
+    }
+  }
   if (!config.socket.empty()) MNEMO_RETURN_IF_ERROR(CheckSocketPath(config.socket));
   MNEMO_ASSIGN_OR_RETURN(std::unique_ptr<kernels::Backend> backend, OpenDevice(config));
-  std::unique_ptr<Server> server(new Server(config, std::move(backend), clock));
+  std::unique_ptr<Server> server(
+      new Server(config, std::move(security), std::move(backend), clock));
   server->models_.Reload();  // A model that is refused has been logged; the others are served.
   MNEMO_RETURN_IF_ERROR(server->Listen());
   return server;
@@ -97,23 +129,31 @@ absl::Status Server::Listen() {
   grpc::ServerBuilder builder;
   SetBounds(config_, builder);
   builder.RegisterService(&service_);
+  const auto clients = config_.tls_clients == "require" ? ClientCertificates::kRequired
+                                                        : ClientCertificates::kRequested;
   std::vector<int> ports(config_.listen.size());
   for (size_t i = 0; i < ports.size(); ++i) {
-    builder.AddListeningPort(config_.listen[i], grpc::InsecureServerCredentials(), &ports[i]);
+    credentials_.push_back(security_.tls == nullptr ? grpc::InsecureServerCredentials()
+                                                    : MakeTlsCredentials(*security_.tls, clients));
+    builder.AddListeningPort(config_.listen[i], credentials_.back(), &ports[i]);
   }
   if (!config_.socket.empty()) {
-    builder.AddListeningPort("unix:" + config_.socket, grpc::InsecureServerCredentials());
+    MNEMO_ASSIGN_OR_RETURN(
+        socket_, SocketListener::Listen(config_.socket, *security_.policy, *security_.audit));
   }
-  const mode_t mask = umask(0077);  // The socket file is its owner's alone.
+  gatekeeper_.set_socket(socket_.get());
   grpc_ = builder.BuildAndStart();
-  umask(mask);
   if (grpc_ == nullptr) {
-    return Unavailable("cannot listen on {}{}; another program may have taken it a moment ago",
-                       fmt::join(config_.listen, ", "),
-                       config_.socket.empty() ? "" : " unix:" + config_.socket);
+    return Unavailable("cannot listen on {}; another program may have taken it a moment ago",
+                       fmt::join(config_.listen, ", "));
   }
+  if (socket_ != nullptr) socket_->Serve(*grpc_);
   keep_awake_ = std::make_unique<KeepAwake>(*grpc_);
   grpc_->GetHealthCheckService()->SetServingStatus(v1::OptimizerService::service_full_name(), true);
+  poller_ = std::make_unique<FilePoller>(kFilePollInterval, [this] {
+    if (security_.tls != nullptr) security_.tls->Reload();
+    security_.policy->Reload();
+  });
   for (size_t i = 0; i < ports.size(); ++i) {
     const std::string& address = config_.listen[i];
     addresses_.push_back(fmt::format("{}:{}", address.substr(0, address.rfind(':')), ports[i]));
@@ -127,12 +167,13 @@ void Server::Drain() {
   if (auto* health = grpc_->GetHealthCheckService()) health->Shutdown();
   streams_.Drain();
   keep_awake_.reset();
+  if (socket_ != nullptr) socket_->Stop();
   // Cancels what is left at the deadline: no client can hold the daemon up.
   grpc_->Shutdown(deadline);
   grpc_->Wait();
   executor_->Stop();
   grpc_.reset();
-  if (!config_.socket.empty()) ::unlink(config_.socket.c_str());
+  poller_.reset();
 }
 
 }  // namespace mnemosyne::server

@@ -12,9 +12,15 @@
 #include "server/config/server_config.h"
 #include "server/model/model_registry.h"
 #include "server/model/model_reloader.h"
+#include "server/rpc/gatekeeper.h"
 #include "server/rpc/keep_awake.h"
 #include "server/rpc/optimizer_service.h"
+#include "server/rpc/socket_listener.h"
 #include "server/rpc/stream_registry.h"
+#include "server/security/access_policy.h"
+#include "server/security/audit_log.h"
+#include "server/security/file_poller.h"
+#include "server/security/tls_keeper.h"
 #include "server/session/memory_budget.h"
 #include "server/session/session_store.h"
 #include "server/session/step_executor.h"
@@ -41,23 +47,41 @@ class Server {
   // The models that it serves. Any thread may reload them.
   ModelRegistry& models() { return models_; }
 
+  // Reads certificates and the access file again, and opens the audit log anew.
+  void ReloadSecurity();
+
   ~Server();
 
  private:
-  Server(const ServerConfig& config, std::unique_ptr<kernels::Backend> backend, const Clock& clock);
+  // What decides who may come in.
+  struct Security {
+    std::unique_ptr<TlsKeeper> tls;  // Null without TLS.
+    std::unique_ptr<AccessPolicy> policy;
+    std::unique_ptr<AuditLog> audit;
+  };
+
+  static absl::StatusOr<Security> LoadSecurity(const ServerConfig& config, const Clock& clock);
+
+  Server(const ServerConfig& config, Security security, std::unique_ptr<kernels::Backend> backend,
+         const Clock& clock);
 
   absl::Status Listen();
 
   const ServerConfig config_;
+  const Security security_;
   MemoryBudget budget_;
   ModelRegistry models_;
   std::unique_ptr<StepExecutor> executor_;
   SessionStore store_;
   StreamRegistry streams_;
+  Gatekeeper gatekeeper_;
   ModelReloader reloader_;
   OptimizerService service_;
+  std::vector<std::shared_ptr<grpc::ServerCredentials>> credentials_;  // Outlive the server below.
+  std::unique_ptr<SocketListener> socket_;
   std::unique_ptr<grpc::Server> grpc_;
   std::unique_ptr<KeepAwake> keep_awake_;
+  std::unique_ptr<FilePoller> poller_;
   std::vector<std::string> addresses_;
 };
 

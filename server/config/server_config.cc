@@ -16,6 +16,7 @@ namespace {
 using Text = std::string ServerConfig::*;
 using TextList = std::vector<std::string> ServerConfig::*;
 using Number = int64_t ServerConfig::*;
+using Flag = bool ServerConfig::*;
 
 struct NumberOption {
   Number field;
@@ -33,7 +34,7 @@ struct Option {
   std::string_view group;
   const char* name;
   const char* unit;  // What stands for the value in the help.
-  std::variant<Text, TextList, NumberOption, ChoiceOption> value;
+  std::variant<Text, TextList, Flag, NumberOption, ChoiceOption> value;
   const char* help;
 };
 
@@ -49,13 +50,34 @@ const std::vector<Option>& Options() {
   static const std::vector<Option> options = {
       {"Addresses", "--listen", "HOST:PORT", TextList{&C::listen},
        "Address for clients over TCP, as HOST:PORT; port 0 takes a free one. Give it several times "
-       "for several addresses, or `none` for no TCP at all. The wire is not encrypted: keep to "
-       "loopback unless the network is yours."},
+       "for several addresses, or `none` for no TCP at all. Beyond loopback it wants "
+       "--tls-certificate."},
       {"Addresses", "--socket", "PATH", Text{&C::socket},
        "Path of a Unix-domain socket for clients of the same user; made with permissions for its "
-       "owner alone."},
+       "owner alone, and open to the users that the file of --access names."},
       {"Addresses", "--ready-file", "PATH", Text{&C::ready_file},
        "File to write once clients are served: a JSON object with pid, listen and socket."},
+
+      {"Security", "--tls-certificate", "PATH", Text{&C::tls_certificate},
+       "PEM file of the daemon's certificate, then those between it and its root. With it, all TCP "
+       "addresses speak TLS 1.2 or newer. The TLS files are read again when they change."},
+      {"Security", "--tls-key", "PATH", Text{&C::tls_key},
+       "PEM file of the certificate's key, without a passphrase."},
+      {"Security", "--tls-client-ca", "PATH", Text{&C::tls_client_ca},
+       "PEM file of the roots that clients' certificates come from; without it clients show none."},
+      {"Security", "--tls-clients", "HOW", ChoiceOption{&C::tls_clients, {"require", "request"}},
+       "With --tls-client-ca: whether every client must have a certificate, or may come with an "
+       "access token instead."},
+      {"Security", "--allow-plaintext", "", Flag{&C::allow_plaintext},
+       "Serve addresses beyond loopback without TLS. Whoever sees the packets can read and change "
+       "them."},
+      {"Security", "--access", "PATH", Text{&C::access},
+       "File that says who may come in, as which tenant; read again when it changes. Without it "
+       "nobody is asked for anything."},
+      {"Security", "--audit-log", "PATH", Text{&C::audit_log},
+       "File to which a JSON line is appended for each session that is made, opened, read, "
+       "replaced "
+       "or deleted, with who did it; opened again at SIGHUP."},
 
       {"Models", "--models", "PATH", TextList{&C::models},
        "Folder of meta-trained weights, as NAME/VERSION/weights.safetensors; give it several times "
@@ -112,6 +134,9 @@ CLI::Option* Add(CLI::App& app, ServerConfig& config, const Option& option) {
   }
   if (const auto* list = std::get_if<TextList>(&option.value)) {
     return app.add_option(option.name, config.*(*list), option.help);
+  }
+  if (const auto* flag = std::get_if<Flag>(&option.value)) {
+    return app.add_flag(option.name, config.*(*flag), option.help);
   }
   if (const auto* choice = std::get_if<ChoiceOption>(&option.value)) {
     return app.add_option(option.name, config.*(choice->field), option.help)
@@ -174,7 +199,8 @@ class HelpFormatter final : public CLI::Formatter {
 void AddOptions(CLI::App& app, ServerConfig& config) {
   app.formatter(std::make_shared<HelpFormatter>());
   for (const Option& option : Options()) {
-    CLI::Option* const added = Add(app, config, option)->capture_default_str();
+    CLI::Option* const added = Add(app, config, option);
+    if (!std::holds_alternative<Flag>(option.value)) added->capture_default_str();
     added->type_name(option.unit)->group(std::string(option.group));
     if (const auto* list = std::get_if<TextList>(&option.value)) {
       added->default_str(fmt::format("{}", fmt::join(config.*(*list), " ")));
@@ -208,11 +234,26 @@ absl::Status CompleteModels(std::vector<std::string>& models) {
 
 }  // namespace
 
+namespace {
+
+absl::Status CheckTlsOptions(const ServerConfig& config) {
+  if (config.tls_certificate.empty() != config.tls_key.empty()) {
+    return InvalidArgument("--tls-certificate and --tls-key are given together or not at all");
+  }
+  if (config.tls_certificate.empty() && !config.tls_client_ca.empty()) {
+    return InvalidArgument("--tls-client-ca needs --tls-certificate and --tls-key");
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
 absl::Status CompleteConfig(ServerConfig& config) {
   std::erase(config.listen, "none");
   if (config.listen.empty() && config.socket.empty()) {
     return InvalidArgument("nothing to listen on: give --listen HOST:PORT or --socket PATH");
   }
+  MNEMO_RETURN_IF_ERROR(CheckTlsOptions(config));
   MNEMO_RETURN_IF_ERROR(CompleteModels(config.models));
   if (config.memory_max == 0) config.memory_max = UsableMemoryBytes() / 2;
   if (config.threads == 0) config.threads = UsableCores();

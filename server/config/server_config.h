@@ -17,6 +17,15 @@ struct ServerConfig {
   std::string socket;
   std::string ready_file;
 
+  // Who may connect, and how.
+  std::string tls_certificate;
+  std::string tls_key;
+  std::string tls_client_ca;
+  std::string tls_clients = "require";
+  bool allow_plaintext = false;
+  std::string access;
+  std::string audit_log;
+
   // Folders of meta-trained weights, or `auto` or `none`.
   std::vector<std::string> models = {"auto"};
 

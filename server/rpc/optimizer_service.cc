@@ -55,13 +55,14 @@ class RefusedStream final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grp
 
 OptimizerService::OptimizerService(const ModelRegistry& models, ModelReloader& reloader,
                                    SessionStore& store, StepExecutor& executor,
-                                   StreamRegistry& streams, const StreamLimits& limits,
-                                   const Clock& clock)
+                                   StreamRegistry& streams, const Gatekeeper& gatekeeper,
+                                   const StreamLimits& limits, const Clock& clock)
     : models_(models),
       reloader_(reloader),
       store_(store),
       executor_(executor),
       streams_(streams),
+      gatekeeper_(gatekeeper),
       limits_(limits),
       clock_(clock),
       start_time_(clock.Now()) {}
@@ -193,7 +194,7 @@ absl::Status OptimizerService::Delete(const v1::DeleteSessionRequest& request, b
 grpc::ServerUnaryReactor* OptimizerService::DeleteSession(grpc::CallbackServerContext* context,
                                                           const v1::DeleteSessionRequest* request,
                                                           v1::DeleteSessionResponse*) {
-  return Answer(context, Delete(*request, context->peer().starts_with("unix:")));
+  return Answer(context, Delete(*request, gatekeeper_.FromSocket(*context)));
 }
 
 grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* OptimizerService::Optimize(

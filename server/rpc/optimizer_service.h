@@ -10,6 +10,7 @@
 #include "server/model/model_registry.h"
 #include "server/model/model_reloader.h"
 #include "server/rpc/call_watch.h"
+#include "server/rpc/gatekeeper.h"
 #include "server/rpc/optimize_conversation.h"
 #include "server/rpc/stream_registry.h"
 #include "server/session/session_store.h"
@@ -38,8 +39,8 @@ using RawOptimizeService = v1::OptimizerService::WithRawCallbackMethod_Optimize<
 class OptimizerService final : public RawOptimizeService {
  public:
   OptimizerService(const ModelRegistry& models, ModelReloader& reloader, SessionStore& store,
-                   StepExecutor& executor, StreamRegistry& streams, const StreamLimits& limits,
-                   const Clock& clock);
+                   StepExecutor& executor, StreamRegistry& streams, const Gatekeeper& gatekeeper,
+                   const StreamLimits& limits, const Clock& clock);
 
   grpc::ServerUnaryReactor* ListOptimizers(grpc::CallbackServerContext* context,
                                            const v1::ListOptimizersRequest* request,
@@ -87,6 +88,7 @@ class OptimizerService final : public RawOptimizeService {
   SessionStore& store_;
   StepExecutor& executor_;
   StreamRegistry& streams_;
+  const Gatekeeper& gatekeeper_;
   const StreamLimits limits_;
   const Clock& clock_;
   const Clock::Time start_time_;
