@@ -30,7 +30,7 @@ struct StepPlan {
   std::vector<GroupStep> groups;          // [groups of the session], at least one
 
   // What the client may tell, for optimizers that can use it.
-  std::optional<double> loss;        // The training loss of this step; finite.
+  std::optional<double> loss;        // The training loss of this step; need not be finite.
   std::optional<int64_t> horizon;    // Steps that the job will take in all; at least 1.
   std::vector<float> parameter_rms;  // [parameters of the layout], or empty.
 };

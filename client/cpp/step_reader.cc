@@ -100,6 +100,10 @@ absl::StatusOr<StepResult> StepReader::Finish(const v1::StepDone& done,
   result.receive_seconds = done.receive_seconds();
   result.queue_seconds = done.queue_seconds();
   result.compute_seconds = done.compute_seconds();
+  if (done.has_guard()) {
+    const v1::GuardReport& guard = done.guard();
+    result.guard = GuardReport{guard.level(), guard.trips(), guard.capped_chunks()};
+  }
   return result;
 }
 

@@ -1,5 +1,6 @@
 #include "server/rpc/session_codec.h"
 
+#include <algorithm>
 #include <array>
 #include <string>
 #include <utility>
@@ -56,6 +57,14 @@ absl::StatusOr<optim::ParameterSpec> ParameterFromProto(const v1::ParameterSpec&
     }
     parameter.fan_in_axis = proto.fan_in_axis();
   }
+  if ((proto.has_fan_in() && proto.fan_in() < 1) || (proto.has_fan_out() && proto.fan_out() < 1)) {
+    return WithReason(InvalidArgument("parameter '{}' has a fan-in or fan-out of {}, expected at "
+                                      "least 1",
+                                      proto.name(), std::min(proto.fan_in(), proto.fan_out())),
+                      "INVALID_PARAMETER");
+  }
+  if (proto.has_fan_in()) parameter.fan_in = proto.fan_in();
+  if (proto.has_fan_out()) parameter.fan_out = proto.fan_out();
   return parameter;
 }
 
@@ -147,6 +156,14 @@ void ParameterToProto(const optim::ParameterSpec& parameter, v1::ParameterSpec& 
   proto.set_group(static_cast<int32_t>(parameter.group));
   proto.set_role(parameter.role);
   if (parameter.fan_in_axis) proto.set_fan_in_axis(*parameter.fan_in_axis);
+  if (parameter.fan_in) proto.set_fan_in(*parameter.fan_in);
+  if (parameter.fan_out) proto.set_fan_out(*parameter.fan_out);
+}
+
+void GuardToProto(const optim::GuardReport& guard, v1::GuardReport& proto) {
+  proto.set_level(guard.level);
+  proto.set_trips(guard.trips);
+  proto.set_capped_chunks(guard.capped_chunks);
 }
 
 void Overwrite(const google::protobuf::Map<std::string, double>& from,
@@ -283,6 +300,9 @@ v1::Session ToProto(const Session& session, bool with_parameters) {
   proto.set_streaming(progress.held);
   proto.set_device(session.device());
   proto.set_cell_elements(static_cast<int64_t>(session.grid().cell_elements()));
+  if (progress.guard) GuardToProto(*progress.guard, *proto.mutable_guard());
+  proto.set_non_finite_count(progress.non_finite_count);
+  proto.set_skipped_count(progress.skipped_count);
   return proto;
 }
 
@@ -354,6 +374,7 @@ v1::StepDone ToProto(const StepOutcome& outcome) {
   done.set_receive_seconds(outcome.receive_seconds);
   done.set_queue_seconds(outcome.queue_seconds);
   done.set_compute_seconds(outcome.compute_seconds);
+  if (outcome.guard) GuardToProto(*outcome.guard, *done.mutable_guard());
   return done;
 }
 

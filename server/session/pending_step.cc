@@ -187,7 +187,7 @@ std::string PendingStep::NextUpdates(DataType encoding, size_t payload_bytes, bo
 
     const float* const source = session_->state().staging.as<float>() +
                                 session_->layout().runs()[parameter].offset + place.start;
-    const optim::UpdateRule& rule = outcome_.rules[parameters[parameter].group];
+    const optim::UpdateRule& rule = outcome_.rules[parameter];
     codec::ChunkHeader header{.parameter = static_cast<int32_t>(parameter),
                               .cell = static_cast<int32_t>(next_cell_),
                               .decay = rule.decay,

@@ -29,12 +29,14 @@ absl::Status Superseded() {
 Session::Session(Parts parts, const Clock& clock)
     : name_(std::move(parts.name)),
       token_(std::move(parts.token)),
+      tenant_(std::move(parts.tenant)),
       device_(std::move(parts.device)),
       optimizer_(std::move(parts.optimizer)),
       layout_(std::move(parts.layout)),
       grid_(ElementCounts(layout_), parts.cell_elements),
       state_bytes_(parts.state_bytes),
       reservation_(std::move(parts.reservation)),
+      share_(std::move(parts.share)),
       clock_(clock),
       create_time_(clock.Now()),
       turnstile_(std::make_shared<Turnstile>()),
@@ -139,6 +141,14 @@ void Session::ReportStep(int64_t last_step) {
   MutexLock lock(&mutex_);
   progress_.last_step = last_step;
   progress_.last_step_time = clock_.Now();
+}
+
+void Session::ReportStep(const StepOutcome& outcome) {
+  ReportStep(outcome.number);
+  MutexLock lock(&mutex_);
+  progress_.guard = outcome.guard;
+  progress_.non_finite_count += outcome.non_finite_count;
+  progress_.skipped_count += static_cast<int64_t>(outcome.skipped.size());
 }
 
 absl::Status Session::CheckUsable() const {

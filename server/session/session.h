@@ -15,6 +15,7 @@
 #include "kernels/backend.h"
 #include "optim/optimizer.h"
 #include "proto/codec/chunk_grid.h"
+#include "server/security/tenant_quotas.h"
 #include "server/session/memory_budget.h"
 #include "server/session/session_spec.h"
 #include "server/session/session_state.h"
@@ -36,6 +37,9 @@ class Session {
     int64_t last_step = 0;
     std::optional<Clock::Time> last_step_time;
     bool held = false;
+    std::optional<optim::GuardReport> guard;  // Of the last step.
+    int64_t non_finite_count = 0;             // Elements of gradients, over all steps.
+    int64_t skipped_count = 0;                // Parameters left out for them, over all steps.
   };
 
   // Told to a holder that loses the session, and why. Called without locks of the session.
@@ -45,6 +49,7 @@ class Session {
   struct Parts {
     std::string name;
     std::string token;
+    std::string tenant;
     std::string device;
     SessionSpec spec;  // Checked; its parameters have moved into `layout`.
     std::shared_ptr<optim::Optimizer> optimizer;
@@ -53,6 +58,7 @@ class Session {
     size_t cell_elements;
     int64_t state_bytes;
     MemoryBudget::Reservation reservation;
+    TenantQuotas::Share share;
   };
 
   Session(Parts parts, const Clock& clock);
@@ -61,6 +67,10 @@ class Session {
   absl::Status Allocate(kernels::Backend& backend);
 
   const std::string& name() const { return name_; }
+
+  // Whose it is; for all others it does not exist.
+  const std::string& tenant() const { return tenant_; }
+
   const std::string& device() const { return device_; }
   const optim::OptimizerInfo& optimizer() const { return optimizer_->info(); }
 
@@ -109,8 +119,9 @@ class Session {
 
   Progress progress() const;
 
-  // Tells the others how far the state is. Called in the turn, after a step or an import.
+  // Tells the others how far the state is. Called in the turn, after an import or a step.
   void ReportStep(int64_t last_step);
+  void ReportStep(const StepOutcome& outcome);
 
   Turnstile& turnstile() { return *turnstile_; }
 
@@ -120,12 +131,14 @@ class Session {
  private:
   const std::string name_;
   const std::string token_;
+  const std::string tenant_;
   const std::string device_;
   const std::shared_ptr<optim::Optimizer> optimizer_;  // Outlives the state below.
   const optim::ParameterLayout layout_;
   const codec::ChunkGrid grid_;
   const int64_t state_bytes_;
   const MemoryBudget::Reservation reservation_;
+  const TenantQuotas::Share share_;
   const Clock& clock_;
   const Clock::Time create_time_;
   const std::shared_ptr<Turnstile> turnstile_;

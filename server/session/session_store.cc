@@ -46,12 +46,17 @@ int64_t TableBytes(const optim::ParameterLayout& layout, size_t cell_elements) {
 
 }  // namespace
 
-SessionStore::SessionStore(SessionLimits limits, MemoryBudget& budget, const ModelRegistry& models,
-                           StepExecutor& executor, const Clock& clock)
-    : limits_(limits), budget_(budget), models_(models), executor_(executor), clock_(clock) {}
+SessionStore::SessionStore(SessionLimits limits, MemoryBudget& budget, TenantQuotas& quotas,
+                           const ModelRegistry& models, StepExecutor& executor, const Clock& clock)
+    : limits_(limits),
+      budget_(budget),
+      quotas_(quotas),
+      models_(models),
+      executor_(executor),
+      clock_(clock) {}
 
 absl::StatusOr<std::shared_ptr<Session>> SessionStore::Prepare(
-    SessionSpec spec, const optim::OptimizerFactoryPtr& factory,
+    const std::string& tenant, SessionSpec spec, const optim::OptimizerFactoryPtr& factory,
     StepExecutor::Device& device) const {
   MNEMO_ASSIGN_OR_RETURN(auto rules, ResolveRules(spec, factory->info()));
   auto created = optim::ParameterLayout::Create(std::exchange(spec.parameters, {}));
@@ -70,12 +75,18 @@ absl::StatusOr<std::shared_ptr<Session>> SessionStore::Prepare(
   const auto state_bytes = static_cast<int64_t>(optimizer->StateBytes(layout));
   const auto arena_bytes = static_cast<int64_t>(layout.arena_size() * sizeof(float));
   const int64_t arenas = backend.host_accessible() ? 1 : 2;
-  MNEMO_ASSIGN_OR_RETURN(MemoryBudget::Reservation reservation,
-                         budget_.Reserve(state_bytes + arenas * arena_bytes +
-                                         TableBytes(layout, limits_.cell_elements)));
+  const int64_t bytes =
+      state_bytes + arenas * arena_bytes + TableBytes(layout, limits_.cell_elements);
+  MNEMO_ASSIGN_OR_RETURN(
+      TenantQuotas::Share share,
+      quotas_.Take(tenant, {.sessions = 1,
+                            .memory_bytes = bytes,
+                            .parameters = static_cast<int64_t>(layout.parameters().size())}));
+  MNEMO_ASSIGN_OR_RETURN(MemoryBudget::Reservation reservation, budget_.Reserve(bytes));
   auto session =
       std::make_shared<Session>(Session::Parts{.name = "sessions/" + RandomHex(kNameBytes),
                                                .token = RandomHex(kTokenBytes),
+                                               .tenant = tenant,
                                                .device = std::string(backend.name()),
                                                .spec = std::move(spec),
                                                .optimizer = std::move(optimizer),
@@ -83,14 +94,16 @@ absl::StatusOr<std::shared_ptr<Session>> SessionStore::Prepare(
                                                .layout = std::move(layout),
                                                .cell_elements = limits_.cell_elements,
                                                .state_bytes = state_bytes,
-                                               .reservation = std::move(reservation)},
+                                               .reservation = std::move(reservation),
+                                               .share = std::move(share)},
                                 clock_);
   MNEMO_RETURN_IF_ERROR(session->Allocate(device.backend()));
   return session;
 }
 
-void SessionStore::Create(const std::string& request_id, uint64_t spec_fingerprint,
-                          SessionSpec spec, CreateCallback done) {
+void SessionStore::Create(const Caller& caller, const std::string& request_id,
+                          uint64_t spec_fingerprint, SessionSpec spec, CreateCallback done) {
+  const RequestKey request(caller.tenant, request_id);
   const auto factory =
       models_.optimizers()->Find(spec.optimizer, spec.optimizer_version, spec.weights_hash);
   if (const absl::Status status = CheckSessionSpec(spec); !status.ok()) return done(status);
@@ -105,7 +118,7 @@ void SessionStore::Create(const std::string& request_id, uint64_t spec_fingerpri
   std::shared_ptr<Session> made_before;
   {
     MutexLock lock(&mutex_);
-    if (const auto found = creations_.find(request_id); found != creations_.end()) {
+    if (const auto found = creations_.find(request); found != creations_.end()) {
       Creation& creation = found->second;
       if (creation.spec_fingerprint != spec_fingerprint) {
         refused = WithReason(
@@ -125,8 +138,8 @@ void SessionStore::Create(const std::string& request_id, uint64_t spec_fingerpri
                                              "delete some, or raise --sessions-max",
                                              creations_.size()),
                            "TOO_MANY_SESSIONS");
-    } else {
-      Creation& creation = creations_[request_id];
+    } else if (refused = quotas_.CountCreation(caller.tenant); refused.ok()) {
+      Creation& creation = creations_[request];
       creation.spec_fingerprint = spec_fingerprint;
       creation.waiting.push_back(done);
     }
@@ -137,36 +150,37 @@ void SessionStore::Create(const std::string& request_id, uint64_t spec_fingerpri
   spec.optimizer_version = (*factory)->info().version;
   spec.weights_hash = (*factory)->info().weights_hash;
   const absl::Status submitted = executor_.Submit(
-      [this, request_id, spec = std::move(spec), factory = *factory](StepExecutor::Device& device) {
-        Finish(request_id, Prepare(spec, factory, device));
+      caller.tenant,
+      [this, request, spec = std::move(spec), factory = *factory](StepExecutor::Device& device) {
+        Finish(request, Prepare(request.first, spec, factory, device));
       });
-  if (!submitted.ok()) Finish(request_id, submitted);
+  if (!submitted.ok()) Finish(request, submitted);
 }
 
-void SessionStore::Finish(const std::string& request_id,
-                          absl::StatusOr<std::shared_ptr<Session>> result) {
+void SessionStore::Finish(const RequestKey& request, absl::StatusOr<std::shared_ptr<Session>> result) {
   std::vector<CreateCallback> waiting;
   {
     MutexLock lock(&mutex_);
-    Creation& creation = creations_[request_id];
+    Creation& creation = creations_[request];
     waiting = std::move(creation.waiting);
     creation.waiting.clear();
     if (result.ok()) {
       creation.session = *result;
-      const uint64_t number = ++last_number_;
-      order_[number] = (*result)->name();
-      sessions_[(*result)->name()] = {*result, request_id, number};
+      const Position position{request.first, ++last_numbers_[request.first]};
+      order_[position] = (*result)->name();
+      sessions_[(*result)->name()] = {*result, request, position};
     } else {
-      creations_.erase(request_id);
+      creations_.erase(request);
     }
   }
   for (const CreateCallback& done : waiting) done(result);
 }
 
-absl::StatusOr<std::shared_ptr<Session>> SessionStore::Find(std::string_view name) const {
+absl::StatusOr<std::shared_ptr<Session>> SessionStore::Find(const Caller& caller,
+                                                            std::string_view name) const {
   MutexLock lock(&mutex_);
   const auto found = sessions_.find(name);
-  if (found == sessions_.end()) {
+  if (found == sessions_.end() || !caller.Sees(found->second.session->tenant())) {
     return WithReason(NotFound("there is no such session; it may have been deleted, or the daemon "
                                "was started anew: create one"),
                       "SESSION_NOT_FOUND");
@@ -174,9 +188,10 @@ absl::StatusOr<std::shared_ptr<Session>> SessionStore::Find(std::string_view nam
   return found->second.session;
 }
 
-absl::StatusOr<std::shared_ptr<Session>> SessionStore::FindWithToken(std::string_view name,
+absl::StatusOr<std::shared_ptr<Session>> SessionStore::FindWithToken(const Caller& caller,
+                                                                     std::string_view name,
                                                                      std::string_view token) const {
-  MNEMO_ASSIGN_OR_RETURN(std::shared_ptr<Session> session, Find(name));
+  MNEMO_ASSIGN_OR_RETURN(std::shared_ptr<Session> session, Find(caller, name));
   if (!session->TokenMatches(token)) {
     return WithReason(MakeError(absl::StatusCode::kPermissionDenied,
                                 "the token is not this session's; use the one that CreateSession "
@@ -186,12 +201,15 @@ absl::StatusOr<std::shared_ptr<Session>> SessionStore::FindWithToken(std::string
   return session;
 }
 
-std::vector<std::shared_ptr<Session>> SessionStore::List(size_t count, uint64_t after,
-                                                         uint64_t* next) const {
+std::vector<std::shared_ptr<Session>> SessionStore::List(const Caller& caller, size_t count,
+                                                         const Position& after,
+                                                         std::optional<Position>* next) const {
   MutexLock lock(&mutex_);
   std::vector<std::shared_ptr<Session>> sessions;
-  *next = 0;
-  for (auto at = order_.upper_bound(after); at != order_.end(); ++at) {
+  next->reset();
+  const Position start = caller.admin ? after : Position{caller.tenant, after.number};
+  for (auto at = order_.upper_bound(start); at != order_.end(); ++at) {
+    if (!caller.Sees(at->first.tenant)) break;
     if (sessions.size() == count) {
       *next = std::prev(at)->first;
       break;
@@ -206,8 +224,8 @@ void SessionStore::Delete(const std::shared_ptr<Session>& session) {
     MutexLock lock(&mutex_);
     const auto found = sessions_.find(session->name());
     if (found == sessions_.end()) return;
-    creations_.erase(found->second.request_id);
-    order_.erase(found->second.number);
+    creations_.erase(found->second.request);
+    order_.erase(found->second.position);
     sessions_.erase(found);
   }
   session->Close();

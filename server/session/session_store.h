@@ -3,11 +3,14 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <compare>
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -15,6 +18,8 @@
 #include "base/clock.h"
 #include "base/mutex.h"
 #include "server/model/model_registry.h"
+#include "server/security/caller.h"
+#include "server/security/tenant_quotas.h"
 #include "server/session/memory_budget.h"
 #include "server/session/session.h"
 #include "server/session/session_spec.h"
@@ -29,39 +34,53 @@ struct SessionLimits {
   size_t cell_elements = codec::kDefaultCellElements;
 };
 
-// Makes sessions within the bounds, finds them, and lets them go.
+// Makes sessions within the bounds, finds them, and lets them go. Each belongs to the tenant that
+// made it: whatever another tenant asks, it gets the answer that it would get if the session did
+// not exist.
 //
-// Thread-safety: thread-safe. The executor, the budget and the models outlive it.
+// Thread-safety: thread-safe. The executor, the budget, the quotas and the models outlive it.
 class SessionStore {
  public:
   // A session that was just made, or made before by the same request.
   using CreateCallback = std::function<void(absl::StatusOr<std::shared_ptr<Session>>)>;
 
-  SessionStore(SessionLimits limits, MemoryBudget& budget, const ModelRegistry& models,
-               StepExecutor& executor, const Clock& clock);
+  // A place in the list of sessions, which goes by tenants and then by creation.
+  struct Position {
+    std::string tenant;
+    uint64_t number = 0;  // Counts from 1 for each tenant.
 
-  // Makes a session and calls `done`, on this thread or the executor's. A repeated `request_id`
-  // with the same `spec_fingerprint` gets the session of the first call.
+    auto operator<=>(const Position&) const = default;
+  };
+
+  SessionStore(SessionLimits limits, MemoryBudget& budget, TenantQuotas& quotas,
+               const ModelRegistry& models, StepExecutor& executor, const Clock& clock);
+
+  // Makes a session of the caller's tenant and calls `done`, on this thread or the executor's. A
+  // repeated `request_id` of the same tenant with the same `spec_fingerprint` gets the session of
+  // the first call.
   //
   // The optimizer is the one that can be had now; a repeated call does not look for it again.
   //
   // Errors: those of CheckSessionSpec, OptimizerRegistry::Find, ResolveRules and
   // ParameterLayout::Create (INVALID_PARAMETER); ResourceExhausted with reason TOO_MANY_SESSIONS,
-  // TOO_MANY_PARAMETERS or MEMORY_EXHAUSTED; AlreadyExists with reason REQUEST_ID_REUSED for
-  // another fingerprint.
-  void Create(const std::string& request_id, uint64_t spec_fingerprint, SessionSpec spec,
-              CreateCallback done);
+  // TOO_MANY_PARAMETERS or MEMORY_EXHAUSTED, and those of TenantQuotas; AlreadyExists with reason
+  // REQUEST_ID_REUSED for another fingerprint.
+  void Create(const Caller& caller, const std::string& request_id, uint64_t spec_fingerprint,
+              SessionSpec spec, CreateCallback done);
 
-  // NotFound with reason SESSION_NOT_FOUND.
-  absl::StatusOr<std::shared_ptr<Session>> Find(std::string_view name) const;
+  // NotFound with reason SESSION_NOT_FOUND, also for a session that the caller does not see.
+  absl::StatusOr<std::shared_ptr<Session>> Find(const Caller& caller, std::string_view name) const;
 
   // As Find, and PermissionDenied with reason WRONG_TOKEN if `token` is not the session's.
-  absl::StatusOr<std::shared_ptr<Session>> FindWithToken(std::string_view name,
+  absl::StatusOr<std::shared_ptr<Session>> FindWithToken(const Caller& caller,
+                                                         std::string_view name,
                                                          std::string_view token) const;
 
-  // Up to `count` sessions in order of creation, those after the one with number `after` (0 for the
-  // first). `next` gets the number to go on after, or 0 at the end.
-  std::vector<std::shared_ptr<Session>> List(size_t count, uint64_t after, uint64_t* next) const;
+  // Up to `count` sessions that the caller sees, in order, those after `after`; the default is
+  // before the first. `next` gets the position to go on after, or none at the end.
+  std::vector<std::shared_ptr<Session>> List(const Caller& caller, size_t count,
+                                             const Position& after,
+                                             std::optional<Position>* next) const;
 
   // Closes a session and forgets it; its memory is free once its last step is done.
   void Delete(const std::shared_ptr<Session>& session);
@@ -69,8 +88,11 @@ class SessionStore {
   size_t count() const;
   const SessionLimits& limits() const { return limits_; }
   MemoryBudget& budget() const { return budget_; }
+  TenantQuotas& quotas() const { return quotas_; }
 
  private:
+  using RequestKey = std::pair<std::string, std::string>;  // Tenant and request_id.
+
   // A request to create, under way or done.
   struct Creation {
     uint64_t spec_fingerprint;
@@ -79,27 +101,28 @@ class SessionStore {
   };
   struct Entry {
     std::shared_ptr<Session> session;
-    std::string request_id;
-    uint64_t number;
+    RequestKey request;
+    Position position;
   };
 
   // Checks everything and reserves and allocates memory.
-  absl::StatusOr<std::shared_ptr<Session>> Prepare(SessionSpec spec,
+  absl::StatusOr<std::shared_ptr<Session>> Prepare(const std::string& tenant, SessionSpec spec,
                                                    const optim::OptimizerFactoryPtr& factory,
                                                    StepExecutor::Device& device) const;
-  void Finish(const std::string& request_id, absl::StatusOr<std::shared_ptr<Session>> result);
+  void Finish(const RequestKey& request, absl::StatusOr<std::shared_ptr<Session>> result);
 
   const SessionLimits limits_;
   MemoryBudget& budget_;
+  TenantQuotas& quotas_;
   const ModelRegistry& models_;
   StepExecutor& executor_;
   const Clock& clock_;
 
   mutable Mutex mutex_;
   std::map<std::string, Entry, std::less<>> sessions_ ABSL_GUARDED_BY(mutex_);  // By name.
-  std::map<uint64_t, std::string> order_ ABSL_GUARDED_BY(mutex_);               // Number to name.
-  std::map<std::string, Creation> creations_ ABSL_GUARDED_BY(mutex_);           // By request_id.
-  uint64_t last_number_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::map<Position, std::string> order_ ABSL_GUARDED_BY(mutex_);               // To names.
+  std::map<RequestKey, Creation> creations_ ABSL_GUARDED_BY(mutex_);
+  std::map<std::string, uint64_t> last_numbers_ ABSL_GUARDED_BY(mutex_);  // By tenant.
 };
 
 }  // namespace mnemosyne::server

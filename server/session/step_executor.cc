@@ -1,10 +1,21 @@
 #include "server/session/step_executor.h"
 
+#include <algorithm>
+#include <ranges>
+#include <tuple>
+#include <utility>
+
 #include "base/error.h"
 #include "base/status_macros.h"
 #include "server/session/step_runner.h"
 
 namespace mnemosyne::server {
+namespace {
+
+// How long a caller should wait when the queue is full: some small steps, or part of a large one.
+constexpr char kRetryAfterMs[] = "100";
+
+}  // namespace
 
 absl::StatusOr<std::shared_ptr<optim::Optimizer>> StepExecutor::Device::GetOptimizer(
     const optim::OptimizerFactoryPtr& factory) {
@@ -31,19 +42,25 @@ StepExecutor::StepExecutor(std::unique_ptr<kernels::Backend> backend, size_t que
 
 StepExecutor::~StepExecutor() { Stop(); }
 
-absl::Status StepExecutor::Submit(Task task) {
+absl::Status StepExecutor::Submit(const std::string& tenant, Task task) {
   MutexLock lock(&mutex_);
   if (stopped_) {
     return WithReason(Unavailable("the daemon is shutting down; try again a little later"),
                       "SHUTTING_DOWN");
   }
-  if (queue_.size() >= queue_max_) {
-    return WithReason(ResourceExhausted("{} tasks already wait for device {}; try again a little "
-                                        "later, or raise --queue-max",
-                                        queue_.size(), device_name_),
-                      "QUEUE_FULL");
+  const auto found = lines_.find(tenant);
+  const size_t own = found == lines_.end() ? 0 : found->second.tasks.size();
+  const size_t own_max = tenant.empty() ? queue_max_ : std::max<size_t>(queue_max_ / 2, 1);
+  if (queued_ >= queue_max_ || own >= own_max) {
+    return WithMetadata(
+        WithReason(ResourceExhausted("{} tasks already wait for device {}; try again a little "
+                                     "later, or raise --queue-max",
+                                     own >= own_max ? own : queue_max_, device_name_),
+                   "QUEUE_FULL"),
+        "retry_after_ms", kRetryAfterMs);
   }
-  queue_.push_back(std::move(task));
+  LineOf(tenant).tasks.push_back(std::move(task));
+  ++queued_;
   return absl::OkStatus();
 }
 
@@ -51,7 +68,8 @@ absl::Status StepExecutor::SubmitStep(std::unique_ptr<PendingStep> step, StepCal
   step->MarkEnd();
   // A task must be copyable, a step is not.
   auto shared = std::make_shared<std::unique_ptr<PendingStep>>(std::move(step));
-  return Submit([this, shared, done = std::move(done)](Device& device) {
+  const std::string& tenant = (*shared)->session().tenant();
+  return Submit(tenant, [this, shared, done = std::move(done)](Device& device) {
     absl::Status status;
     RunOne(**shared, status, device);
     done(std::move(*shared), status);
@@ -80,23 +98,54 @@ void StepExecutor::Stop() {
 
 size_t StepExecutor::queue_length() const {
   MutexLock lock(&mutex_);
-  return queue_.size();
+  return queued_;
+}
+
+StepExecutor::Line& StepExecutor::LineOf(const std::string& tenant) {
+  if (const auto found = lines_.find(tenant); found != lines_.end()) return found->second;
+  // Who comes anew has no claim on time that it did not wait for.
+  Line line;
+  if (!lines_.empty()) {
+    line.used = std::ranges::min(lines_ | std::views::values, {}, &Line::used).used;
+  }
+  return lines_.emplace(tenant, std::move(line)).first->second;
+}
+
+StepExecutor::Lines::iterator StepExecutor::NextLine() {
+  auto next = lines_.end();
+  for (auto at = lines_.begin(); at != lines_.end(); ++at) {
+    if (at->second.tasks.empty()) continue;
+    if (next == lines_.end() || std::tie(at->second.used, at->second.last_turn) <
+                                    std::tie(next->second.used, next->second.last_turn)) {
+      next = at;
+    }
+  }
+  return next;
 }
 
 void StepExecutor::Work() {
   const auto ready = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    return stopped_ || !queue_.empty();
+    return stopped_ || queued_ > 0;
   };
   while (true) {
     Task task;
+    Lines::iterator line;
     {
       MutexLock lock(&mutex_);
       lock.Await(ready);
-      if (queue_.empty()) return;  // Stopped, and all is done.
-      task = std::move(queue_.front());
-      queue_.pop_front();
+      if (queued_ == 0) return;  // Stopped, and all is done.
+      line = NextLine();
+      line->second.last_turn = ++turns_;
+      task = std::move(line->second.tasks.front());
+      line->second.tasks.pop_front();
+      --queued_;
     }
+    const Clock::Monotonic start = clock_.MonotonicNow();
     task(device_);
+    task = nullptr;  // What it holds goes before the next one runs.
+    MutexLock lock(&mutex_);
+    line->second.used += clock_.MonotonicNow() - start;
+    if (line->second.tasks.empty()) lines_.erase(line);
   }
 }
 

@@ -1,5 +1,5 @@
-// The worker of a device: it owns the backend and the optimizers, and runs what is queued, in
-// order.
+// The worker of a device: it owns the backend and the optimizers, and runs what is queued: in order
+// for a tenant, and in turns among tenants.
 #pragma once
 
 #include <atomic>
@@ -22,6 +22,9 @@
 
 namespace mnemosyne::server {
 
+// Each tenant has a line of its own. The next task is that of the tenant which has had the least of
+// the device's time since it began to wait, so that a greedy tenant slows itself.
+//
 // Thread-safety: thread-safe. Destroying it finishes what is queued.
 class StepExecutor {
  public:
@@ -56,9 +59,10 @@ class StepExecutor {
   StepExecutor(const StepExecutor&) = delete;
   StepExecutor& operator=(const StepExecutor&) = delete;
 
-  // Queues a task. ResourceExhausted with reason QUEUE_FULL if too many wait already, Unavailable
-  // with reason SHUTTING_DOWN after Stop.
-  absl::Status Submit(Task task);
+  // Queues a task for a tenant. ResourceExhausted with reason QUEUE_FULL if too many wait already, or
+  // if half of all that may wait are of this tenant, where it has a name; Unavailable with reason
+  // SHUTTING_DOWN after Stop.
+  absl::Status Submit(const std::string& tenant, Task task);
 
   // Queues a complete step and calls `done` on the executor's thread. A step that fails with
   // Internal quarantines its session. Errors as Submit; then the step is dropped.
@@ -73,7 +77,17 @@ class StepExecutor {
   size_t queue_length() const;
 
  private:
+  // The tasks of a tenant that wait.
+  struct Line {
+    std::deque<Task> tasks;
+    Clock::Monotonic::duration used{0};  // Of the device's time.
+    uint64_t last_turn = 0;
+  };
+  using Lines = std::map<std::string, Line, std::less<>>;
+
   void Work();
+  Line& LineOf(const std::string& tenant) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  Lines::iterator NextLine() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void RunOne(PendingStep& step, absl::Status& status, Device& device);
 
   const size_t queue_max_;
@@ -83,7 +97,9 @@ class StepExecutor {
   std::atomic<int64_t> step_count_ = 0;
 
   mutable Mutex mutex_;
-  std::deque<Task> queue_ ABSL_GUARDED_BY(mutex_);
+  Lines lines_ ABSL_GUARDED_BY(mutex_);  // By tenant; only those that wait or are served.
+  size_t queued_ ABSL_GUARDED_BY(mutex_) = 0;
+  uint64_t turns_ ABSL_GUARDED_BY(mutex_) = 0;
   bool stopped_ ABSL_GUARDED_BY(mutex_) = false;
 
   Device device_;  // Touched only on thread_.

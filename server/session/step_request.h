@@ -30,7 +30,8 @@ struct StepOutcome {
   int64_t non_finite_count = 0;
   std::vector<size_t> skipped;           // Left out for elements that are not finite.
   std::vector<bool> takes_part;          // [parameters]: has an update.
-  std::vector<optim::UpdateRule> rules;  // [groups]
+  std::vector<optim::UpdateRule> rules;  // [parameters]
+  std::optional<optim::GuardReport> guard;
   double receive_seconds = 0;
   double queue_seconds = 0;
   double compute_seconds = 0;

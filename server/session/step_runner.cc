@@ -84,8 +84,7 @@ optim::StepPlan Run::MakePlan() const {
     if (!request.learning_rate_factors.empty()) rate *= request.learning_rate_factors[group];
     plan.groups.push_back({.learning_rate = rate, .values = rules.groups[group]});
   }
-  // A loss that is not finite says no more than none.
-  if (request.loss && std::isfinite(*request.loss)) plan.loss = request.loss;
+  plan.loss = request.loss;
   plan.horizon = rules.horizon;
   plan.parameter_rms = request.parameter_rms;
   return plan;
@@ -127,8 +126,13 @@ void Run::FillOutcome(const optim::StepPlan& plan, optim::GradientVerdict verdic
   for (const optim::ParameterStep& part : plan.parameters) {
     outcome.takes_part.push_back(part.takes_part);
   }
-  outcome.rules.clear();
-  for (const optim::GroupStep& group : plan.groups) outcome.rules.push_back(optimizer_.Rule(group));
+  const optim::StepNotes& notes = state_.optimizer->notes();
+  outcome.guard = notes.guard;
+  outcome.rules = notes.rules;
+  if (!outcome.rules.empty()) return;
+  for (const optim::ParameterSpec& parameter : parameters_) {
+    outcome.rules.push_back(optimizer_.Rule(plan.groups[parameter.group]));
+  }
 }
 
 absl::Status Run::Apply() {
@@ -153,7 +157,7 @@ absl::Status Run::Apply() {
                          .fingerprints = std::move(step_.fingerprints()),
                          .outcome = step_.outcome(),
                          .zero_non_finite = zero_non_finite};
-  session_.ReportStep(state_.last_step);
+  session_.ReportStep(step_.outcome());
   return absl::OkStatus();
 }
 

@@ -1,6 +1,7 @@
 #include "server/session/step_runner.h"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 
 #include "tests/server/testing/test_bench.h"
@@ -79,12 +80,15 @@ TEST(StepRunnerTest, TellsNothingThatTheClientDoesNot) {
   EXPECT_TRUE(plan.parameter_rms.empty());
 }
 
-TEST(StepRunnerTest, TakesALossThatIsNotFiniteForNone) {
+TEST(StepRunnerTest, HandsOnALossThatIsNotFinite) {
   TestBench bench;
   StepRequest request;
   request.loss = std::numeric_limits<double>::quiet_NaN();
 
-  EXPECT_EQ(PlanOf(bench.Create(), request).loss, std::nullopt);
+  const optim::StepPlan plan = PlanOf(bench.Create(), request);
+
+  ASSERT_TRUE(plan.loss);
+  EXPECT_TRUE(std::isnan(*plan.loss));
 }
 
 }  // namespace

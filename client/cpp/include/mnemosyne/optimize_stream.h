@@ -47,6 +47,13 @@ struct StepOptions {
   std::vector<float> parameter_rms;           // One a parameter, or none.
 };
 
+// What the guard of a learned optimizer has done since its state began.
+struct GuardReport {
+  double level = 0;           // How much it holds back now, in [0, 1].
+  int64_t trips = 0;          // How often a loss set it off.
+  int64_t capped_chunks = 0;  // Chunks of parameters whose update was capped.
+};
+
 struct StepResult {
   int64_t step = 0;
   double gradient_norm = 0;                 // Before clipping.
@@ -60,6 +67,7 @@ struct StepResult {
   double receive_seconds = 0;               // In the daemon.
   double queue_seconds = 0;
   double compute_seconds = 0;
+  std::optional<GuardReport> guard;  // Of an optimizer that has one.
 };
 
 // A stream that holds a session and steps it.

@@ -49,6 +49,12 @@ class ErrorInfo(Message):
     def metadata(self) -> MutableMapping[str, str]: ...
     def __init__(self, *, reason: str | None = ..., domain: str | None = ..., metadata: Mapping[str, str] | None = ...) -> None: ...
 
+class GuardReport(Message):
+    level: float
+    trips: int
+    capped_chunks: int
+    def __init__(self, *, level: float | None = ..., trips: int | None = ..., capped_chunks: int | None = ...) -> None: ...
+
 DATA_TYPE_UNSPECIFIED: int
 DATA_TYPE_FLOAT32: int
 DATA_TYPE_BFLOAT16: int
@@ -119,7 +125,9 @@ class StepDone(Message):
     receive_seconds: float
     queue_seconds: float
     compute_seconds: float
-    def __init__(self, *, step: int | None = ..., gradient_norm: float | None = ..., update_norm: float | None = ..., clip_factor: float | None = ..., non_finite_count: int | None = ..., skipped_parameters: Iterable[int] | None = ..., last_durable_step: int | None = ..., replayed: bool | None = ..., receive_seconds: float | None = ..., queue_seconds: float | None = ..., compute_seconds: float | None = ...) -> None: ...
+    @property
+    def guard(self) -> GuardReport: ...
+    def __init__(self, *, step: int | None = ..., gradient_norm: float | None = ..., update_norm: float | None = ..., clip_factor: float | None = ..., non_finite_count: int | None = ..., skipped_parameters: Iterable[int] | None = ..., last_durable_step: int | None = ..., replayed: bool | None = ..., receive_seconds: float | None = ..., queue_seconds: float | None = ..., compute_seconds: float | None = ..., guard: GuardReport | None = ...) -> None: ...
 
 class StepError(Message):
     step: int
@@ -192,7 +200,9 @@ class ParameterSpec(Message):
     group: int
     role: str
     fan_in_axis: int
-    def __init__(self, *, name: str | None = ..., shape: Iterable[int] | None = ..., data_type: int | None = ..., group: int | None = ..., role: str | None = ..., fan_in_axis: int | None = ...) -> None: ...
+    fan_in: int
+    fan_out: int
+    def __init__(self, *, name: str | None = ..., shape: Iterable[int] | None = ..., data_type: int | None = ..., group: int | None = ..., role: str | None = ..., fan_in_axis: int | None = ..., fan_in: int | None = ..., fan_out: int | None = ...) -> None: ...
 
 class ParameterGroup(Message):
     name: str
@@ -254,7 +264,11 @@ class Session(Message):
     streaming: bool
     device: str
     cell_elements: int
-    def __init__(self, *, name: str | None = ..., spec: SessionSpec | None = ..., epoch: int | None = ..., last_step: int | None = ..., last_durable_step: int | None = ..., state_bytes: int | None = ..., reserved_bytes: int | None = ..., element_count: int | None = ..., create_time: Timestamp | None = ..., last_step_time: Timestamp | None = ..., streaming: bool | None = ..., device: str | None = ..., cell_elements: int | None = ...) -> None: ...
+    @property
+    def guard(self) -> GuardReport: ...
+    non_finite_count: int
+    skipped_count: int
+    def __init__(self, *, name: str | None = ..., spec: SessionSpec | None = ..., epoch: int | None = ..., last_step: int | None = ..., last_durable_step: int | None = ..., state_bytes: int | None = ..., reserved_bytes: int | None = ..., element_count: int | None = ..., create_time: Timestamp | None = ..., last_step_time: Timestamp | None = ..., streaming: bool | None = ..., device: str | None = ..., cell_elements: int | None = ..., guard: GuardReport | None = ..., non_finite_count: int | None = ..., skipped_count: int | None = ...) -> None: ...
 
 class StateHeader(Message):
     format_version: int
