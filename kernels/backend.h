@@ -20,6 +20,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "kernels/buffer.h"
+#include "kernels/coordinate_step.h"
 #include "kernels/gradient_statistics.h"
 #include "kernels/lstm_step.h"
 #include "kernels/mnemosyne_step.h"
@@ -67,6 +68,10 @@ class Backend {
 
   // One step of a coordinate-wise LSTM over all segments; see lstm_step.h.
   virtual absl::Status LstmStep(const LstmStepArgs& args) = 0;
+
+  // One step of the coordinate-wise optimizer over all segments; see coordinate_step.h. A device
+  // that lacks it answers Unimplemented, also where there is nothing to do.
+  virtual absl::Status CoordinateStep(const CoordinateStepArgs& args) = 0;
 
   // The parts of attention, over many rows; see row_ops.h.
   virtual absl::Status DenseLayer(const DenseLayerArgs& args) = 0;

@@ -28,6 +28,39 @@ absl::Status CheckStep(const Args& args) {
   return CheckSize("square_sums", args.square_sums.size(), args.segments.size());
 }
 
+absl::Status CheckSizes(const CoordinateSizes& sizes) {
+  const struct {
+    std::string_view what;
+    size_t size, most;
+  } all[] = {{"key_width", sizes.key_width, kCoordinateWidthMax},
+             {"value_width", sizes.value_width, kCoordinateWidthMax},
+             {"features", sizes.map.features, kCoordinateWidthMax},
+             {"heads", sizes.heads, kCoordinateHeadsMax},
+             {"hidden", sizes.hidden, kCoordinateHiddenMax}};
+  for (const auto& [what, size, most] : all) {
+    if (size >= 1 && size <= most) continue;
+    return InvalidArgument("wrong size: {} is {}, expected 1 to {}", what, size, most);
+  }
+  if (sizes.map.inputs == sizes.key_width) return absl::OkStatus();
+  return InvalidArgument("wrong size: the map has {} inputs, expected {}", sizes.map.inputs,
+                         sizes.key_width);
+}
+
+// That the shape of a segment's tensor has as many elements as the segment.
+absl::Status CheckShape(const CoordinateTensor& tensor, size_t k, size_t count) {
+  if (tensor.rank > kCoordinateRankMax) {
+    return InvalidArgument("wrong rank: segment {} has {} axes, expected at most {}", k,
+                           tensor.rank, kCoordinateRankMax);
+  }
+  size_t left = count;
+  for (size_t axis = 0; axis < tensor.rank; ++axis) {
+    const size_t length = tensor.shape[axis];
+    left = length == 0 || left % length != 0 ? 0 : left / length;
+  }
+  if (left == 1) return absl::OkStatus();
+  return InvalidArgument("wrong shape: that of segment {} does not have its {} elements", k, count);
+}
+
 }  // namespace
 
 absl::Status CheckSegments(std::span<const Segment> segments, const float* values) {
@@ -91,6 +124,28 @@ absl::Status Check(const LstmStepArgs& args) {
   if (!sizes.normalized) return absl::OkStatus();
   MNEMO_RETURN_IF_ERROR(CheckArena("mean", args.mean, args.segments));
   return CheckArena("square", args.square, args.segments);
+}
+
+absl::Status Check(const CoordinateStepArgs& args) {
+  const size_t count = args.segments.size();
+  MNEMO_RETURN_IF_ERROR(CheckSegments(args.segments, args.values));
+  MNEMO_RETURN_IF_ERROR(CheckSizes(args.model.sizes));
+  MNEMO_RETURN_IF_ERROR(CheckSize("tensors", args.tensors.size(), count));
+  MNEMO_RETURN_IF_ERROR(CheckSize("square_sums", args.square_sums.size(), count));
+  MNEMO_RETURN_IF_ERROR(CheckArena("update", args.update, args.segments));
+  if (args.replay) return absl::OkStatus();
+  MNEMO_RETURN_IF_ERROR(CheckSize("told", args.told.size(), count * args.model.sizes.hidden));
+  MNEMO_RETURN_IF_ERROR(CheckArena("weights", args.weights, args.segments));
+  MNEMO_RETURN_IF_ERROR(CheckArena("fast", args.fast, args.segments));
+  MNEMO_RETURN_IF_ERROR(CheckArena("slow", args.slow, args.segments));
+  MNEMO_RETURN_IF_ERROR(CheckArena("square", args.square, args.segments));
+  MNEMO_RETURN_IF_ERROR(CheckArena("log_step", args.log_step, args.segments));
+  MNEMO_RETURN_IF_ERROR(CheckArena("content", args.content, args.segments));
+  MNEMO_RETURN_IF_ERROR(CheckArena("mass", args.mass, args.segments));
+  for (size_t k = 0; k < count; ++k) {
+    MNEMO_RETURN_IF_ERROR(CheckShape(args.tensors[k], k, args.segments[k].count));
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace mnemosyne::kernels

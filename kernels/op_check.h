@@ -4,6 +4,7 @@
 #include <span>
 
 #include "absl/status/status.h"
+#include "kernels/coordinate_step.h"
 #include "kernels/gradient_statistics.h"
 #include "kernels/lstm_step.h"
 #include "kernels/optimizer_steps.h"
@@ -19,6 +20,7 @@ absl::Status Check(const SgdStepArgs& args);
 absl::Status Check(const AdamStepArgs& args);
 absl::Status Check(const LionStepArgs& args);
 absl::Status Check(const LstmStepArgs& args);
+absl::Status Check(const CoordinateStepArgs& args);
 absl::Status Check(const DenseLayerArgs& args);
 absl::Status Check(const FeatureMapArgs& args);
 absl::Status Check(const BidirectionalAttentionArgs& args);

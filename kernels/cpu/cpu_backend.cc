@@ -24,6 +24,9 @@ constexpr size_t kBlockElements = size_t{1} << 14;
 // The same for an LSTM, of which an element costs thousands of operations: a few tiles.
 constexpr size_t kLstmBlockElements = 8 * kLstmTile;
 
+// The same for the coordinate-wise optimizer.
+constexpr size_t kCoordinateBlockElements = 16 * kCoordinateTile;
+
 // Multiply-adds that a thread takes at once: some 10 us.
 constexpr size_t kTaskOperations = size_t{1} << 17;
 
@@ -202,6 +205,50 @@ absl::Status CpuBackend::LstmStep(const LstmStepArgs& args) {
         args.cell + block.offset * numbers, args.mean + mean_offset, args.square + mean_offset);
   };
   runner_.Run(blocks_, work, args.replay ? BlockRunner::kTaskElements : kLstmBlockElements);
+  SumBlocks(blocks_, partial_, args.square_sums);
+  return absl::OkStatus();
+}
+
+absl::Status CpuBackend::CoordinateStep(const CoordinateStepArgs& args) {
+  MNEMO_RETURN_IF_ERROR(Check(args));
+  const CoordinateSizes& sizes = args.model.sizes;
+  // What of the arguments is a block's own.
+  const auto run_of = [&](const Block& block) {
+    CoordinateRun run = {};
+    run.tensor = &args.tensors[block.segment];
+    run.count = block.count;
+    run.values = args.values + block.offset;
+    run.update = args.update + block.offset;
+    if (args.replay) return run;
+    run.fast = args.fast + block.offset;
+    run.slow = args.slow + block.offset;
+    run.square = args.square + block.offset;
+    run.log_step = args.log_step + block.offset;
+    run.content = args.content + block.offset * CoordinateContentCount(sizes);
+    run.mass = args.mass + block.offset * CoordinateMassCount(sizes);
+    return run;
+  };
+  if (!args.replay) {
+    ForEachBlock(args.segments,
+                 [&](const Block& block) { kernels_.coordinate_moments(run_of(block)); });
+    means_.Measure(args.segments, args.tensors, args.square, runner_);
+  }
+  CutIntoBlocks(args.segments, kCoordinateBlockElements, blocks_);
+  partial_.resize(blocks_.size());
+  const auto work = [&](size_t i) {
+    const Block& block = blocks_[i];
+    float factored[kCoordinateBlockElements];
+    CoordinateRun run = run_of(block);
+    if (!args.replay) {
+      means_.Factored(block.segment, block.offset - args.segments[block.segment].offset,
+                      block.count, factored);
+      run.factored = factored;
+      run.mean_square = means_.mean(block.segment);
+      run.told = args.told.data() + block.segment * sizes.hidden;
+    }
+    partial_[i] = kernels_.coordinate_step(args.model, args.weights, args.replay, run);
+  };
+  runner_.Run(blocks_, work, args.replay ? BlockRunner::kTaskElements : kCoordinateBlockElements);
   SumBlocks(blocks_, partial_, args.square_sums);
   return absl::OkStatus();
 }

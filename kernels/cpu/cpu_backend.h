@@ -8,6 +8,7 @@
 
 #include "absl/status/statusor.h"
 #include "kernels/backend.h"
+#include "kernels/cpu/axis_means.h"
 #include "kernels/cpu/block_runner.h"
 #include "kernels/cpu/kernel_table.h"
 
@@ -36,6 +37,7 @@ class CpuBackend final : public Backend {
   absl::Status AdamStep(const AdamStepArgs& args) override;
   absl::Status LionStep(const LionStepArgs& args) override;
   absl::Status LstmStep(const LstmStepArgs& args) override;
+  absl::Status CoordinateStep(const CoordinateStepArgs& args) override;
   absl::Status DenseLayer(const DenseLayerArgs& args) override;
   absl::Status FeatureMap(const FeatureMapArgs& args) override;
   absl::Status BidirectionalAttention(const BidirectionalAttentionArgs& args) override;
@@ -71,6 +73,7 @@ class CpuBackend final : public Backend {
   std::vector<Block> blocks_;    // Workspace.
   std::vector<double> partial_;  // Workspace: a sum a block.
   std::vector<int64_t> counts_;  // Workspace: a count a block.
+  AxisMeans means_;              // Workspace: of second moments.
   std::vector<float> contents_;  // Workspace: two contents a block.
 };
 

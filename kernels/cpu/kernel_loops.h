@@ -232,6 +232,8 @@ double LionStep(const LionCoefficients& c, bool replay, size_t count, float* val
 #include "kernels/cpu/row_loops.h"
 // After what it is made of.
 #include "kernels/cpu/mnemosyne_loops.h"
+// After what it is made of, once more.
+#include "kernels/cpu/coordinate_loops.h"
 
 constexpr KernelTable MakeTable(const char* name) {
   return {name,
@@ -241,6 +243,8 @@ constexpr KernelTable MakeTable(const char* name) {
           AdamStep,
           LionStep,
           LstmStep,
+          CoordinateMoments,
+          CoordinateStep,
           DenseLayer,
           FeatureMap,
           BidirectionalAttention,

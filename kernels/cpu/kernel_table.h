@@ -8,6 +8,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "kernels/coordinate_sizes.h"
 #include "kernels/lstm_sizes.h"
 #include "kernels/mnemosyne_sizes.h"
 #include "kernels/row_sizes.h"
@@ -34,6 +35,11 @@ struct KernelTable {
   double (*lstm_step)(const LstmSizes& sizes, const LstmCoefficients& coefficients,
                       const float* weights, bool replay, size_t count, float* values, float* hidden,
                       float* cell, float* mean, float* square);
+  // The step of coordinate_step.h, for some coordinates of a tensor: what comes before S and q^ are
+  // known, and the rest.
+  void (*coordinate_moments)(const CoordinateRun& run);
+  double (*coordinate_step)(const CoordinateModel& model, const float* weights, bool replay,
+                            const CoordinateRun& run);
   // The ops of row_ops.h: over some rows, a group, or one step of one memory.
   void (*dense_layer)(const DenseSizes& sizes, size_t rows, const RowsIn& x, const float* weights,
                       const float* bias, const RowsOut& y);

@@ -271,6 +271,12 @@ absl::Status CudaBackend::DeltaMemory(const DeltaMemoryArgs& args) {
   });
 }
 
+absl::Status CudaBackend::CoordinateStep(const CoordinateStepArgs&) {
+  return MakeError(absl::StatusCode::kUnimplemented,
+                   "mnemosyne-coordinate does not run on CUDA devices yet; use the device cpu, or "
+                   "another optimizer");
+}
+
 absl::Status CudaBackend::MnemosyneContext(const MnemosyneContextArgs&) { return NoMnemosyne(); }
 
 absl::Status CudaBackend::MnemosyneStep(const MnemosyneStepArgs&) { return NoMnemosyne(); }

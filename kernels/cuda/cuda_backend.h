@@ -36,6 +36,7 @@ class CudaBackend final : public Backend {
   absl::Status AdamStep(const AdamStepArgs& args) override;
   absl::Status LionStep(const LionStepArgs& args) override;
   absl::Status LstmStep(const LstmStepArgs& args) override;
+  absl::Status CoordinateStep(const CoordinateStepArgs& args) override;
   absl::Status DenseLayer(const DenseLayerArgs& args) override;
   absl::Status FeatureMap(const FeatureMapArgs& args) override;
   absl::Status BidirectionalAttention(const BidirectionalAttentionArgs& args) override;
