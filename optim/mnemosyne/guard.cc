@@ -12,11 +12,12 @@ constexpr double kLevelMin = 0.01;
 
 void Guard::Watch(const LossTrace& trace, const ToldInputs& inputs, const GuardSettings& settings) {
   const auto means = trace.Means();
-  const bool told = inputs.loss.has_value();
-  const bool broken = told && !std::isfinite(*inputs.loss);
+  const bool has_loss = inputs.loss.has_value();
+  const bool broken = has_loss && !std::isfinite(*inputs.loss);
   double rise = 0;
-  if (told && trace.mass[0] > 0) {
-    best = std::min(best, means[1]);
+  if (has_loss && trace.mass[0] > 0) {
+    best = told != 0 ? std::min(best, means[1]) : means[1];
+    told = 1;
     rise = means[0] - best;
   }
   const bool trips_now = broken || rise > settings.margin;

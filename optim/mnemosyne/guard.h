@@ -18,12 +18,13 @@ struct GuardSettings {
   double recovery = 0;  // Share of the level that is left a step later.
 };
 
-// Part of the state; plain numbers.
+// Part of the state; plain numbers, all 0 at the start.
 struct Guard {
-  double level = 0;    // Share of Adam in the update, in [0, 1].
-  double best = 1e30;  // Least mean log loss so far.
-  double trips = 0;    // How often the wire was crossed.
-  double capped = 0;   // How many chunks' updates were capped, over all steps.
+  double level = 0;   // Share of Adam in the update, in [0, 1].
+  double told = 0;    // 1 once there is a best.
+  double best = 0;    // Least mean log loss so far.
+  double trips = 0;   // How often the wire was crossed.
+  double capped = 0;  // How many chunks' updates were capped, over all steps.
 
   // Takes in the loss of a step, which `trace` already holds.
   void Watch(const LossTrace& trace, const ToldInputs& inputs, const GuardSettings& settings);

@@ -234,9 +234,11 @@ void Mnemosyne::Describe(const MnemosyneState& state, const StepPlan& plan,
     }
     const HyperparameterValues& values = plan.groups[state.layout().parameters()[i].group].values;
     const bool guarded = values[kGuard] != 0 && knobs.gate_guard > 0;
-    const double limit = values[kGuardCap] * ScaleLimit(scales_[i], state.chunks().fans()[i].in);
+    const double rate = plan.groups[state.layout().parameters()[i].group].learning_rate;
+    const double limit =
+        values[kGuardCap] * ScaleLimit(scales_[i], state.chunks().fans()[i].in) / rate;
     step.gradient_scale = GradientScale(state.layout(), plan, i);
-    step.limit = static_cast<float>(guarded ? limit : kInfinity);
+    step.limit = static_cast<float>(guarded && rate > 0 ? limit : kInfinity);
     step.level = static_cast<float>(guarded ? session_.guard.level : 0);
     const auto& shape = state.chunks().shape_features(i);
     float* next = std::copy(shape.begin(), shape.end(), step.conditions);

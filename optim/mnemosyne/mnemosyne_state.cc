@@ -93,9 +93,6 @@ absl::StatusOr<std::unique_ptr<MnemosyneState>> MnemosyneState::Create(
   memory.choices = choices.as<kernels::MnemosyneChoice>();
   state->buffers_.push_back(std::move(choices));
   MNEMO_ASSIGN_OR_RETURN(state->session_, backend.Allocate(sizeof(SessionRecord)));
-  const SessionRecord empty;
-  MNEMO_RETURN_IF_ERROR(backend.Upload(reinterpret_cast<const std::byte*>(&empty),
-                                       state->session_.data(), sizeof(empty)));
   MNEMO_ASSIGN_OR_RETURN(state->scales_, backend.Allocate(tensors * sizeof(ScaleRecord)));
   MNEMO_RETURN_IF_ERROR(state->PutConstants(weights, backend));
   return state;

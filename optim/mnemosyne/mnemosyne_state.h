@@ -16,12 +16,13 @@
 
 namespace mnemosyne::optim {
 
-// What the whole session shares: float64 numbers in the order of a tensor of the state.
+// What the whole session shares, all 0 at the start: float64 numbers in the order of a tensor of
+// the state.
 struct SessionRecord {
   LossTrace trace;
   Guard guard;
 };
-static_assert(sizeof(SessionRecord) == 10 * sizeof(double));
+static_assert(sizeof(SessionRecord) == 11 * sizeof(double));
 
 // What is known of a parameter's scale: half the log of its rms at the start over 1/sqrt(fan-in),
 // clipped, and 1 if that was told and not 0; else 0 and 0.

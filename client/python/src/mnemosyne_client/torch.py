@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from mnemosyne_client import messages
+from mnemosyne_client._torch_layers import LayerHints, hint_of_name, hints_of_model
 from mnemosyne_client._torch_lease import Lease
 from mnemosyne_client._torch_options import OptionTable
 from mnemosyne_client._torch_overlap import BackwardOverlap
@@ -63,6 +64,7 @@ class RemoteOptimizer(torch.optim.Optimizer):
         wait_seconds: float = 600.0,
         request_id: str | None = None,
         label: str = "",
+        model: torch.nn.Module | None = None,
         **options: Any,
     ) -> None:
         """Makes the session.
@@ -89,6 +91,9 @@ class RemoteOptimizer(torch.optim.Optimizer):
                 session outlives this object, and a process that starts again with the same text
                 gets it back. Keep it secret: whoever knows it gets the session.
             label: A name of the session for people.
+            model: The model whose layers tell the fan-in of each parameter, which learned
+                optimizers use. Without it, a tensor of two axes or more is taken for PyTorch's
+                [outputs, inputs, ...], or for an embedding if its name says so.
             **options: Options of the optimizer for groups that do not set them.
 
         Raises:
@@ -123,6 +128,8 @@ class RemoteOptimizer(torch.optim.Optimizer):
         self._lease = Lease(self._client, os.getpid(), delete=request_id is None)
         self._group_values: list[dict[str, float]] = []
         self._names: dict[torch.Tensor, str] = {}
+        self._hints = {} if model is None else hints_of_model(model)
+        self._scales_are_due = False
         self._mirrors: list[ParameterMirror] = []
         self._overlaps_backward = overlap_backward
         self._overlap: BackwardOverlap | None = None
@@ -313,7 +320,9 @@ class RemoteOptimizer(torch.optim.Optimizer):
                 shape=list(parameter.shape),
                 data_type=self._mirrors[number].data_type,
                 group=group,
-                role=_role_of(self._names.get(parameter, "")),
+                role=self._hint_of(parameter).role,
+                fan_in=self._hint_of(parameter).fan_in,
+                fan_out=self._hint_of(parameter).fan_out,
             )
             for number, (group, parameter) in enumerate(self._flat_parameters())
         ]
@@ -329,6 +338,7 @@ class RemoteOptimizer(torch.optim.Optimizer):
         )
         self._lease.close_stream()
         self._lease.session = session
+        self._scales_are_due = bool(session.details.spec.weights_hash)
         self._group_values = [dict(g.hyperparameters) for g in session.details.spec.groups]
         self._hook_parameters()
 
@@ -384,12 +394,26 @@ class RemoteOptimizer(torch.optim.Optimizer):
             return
         learning_rates = self._tell_changed_values()
         result = self._lease.open_stream(self._stream_options).step(
-            gradients, loss=loss, learning_rates=learning_rates, draft=draft
+            gradients,
+            loss=loss,
+            learning_rates=learning_rates,
+            parameter_rms=self._scales() if self._scales_are_due else (),
+            draft=draft,
         )
+        self._scales_are_due = False
         for mirror, update in zip(self._mirrors, result.updates):
             mirror.forget_gradient()
             if update is not None:
                 mirror.apply(update)
+
+    def _hint_of(self, parameter: torch.Tensor) -> LayerHints:
+        hint = self._hints.get(parameter)
+        return hint or hint_of_name(self._names.get(parameter, ""), parameter)
+
+    def _scales(self) -> list[float]:
+        """Returns the root mean square of each parameter, which learned optimizers start from."""
+        squares = [p.detach().float().square().mean() for _, p in self._flat_parameters()]
+        return [float(square) ** 0.5 for square in squares]
 
     def _tell_changed_values(self) -> list[float]:
         """Tells the daemon of changed options; returns the learning rates if one has changed."""
@@ -412,9 +436,3 @@ class RemoteOptimizer(torch.optim.Optimizer):
             for told, change in zip(self._group_values, changes):
                 told.update(change)
         return rates if rates != told_rates else []
-
-
-def _role_of(name: str) -> str:
-    """Returns the role of a parameter by the last part of its name."""
-    last = name.rsplit(".", 1)[-1]
-    return last if last in ("weight", "bias") else ""
