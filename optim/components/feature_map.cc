@@ -1,5 +1,6 @@
 #include "optim/components/feature_map.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "base/error.h"
@@ -48,6 +49,15 @@ double FavorPlusPlusRho(double s, double d) {
 }
 
 }  // namespace
+
+size_t NearestFeatureCount(std::string_view kind, size_t inputs, size_t wanted) {
+  if (kind == "elu") return inputs;
+  size_t step = 1;
+  if (kind == "hyperbolic") step = 2;
+  if (kind == "dpfp") step = 2 * inputs;
+  const double steps = std::nearbyint(static_cast<double>(wanted) / static_cast<double>(step));
+  return step * static_cast<size_t>(std::max(1.0, steps));
+}
 
 absl::StatusOr<size_t> ProjectionRows(const FeatureMapConfig& config) {
   MNEMO_ASSIGN_OR_RETURN(const FeatureMapSizes sizes, SizesOf(config));

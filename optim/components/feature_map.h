@@ -31,6 +31,9 @@ struct FeatureMapWeights {
   std::vector<float> bias;     // [M] for favor_plus_plus, else empty.
 };
 
+// The number of features nearest to the one wanted that a map of `inputs` numbers can have.
+size_t NearestFeatureCount(std::string_view kind, size_t inputs, size_t wanted);
+
 // Rows of the projection that the map needs; 0 if it needs none. InvalidArgument for an unknown
 // kind or sizes that do not fit it.
 absl::StatusOr<size_t> ProjectionRows(const FeatureMapConfig& config);

@@ -18,7 +18,7 @@ from mnemosyne_client import Client, messages
 from mnemosyne_client.errors import InvalidRequestError
 
 MODELS = ROOT / "models"
-KINDS = ("lstm", "rnnprop")
+KINDS = ("lstm", "rnnprop", "mnemosyne-coordinate")
 FILE = "weights.safetensors"
 
 

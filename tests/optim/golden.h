@@ -39,6 +39,9 @@ class GoldenVectors {
   // The same elements of a whole update.
   std::vector<float> Sample(size_t parameter, const std::vector<float>& update) const;
 
+  // A leaf of the state after the last step, such as `log_step`; of the plan that keeps it.
+  std::vector<float> After(const std::string& leaf) const { return Tensor("after." + leaf); }
+
   // What a parameter is multiplied with at a step.
   float Keep(int64_t step, size_t parameter) const;
 

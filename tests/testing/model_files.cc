@@ -86,23 +86,28 @@ optim::OptimizerFactoryPtr LstmFile::Make(const std::string& name,
 
 std::string SourceFolder() { return MNEMOSYNE_SOURCE_FOLDER; }
 
-optim::OptimizerFactoryPtr MnemosyneModel(const std::string& version,
-                                          const std::map<std::string, size_t>& config) {
+optim::OptimizerFactoryPtr RepositoryModel(const std::string& name, const std::string& version,
+                                           const std::map<std::string, size_t>& config) {
   const fs::path root = SourceFolder();
-  fs::path path = root / "models/mnemosyne" / version / "weights.safetensors";
+  fs::path path = root / "models" / name / version / "weights.safetensors";
   if (!fs::exists(path)) {
-    path = root / "tests/golden/models/mnemosyne" / version / "weights.safetensors";
+    path = root / "tests/golden/models" / name / version / "weights.safetensors";
   }
   const Safetensors file = *Safetensors::Read(path, size_t{8} << 20);
   std::map<std::string, std::string> metadata = file.metadata();
   auto table = nlohmann::json::parse(metadata.at("config"));
-  for (const auto& [name, value] : config) table[name] = value;
+  for (const auto& [key, value] : config) table[key] = value;
   metadata["config"] = table.dump();
   std::map<std::string, FileTensor> tensors;
   for (const SafetensorsTensor& tensor : file.tensors()) {
     tensors[tensor.name] = {tensor.shape, *file.Floats(tensor)};
   }
-  return MakeFactory("mnemosyne", version, *Safetensors::Parse(MakeSafetensors(metadata, tensors)));
+  return MakeFactory(name, version, *Safetensors::Parse(MakeSafetensors(metadata, tensors)));
+}
+
+optim::OptimizerFactoryPtr MnemosyneModel(const std::string& version,
+                                          const std::map<std::string, size_t>& config) {
+  return RepositoryModel("mnemosyne", version, config);
 }
 
 std::vector<optim::OptimizerFactoryPtr> RepositoryModels() {

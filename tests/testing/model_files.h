@@ -40,8 +40,12 @@ struct LstmFile {
 // The folder of the sources.
 std::string SourceFolder();
 
-// The flagship of the repository's models or, for the versions that are not there, of the weights
-// in tests/golden/models, with values of its config replaced.
+// A model of the repository or, for a version that is not there, of tests/golden/models, with
+// values of its config replaced.
+optim::OptimizerFactoryPtr RepositoryModel(const std::string& name, const std::string& version,
+                                           const std::map<std::string, size_t>& config = {});
+
+// The same of the flagship.
 optim::OptimizerFactoryPtr MnemosyneModel(const std::string& version,
                                           const std::map<std::string, size_t>& config = {});
 
