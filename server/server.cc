@@ -29,7 +29,18 @@ constexpr std::chrono::seconds kFilePollInterval(2);
 StreamLimits MakeStreamLimits(const ServerConfig& config) {
   return {.message_bytes_max = config.message_max,
           .heartbeat_seconds = static_cast<int32_t>(config.heartbeat_seconds),
-          .step_timeout_seconds = static_cast<int32_t>(config.step_timeout_seconds)};
+          .step_timeout_seconds = static_cast<int32_t>(config.step_timeout_seconds),
+          .idle_seconds = static_cast<int32_t>(config.stream_idle_seconds)};
+}
+
+TenantLimits MakeTenantLimits(const ServerConfig& config) {
+  return {.sessions = config.tenant_sessions_max,
+          .memory_bytes = config.tenant_memory_max,
+          .parameters = config.tenant_parameters_max,
+          .streams = config.tenant_streams_max,
+          .inflight_bytes = config.tenant_inflight_max,
+          .steps_per_second = config.tenant_steps_per_second,
+          .creations_per_minute = config.tenant_sessions_per_minute};
 }
 
 SessionLimits MakeSessionLimits(const ServerConfig& config) {
@@ -76,7 +87,7 @@ absl::StatusOr<Server::Security> Server::LoadSecurity(const ServerConfig& config
                          .client_ca = config.tls_client_ca};
     MNEMO_ASSIGN_OR_RETURN(security.tls, TlsKeeper::Load(paths, clock));
   }
-  MNEMO_ASSIGN_OR_RETURN(security.policy, AccessPolicy::Load(config.access, {}, clock));
+  MNEMO_ASSIGN_OR_RETURN(security.policy, AccessPolicy::Load(config.access, MakeTenantLimits(config), clock));
   MNEMO_ASSIGN_OR_RETURN(security.audit, AuditLog::Open(config.audit_log, clock));
   return security;
 }
@@ -91,10 +102,13 @@ Server::Server(const ServerConfig& config, Security security,
     : config_(config),
       security_(std::move(security)),
       budget_(config.memory_max),
+      quotas_([policy = security_.policy.get()](
+                  std::string_view tenant) { return policy->LimitsOf(tenant); },
+              clock),
       models_({config.models.begin(), config.models.end()}),
       executor_(std::make_unique<StepExecutor>(std::move(backend),
                                                static_cast<size_t>(config.queue_max), clock)),
-      store_(MakeSessionLimits(config), budget_, models_, *executor_, clock),
+      store_(MakeSessionLimits(config), budget_, quotas_, models_, *executor_, clock),
       streams_(static_cast<size_t>(config.streams_max)),
       gatekeeper_(*security_.policy, *security_.audit),
       reloader_(models_),

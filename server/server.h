@@ -20,6 +20,7 @@
 #include "server/security/access_policy.h"
 #include "server/security/audit_log.h"
 #include "server/security/file_poller.h"
+#include "server/security/tenant_quotas.h"
 #include "server/security/tls_keeper.h"
 #include "server/session/memory_budget.h"
 #include "server/session/session_store.h"
@@ -70,6 +71,7 @@ class Server {
   const ServerConfig config_;
   const Security security_;
   MemoryBudget budget_;
+  TenantQuotas quotas_;
   ModelRegistry models_;
   std::unique_ptr<StepExecutor> executor_;
   SessionStore store_;

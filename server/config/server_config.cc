@@ -111,11 +111,39 @@ const std::vector<Option>& Options() {
        "Elements of a cell, the unit in which a tensor travels; a cell in float32 must fit into a "
        "message."},
 
+      {"Bounds of a tenant", "--tenant-sessions-max", "COUNT",
+       NumberOption{&C::tenant_sessions_max, 0, 1'000'000},
+       "Most sessions of a tenant. For all bounds of a tenant 0 is none but those of the daemon, "
+       "and "
+       "a `limit` line in the file of --access goes before."},
+      {"Bounds of a tenant", "--tenant-memory-max", "BYTES",
+       NumberOption{&C::tenant_memory_max, 0, 1024 * kTiB, true},
+       "Memory that a tenant's sessions together may reserve."},
+      {"Bounds of a tenant", "--tenant-parameters-max", "COUNT",
+       NumberOption{&C::tenant_parameters_max, 0, 1'000'000'000},
+       "Most parameters (tensors) of a tenant's sessions together."},
+      {"Bounds of a tenant", "--tenant-streams-max", "COUNT",
+       NumberOption{&C::tenant_streams_max, 0, 1'000'000},
+       "Most open streams of a tenant, exports and imports included."},
+      {"Bounds of a tenant", "--tenant-inflight-max", "BYTES",
+       NumberOption{&C::tenant_inflight_max, 0, 1024 * kTiB, true},
+       "Bytes of a tenant's unary steps that are not answered yet."},
+      {"Bounds of a tenant", "--tenant-steps-per-second", "COUNT",
+       NumberOption{&C::tenant_steps_per_second, 0, 1'000'000}, "Steps of a tenant in a second."},
+      {"Bounds of a tenant", "--tenant-sessions-per-minute", "COUNT",
+       NumberOption{&C::tenant_sessions_per_minute, 0, 1'000'000},
+       "Sessions that a tenant may make in a minute."},
+
       {"Times", "--heartbeat-seconds", "SECONDS", NumberOption{&C::heartbeat_seconds, 1, 3600},
        "Seconds of silence after which a stream gets a heartbeat."},
       {"Times", "--step-timeout-seconds", "SECONDS",
        NumberOption{&C::step_timeout_seconds, 1, 86'400},
        "Seconds that a client may be silent in the middle of a step before its stream is ended."},
+      {"Times", "--stream-idle-seconds", "SECONDS",
+       NumberOption{&C::stream_idle_seconds, 1, 604'800},
+       "Seconds without a step after which an open stream is ended; clients open it again for "
+       "their "
+       "next step."},
       {"Times", "--drain-seconds", "SECONDS", NumberOption{&C::drain_seconds, 1, 3600},
        "Seconds that a shutdown waits for steps in hand and for clients to leave."},
 

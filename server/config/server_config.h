@@ -43,9 +43,19 @@ struct ServerConfig {
   int64_t message_max = int64_t{4} << 20;  // Bytes.
   int64_t cell_elements = int64_t{1} << 18;
 
+  // Bounds of each tenant; 0 is none but those above.
+  int64_t tenant_sessions_max = 0;
+  int64_t tenant_memory_max = 0;  // Bytes.
+  int64_t tenant_parameters_max = 0;
+  int64_t tenant_streams_max = 0;
+  int64_t tenant_inflight_max = 0;  // Bytes.
+  int64_t tenant_steps_per_second = 0;
+  int64_t tenant_sessions_per_minute = 0;
+
   // Times, in seconds.
   int64_t heartbeat_seconds = 20;
   int64_t step_timeout_seconds = 120;
+  int64_t stream_idle_seconds = 3600;
   int64_t drain_seconds = 10;
 
   // Logs.

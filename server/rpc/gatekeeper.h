@@ -28,9 +28,17 @@ class Gatekeeper {
   // As Identify; PermissionDenied with reason ADMIN_ONLY for who is no admin.
   absl::StatusOr<Caller> IdentifyAdmin(const grpc::CallbackServerContext& context) const;
 
+  // Whether anyone is asked for anything.
+  bool asks() const { return policy_.asks(); }
+
   // Puts what a caller did into the audit log.
   void Record(const grpc::CallbackServerContext& context, const Caller& caller,
               std::string_view action, std::string_view session, const absl::Status& outcome) const;
+
+  void Record(std::string_view peer, const Caller& caller, std::string_view action,
+              std::string_view session, const absl::Status& outcome) const {
+    audit_.Record(caller, peer, action, session, outcome);
+  }
 
   // Whether the call came by the daemon's socket.
   bool FromSocket(const grpc::CallbackServerContext& context) const;

@@ -48,9 +48,11 @@ absl::Status ParsePart(const codec::FramePart& part, std::optional<Message>& mes
 }  // namespace
 
 OptimizeConversation::OptimizeConversation(SessionStore& store, StepExecutor& executor,
-                                           const StreamLimits& limits, const Clock& clock)
+                                           StreamOwner owner, const StreamLimits& limits,
+                                           const Clock& clock)
     : store_(store),
       executor_(executor),
+      owner_(std::move(owner)),
       limits_(limits),
       clock_(clock),
       last_progress_(clock.MonotonicNow()),
@@ -189,8 +191,14 @@ absl::Status OptimizeConversation::TakeMessage() {
 }
 
 absl::Status OptimizeConversation::Open(const v1::OpenStream& open) {
+  const absl::Status status = TryOpen(open);
+  if (owner_.record) owner_.record("Optimize", open.session(), status);
+  return status;
+}
+
+absl::Status OptimizeConversation::TryOpen(const v1::OpenStream& open) {
   MNEMO_ASSIGN_OR_RETURN(std::shared_ptr<Session> session,
-                         store_.FindWithToken(open.session(), open.token()));
+                         store_.FindWithToken(owner_.caller, open.session(), open.token()));
   if (open.rank() != 0 || open.lane() != 0) {
     return WithReason(InvalidArgument("rank {} and lane {} were asked for; a session of one worker "
                                       "has rank 0 and lane 0",
@@ -254,6 +262,10 @@ absl::Status OptimizeConversation::Begin(const v1::StepBegin& begin) {
   step_.reset();  // A step that is begun anew leaves no trace of its first beginning.
   discarding_ = false;
   step_number_ = begin.step();
+  if (const absl::Status status = store_.quotas().CountStep(owner_.caller.tenant); !status.ok()) {
+    RefuseStep(status);
+    return TakeMessage();  // What else the message holds is passed over.
+  }
   asked_ = FromProto(begin);
   state_ = State::kWaiting;
   return AskTurn(&OptimizeConversation::TurnToStep);
@@ -362,6 +374,17 @@ void OptimizeConversation::Tick() {
   if (state_ == State::kSending && Seconds(now - last_write_) >= patience) {
     return Finish(Silent("the client did not read the updates", patience));
   }
+  if (!owner_.caller.IsValid(clock_.Now())) {
+    return Finish(WithReason(MakeError(absl::StatusCode::kUnauthenticated,
+                                       "what this stream was opened with has been revoked"),
+                             "WRONG_CREDENTIALS"));
+  }
+  if (state_ == State::kIdle && Seconds(now - last_progress_) >= limits_.idle_seconds) {
+    return Finish(WithReason(
+        Unavailable("no step came for {} seconds; open the stream again for the next one",
+                    limits_.idle_seconds),
+        "STREAM_IDLE"));
+  }
   const bool opened = state_ != State::kOpening && state_ != State::kTaking;
   if (opened && !writing_ && Seconds(now - last_write_) >= limits_.heartbeat_seconds) {
     v1::Heartbeat heartbeat;
@@ -388,6 +411,7 @@ void OptimizeConversation::WriteNext() {
                         message);
       step_.reset();
       state_ = State::kIdle;
+      last_progress_ = clock_.MonotonicNow();
     }
   } else {
     return;

@@ -29,6 +29,7 @@
 #include "mnemosyne/v1/optimizer_service.pb.h"
 #include "proto/codec/frame_reader.h"
 #include "server/rpc/strand.h"
+#include "server/rpc/stream_owner.h"
 #include "server/rpc/stream_registry.h"
 #include "server/session/pending_step.h"
 #include "server/session/session_store.h"
@@ -70,6 +71,7 @@ struct StreamLimits {
   int32_t heartbeat_seconds = 20;
   int32_t step_timeout_seconds = 120;  // Without a message, in a started step.
   int32_t goodbye_seconds = 5;         // For a last write to a client that must go.
+  int32_t idle_seconds = 3600;         // Between two steps.
 };
 
 // Thread-safety: the On... functions may be called from any thread; they are put in order.
@@ -77,8 +79,8 @@ struct StreamLimits {
 class OptimizeConversation final : public Watched,
                                    public std::enable_shared_from_this<OptimizeConversation> {
  public:
-  OptimizeConversation(SessionStore& store, StepExecutor& executor, const StreamLimits& limits,
-                       const Clock& clock);
+  OptimizeConversation(SessionStore& store, StepExecutor& executor, StreamOwner owner,
+                       const StreamLimits& limits, const Clock& clock);
 
   // Starts with the first read.
   void Start(StreamSink* sink);
@@ -123,6 +125,7 @@ class OptimizeConversation final : public Watched,
   void Proceed();
   absl::Status TakeMessage();
   absl::Status Open(const v1::OpenStream& open);
+  absl::Status TryOpen(const v1::OpenStream& open);
   absl::Status Begin(const v1::StepBegin& begin);
   absl::Status End(const v1::StepEnd& end);
   void TurnToOpen(std::unique_ptr<Turnstile::Turn> turn);
@@ -144,6 +147,7 @@ class OptimizeConversation final : public Watched,
 
   SessionStore& store_;
   StepExecutor& executor_;
+  const StreamOwner owner_;
   const StreamLimits limits_;
   const Clock& clock_;
   Strand strand_;

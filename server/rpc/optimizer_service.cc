@@ -6,7 +6,9 @@
 #include <algorithm>
 #include <charconv>
 #include <memory>
+#include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 
 #include "base/checksum.h"
@@ -44,6 +46,26 @@ uint64_t SpecFingerprint(const v1::SessionSpec& spec) {
   return Fingerprint(std::as_bytes(std::span(bytes)));
 }
 
+// A place in the list of sessions as text: a number, and a tenant behind a dot if it has a name.
+std::string MakePageToken(const SessionStore::Position& position) {
+  const std::string number = std::to_string(position.number);
+  return position.tenant.empty() ? number : number + "." + position.tenant;
+}
+
+// The place that a text names; the empty text is the beginning. Nothing for other texts.
+std::optional<SessionStore::Position> ParsePageToken(std::string_view text) {
+  SessionStore::Position position;
+  if (text.empty()) return position;
+  const auto [end, error] =
+      std::from_chars(text.data(), text.data() + text.size(), position.number);
+  if (error != std::errc()) return std::nullopt;
+  text.remove_prefix(static_cast<size_t>(end - text.data()));
+  if (text.empty()) return position;
+  if (text.front() != '.') return std::nullopt;
+  position.tenant = text.substr(1);
+  return position;
+}
+
 // A stream that is refused before it begins.
 class RefusedStream final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer> {
  public:
@@ -70,6 +92,8 @@ OptimizerService::OptimizerService(const ModelRegistry& models, ModelReloader& r
 grpc::ServerUnaryReactor* OptimizerService::ListOptimizers(grpc::CallbackServerContext* context,
                                                            const v1::ListOptimizersRequest*,
                                                            v1::ListOptimizersResponse* response) {
+  const auto caller = gatekeeper_.Identify(*context);
+  if (!caller.ok()) return Answer(context, caller.status());
   for (const optim::OptimizerFactoryPtr& factory : models_.optimizers()->factories()) {
     *response->add_optimizers() = ToProto(factory->info());
   }
@@ -79,6 +103,9 @@ grpc::ServerUnaryReactor* OptimizerService::ListOptimizers(grpc::CallbackServerC
 grpc::ServerUnaryReactor* OptimizerService::ReloadModels(grpc::CallbackServerContext* context,
                                                          const v1::ReloadModelsRequest*,
                                                          v1::ReloadModelsResponse* response) {
+  const auto caller = gatekeeper_.IdentifyAdmin(*context);
+  if (!caller.ok()) return Answer(context, caller.status());
+  gatekeeper_.Record(*context, *caller, "ReloadModels", "", absl::OkStatus());
   grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
   const absl::Status submitted = reloader_.Submit([reactor, response](const ModelReload& reload) {
     *response = ToProto(reload);
@@ -91,6 +118,8 @@ grpc::ServerUnaryReactor* OptimizerService::ReloadModels(grpc::CallbackServerCon
 grpc::ServerUnaryReactor* OptimizerService::CreateSession(grpc::CallbackServerContext* context,
                                                           const v1::CreateSessionRequest* request,
                                                           v1::CreateSessionResponse* response) {
+  const auto caller = gatekeeper_.Identify(*context);
+  if (!caller.ok()) return Answer(context, caller.status());
   const std::string& request_id = request->request_id();
   if (request_id.empty() || request_id.size() > kRequestIdBytesMax) {
     return Answer(context, WithReason(InvalidArgument("request_id has {} bytes, expected 1 to {}; "
@@ -101,8 +130,11 @@ grpc::ServerUnaryReactor* OptimizerService::CreateSession(grpc::CallbackServerCo
   auto spec = FromProto(request->spec());
   if (!spec.ok()) return Answer(context, spec.status());
   grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
-  store_.Create(request_id, SpecFingerprint(request->spec()), *std::move(spec),
-                [reactor, response](const absl::StatusOr<std::shared_ptr<Session>>& created) {
+  store_.Create(*caller, request_id, SpecFingerprint(request->spec()), *std::move(spec),
+                [this, context, caller = *caller, reactor,
+                 response](const absl::StatusOr<std::shared_ptr<Session>>& created) {
+                  gatekeeper_.Record(*context, caller, "CreateSession",
+                                     created.ok() ? (*created)->name() : "", created.status());
                   if (created.ok()) {
                     const Session& session = **created;
                     *response->mutable_session() = ToProto(session, /*with_parameters=*/true);
@@ -123,23 +155,21 @@ grpc::ServerUnaryReactor* OptimizerService::CreateSession(grpc::CallbackServerCo
 grpc::ServerUnaryReactor* OptimizerService::GetSession(grpc::CallbackServerContext* context,
                                                        const v1::GetSessionRequest* request,
                                                        v1::GetSessionResponse* response) {
-  const auto session = store_.Find(request->name());
+  const auto caller = gatekeeper_.Identify(*context);
+  if (!caller.ok()) return Answer(context, caller.status());
+  const auto session = store_.Find(*caller, request->name());
   if (session.ok()) {
     *response->mutable_session() = ToProto(**session, /*with_parameters=*/true);
   }
   return Answer(context, session.status());
 }
 
-absl::Status OptimizerService::List(const v1::ListSessionsRequest& request,
+absl::Status OptimizerService::List(const Caller& caller, const v1::ListSessionsRequest& request,
                                     v1::ListSessionsResponse& response) {
-  uint64_t after = 0;
-  const std::string& page = request.page_token();
-  if (!page.empty()) {
-    const auto [end, error] = std::from_chars(page.data(), page.data() + page.size(), after);
-    if (error != std::errc() || end != page.data() + page.size()) {
-      return WithReason(InvalidArgument("page_token is not one that ListSessions returned"),
-                        "INVALID_PAGE");
-    }
+  const auto after = ParsePageToken(request.page_token());
+  if (!after) {
+    return WithReason(InvalidArgument("page_token is not one that ListSessions returned"),
+                      "INVALID_PAGE");
   }
   if (request.page_size() < 0) {
     return WithReason(InvalidArgument("page_size is {}, expected at least 0", request.page_size()),
@@ -147,24 +177,25 @@ absl::Status OptimizerService::List(const v1::ListSessionsRequest& request,
   }
   size_t size = static_cast<size_t>(request.page_size());
   size = size == 0 ? kPageSizeMax : std::min(size, kPageSizeMax);
-  uint64_t next = 0;
-  for (const auto& session : store_.List(size, after, &next)) {
+  std::optional<SessionStore::Position> next;
+  for (const auto& session : store_.List(caller, size, *after, &next)) {
     *response.add_sessions() = ToProto(*session, /*with_parameters=*/false);
   }
-  if (next != 0) response.set_next_page_token(std::to_string(next));
+  if (next) response.set_next_page_token(MakePageToken(*next));
   return absl::OkStatus();
 }
 
 grpc::ServerUnaryReactor* OptimizerService::ListSessions(grpc::CallbackServerContext* context,
                                                          const v1::ListSessionsRequest* request,
                                                          v1::ListSessionsResponse* response) {
-  return Answer(context, List(*request, *response));
+  const auto caller = gatekeeper_.Identify(*context);
+  return Answer(context, caller.ok() ? List(*caller, *request, *response) : caller.status());
 }
 
-absl::Status OptimizerService::Update(const v1::UpdateSessionRequest& request,
+absl::Status OptimizerService::Update(const Caller& caller, const v1::UpdateSessionRequest& request,
                                       v1::UpdateSessionResponse& response) {
   MNEMO_ASSIGN_OR_RETURN(std::shared_ptr<Session> session,
-                         store_.FindWithToken(request.name(), request.token()));
+                         store_.FindWithToken(caller, request.name(), request.token()));
   SessionSpec spec = session->spec();
   MNEMO_RETURN_IF_ERROR(MergeSpec(request.spec(), request.update_mask(), spec));
   MNEMO_RETURN_IF_ERROR(CheckSessionSpec(spec));
@@ -177,14 +208,21 @@ absl::Status OptimizerService::Update(const v1::UpdateSessionRequest& request,
 grpc::ServerUnaryReactor* OptimizerService::UpdateSession(grpc::CallbackServerContext* context,
                                                           const v1::UpdateSessionRequest* request,
                                                           v1::UpdateSessionResponse* response) {
-  return Answer(context, Update(*request, *response));
+  const auto caller = gatekeeper_.Identify(*context);
+  if (!caller.ok()) return Answer(context, caller.status());
+  const absl::Status status = Update(*caller, *request, *response);
+  gatekeeper_.Record(*context, *caller, "UpdateSession", request->name(), status);
+  return Answer(context, status);
 }
 
-absl::Status OptimizerService::Delete(const v1::DeleteSessionRequest& request, bool from_socket) {
-  const bool trusted = from_socket && request.token().empty();
+absl::Status OptimizerService::Delete(const Caller& caller, const v1::DeleteSessionRequest& request,
+                                      bool from_socket) {
+  // In an open daemon everybody is an admin, and only the socket tells the operator apart.
+  const bool known = from_socket || gatekeeper_.asks();
+  const bool trusted = caller.admin && known && request.token().empty();
   MNEMO_ASSIGN_OR_RETURN(std::shared_ptr<Session> session,
-                         trusted ? store_.Find(request.name())
-                                 : store_.FindWithToken(request.name(), request.token()));
+                         trusted ? store_.Find(caller, request.name())
+                                 : store_.FindWithToken(caller, request.name(), request.token()));
   store_.Delete(session);
   Log(spdlog::level::info, "session deleted",
       {{"session", session->name()}, {"steps", session->progress().last_step}});
@@ -194,12 +232,19 @@ absl::Status OptimizerService::Delete(const v1::DeleteSessionRequest& request, b
 grpc::ServerUnaryReactor* OptimizerService::DeleteSession(grpc::CallbackServerContext* context,
                                                           const v1::DeleteSessionRequest* request,
                                                           v1::DeleteSessionResponse*) {
-  return Answer(context, Delete(*request, gatekeeper_.FromSocket(*context)));
+  const auto caller = gatekeeper_.Identify(*context);
+  if (!caller.ok()) return Answer(context, caller.status());
+  const absl::Status status = Delete(*caller, *request, gatekeeper_.FromSocket(*context));
+  gatekeeper_.Record(*context, *caller, "DeleteSession", request->name(), status);
+  return Answer(context, status);
 }
 
 grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* OptimizerService::Optimize(
     grpc::CallbackServerContext* context) {
-  auto conversation = std::make_shared<OptimizeConversation>(store_, executor_, limits_, clock_);
+  auto owner = OwnCall(context);
+  if (!owner.ok()) return new RefusedStream(owner.status());
+  auto conversation =
+      std::make_shared<OptimizeConversation>(store_, executor_, *std::move(owner), limits_, clock_);
   const absl::Status added = streams_.Add(conversation);
   if (!added.ok()) return new RefusedStream(added);
   return new OptimizeReactor(context, std::move(conversation));
@@ -208,19 +253,38 @@ grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* OptimizerService::O
 grpc::ServerUnaryReactor* OptimizerService::Step(grpc::CallbackServerContext* context,
                                                  const v1::StepRequest* request,
                                                  v1::StepResponse* response) {
+  const auto caller = gatekeeper_.Identify(*context);
+  if (!caller.ok()) return Answer(context, caller.status());
   grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
-  RunStepCall(store_, executor_, limits_.message_bytes_max, *request, *response, *reactor);
+  RunStepCall(*caller, store_, executor_, limits_.message_bytes_max, *request, *response, *reactor);
   return reactor;
 }
 
 grpc::ServerWriteReactor<v1::ExportStateResponse>* OptimizerService::ExportState(
     grpc::CallbackServerContext* context, const v1::ExportStateRequest* request) {
-  return StartExport(store_, executor_, WatchCall(context), *request);
+  auto owner = OwnCall(context);
+  if (!owner.ok()) return StartExport(store_, executor_, {}, owner.status(), *request);
+  return StartExport(store_, executor_, *std::move(owner), WatchCall(context), *request);
 }
 
 grpc::ServerReadReactor<v1::ImportStateRequest>* OptimizerService::ImportState(
     grpc::CallbackServerContext* context, v1::ImportStateResponse* response) {
-  return StartImport(store_, executor_, WatchCall(context), *response);
+  auto owner = OwnCall(context);
+  if (!owner.ok()) return StartImport(store_, executor_, {}, owner.status(), *response);
+  return StartImport(store_, executor_, *std::move(owner), WatchCall(context), *response);
+}
+
+absl::StatusOr<StreamOwner> OptimizerService::OwnCall(grpc::CallbackServerContext* context) {
+  StreamOwner owner;
+  MNEMO_ASSIGN_OR_RETURN(owner.caller, gatekeeper_.Identify(*context));
+  MNEMO_ASSIGN_OR_RETURN(owner.share, store_.quotas().Take(owner.caller.tenant, {.streams = 1}));
+  // The call may outlive its context, but not its audit.
+  owner.record = [this, caller = owner.caller, peer = context->peer()](std::string_view action,
+                                                                       std::string_view session,
+                                                                       const absl::Status& status) {
+    gatekeeper_.Record(peer, caller, action, session, status);
+  };
+  return owner;
 }
 
 absl::StatusOr<std::shared_ptr<CallWatch>> OptimizerService::WatchCall(
@@ -233,6 +297,8 @@ absl::StatusOr<std::shared_ptr<CallWatch>> OptimizerService::WatchCall(
 grpc::ServerUnaryReactor* OptimizerService::GetServerInfo(grpc::CallbackServerContext* context,
                                                           const v1::GetServerInfoRequest*,
                                                           v1::GetServerInfoResponse* response) {
+  const auto caller = gatekeeper_.Identify(*context);
+  if (!caller.ok()) return Answer(context, caller.status());
   response->set_version(kVersion);
   response->set_commit(kCommit);
   response->set_protocol_revision(kProtocolRevision);
@@ -242,10 +308,7 @@ grpc::ServerUnaryReactor* OptimizerService::GetServerInfo(grpc::CallbackServerCo
   device.set_description(executor_.device_description());
   device.set_step_count(executor_.step_count());
   device.set_queue_length(static_cast<int64_t>(executor_.queue_length()));
-  response->set_session_count(static_cast<int64_t>(store_.count()));
-  response->set_session_count_max(static_cast<int64_t>(store_.limits().session_count_max));
-  response->set_reserved_bytes(store_.budget().bytes_reserved());
-  response->set_reserved_bytes_max(store_.budget().bytes_max());
+  Describe(*caller, *response);
   response->set_parameter_count_max(static_cast<int64_t>(store_.limits().parameter_count_max));
   response->set_message_bytes_max(limits_.message_bytes_max);
   for (const v1::DataType type :
@@ -253,6 +316,20 @@ grpc::ServerUnaryReactor* OptimizerService::GetServerInfo(grpc::CallbackServerCo
     response->add_encodings(type);
   }
   return Answer(context, absl::OkStatus());
+}
+
+// A tenant is told of itself; how much the others have is not its business.
+void OptimizerService::Describe(const Caller& caller, v1::GetServerInfoResponse& response) const {
+  const auto least = [](int64_t own, int64_t all) { return own == 0 ? all : std::min(own, all); };
+  const TenantLimits limits = store_.quotas().LimitsOf(caller.tenant);
+  const TenantQuotas::Amounts held = store_.quotas().Held(caller.tenant);
+  const auto session_count_max = static_cast<int64_t>(store_.limits().session_count_max);
+  const int64_t bytes_max = store_.budget().bytes_max();
+  response.set_session_count(caller.admin ? static_cast<int64_t>(store_.count()) : held.sessions);
+  response.set_session_count_max(caller.admin ? session_count_max
+                                              : least(limits.sessions, session_count_max));
+  response.set_reserved_bytes(caller.admin ? store_.budget().bytes_reserved() : held.memory_bytes);
+  response.set_reserved_bytes_max(caller.admin ? bytes_max : least(limits.memory_bytes, bytes_max));
 }
 
 }  // namespace mnemosyne::server

@@ -77,11 +77,19 @@ class OptimizerService final : public RawOptimizeService {
                                           v1::GetServerInfoResponse* response) override;
 
  private:
+  // Who makes a call that lasts, with its share of the tenant's streams; errors as
+  // Gatekeeper::Identify and TenantQuotas::Take.
+  absl::StatusOr<StreamOwner> OwnCall(grpc::CallbackServerContext* context);
+
   // A watch on a call that lasts; errors as StreamRegistry::Add.
   absl::StatusOr<std::shared_ptr<CallWatch>> WatchCall(grpc::CallbackServerContext* context);
-  absl::Status Update(const v1::UpdateSessionRequest& request, v1::UpdateSessionResponse& response);
-  absl::Status Delete(const v1::DeleteSessionRequest& request, bool from_socket);
-  absl::Status List(const v1::ListSessionsRequest& request, v1::ListSessionsResponse& response);
+  absl::Status Update(const Caller& caller, const v1::UpdateSessionRequest& request,
+                      v1::UpdateSessionResponse& response);
+  absl::Status Delete(const Caller& caller, const v1::DeleteSessionRequest& request,
+                      bool from_socket);
+  absl::Status List(const Caller& caller, const v1::ListSessionsRequest& request,
+                    v1::ListSessionsResponse& response);
+  void Describe(const Caller& caller, v1::GetServerInfoResponse& response) const;
 
   const ModelRegistry& models_;
   ModelReloader& reloader_;

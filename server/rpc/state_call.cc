@@ -59,10 +59,11 @@ class TensorCursor {
 // header, then read and write in turn, then the end. Only Finish, the last, lets OnDone delete it.
 class ExportReactor final : public grpc::ServerWriteReactor<v1::ExportStateResponse> {
  public:
-  ExportReactor(SessionStore& store, StepExecutor& executor, Watch watch,
+  ExportReactor(SessionStore& store, StepExecutor& executor, StreamOwner owner, Watch watch,
                 const v1::ExportStateRequest& request)
-      : executor_(executor), watch_(std::move(watch)) {
+      : executor_(executor), owner_(std::move(owner)), watch_(std::move(watch)) {
     const absl::Status status = Start(store, request);
+    if (owner_.record) owner_.record("ExportState", request.name(), status);
     if (!status.ok()) End(status);
   }
 
@@ -70,8 +71,8 @@ class ExportReactor final : public grpc::ServerWriteReactor<v1::ExportStateRespo
     if (!ok) return End(absl::CancelledError("the client is gone"));
     (*watch_)->Progress();
     if (ended_) return End(absl::OkStatus());
-    const absl::Status submitted =
-        executor_.Submit([this](StepExecutor::Device& device) { WriteNext(device.backend()); });
+    const absl::Status submitted = executor_.Submit(
+        session_->tenant(), [this](StepExecutor::Device& device) { WriteNext(device.backend()); });
     if (!submitted.ok()) End(submitted);
   }
 
@@ -83,7 +84,8 @@ class ExportReactor final : public grpc::ServerWriteReactor<v1::ExportStateRespo
  private:
   absl::Status Start(SessionStore& store, const v1::ExportStateRequest& request) {
     MNEMO_RETURN_IF_ERROR(watch_.status());
-    MNEMO_ASSIGN_OR_RETURN(session_, store.FindWithToken(request.name(), request.token()));
+    MNEMO_ASSIGN_OR_RETURN(session_,
+                           store.FindWithToken(owner_.caller, request.name(), request.token()));
     return session_->turnstile().Ask([this](std::unique_ptr<Turnstile::Turn> turn) {
       turn_ = std::move(turn);
       WriteHeader();
@@ -123,6 +125,7 @@ class ExportReactor final : public grpc::ServerWriteReactor<v1::ExportStateRespo
   }
 
   StepExecutor& executor_;
+  const StreamOwner owner_;
   const Watch watch_;
   std::shared_ptr<Session> session_;
   std::unique_ptr<Turnstile::Turn> turn_;
@@ -135,9 +138,13 @@ class ExportReactor final : public grpc::ServerWriteReactor<v1::ExportStateRespo
 // As an export, in the other direction: the new state is filled aside.
 class ImportReactor final : public grpc::ServerReadReactor<v1::ImportStateRequest> {
  public:
-  ImportReactor(SessionStore& store, StepExecutor& executor, Watch watch,
+  ImportReactor(SessionStore& store, StepExecutor& executor, StreamOwner owner, Watch watch,
                 v1::ImportStateResponse& response)
-      : store_(store), executor_(executor), watch_(std::move(watch)), response_(response) {
+      : store_(store),
+        executor_(executor),
+        owner_(std::move(owner)),
+        watch_(std::move(watch)),
+        response_(response) {
     if (watch_.ok()) {
       StartRead(&message_);
     } else {
@@ -168,16 +175,20 @@ class ImportReactor final : public grpc::ServerReadReactor<v1::ImportStateReques
  private:
   // Runs `task` on the executor's thread, and ends the import if it fails.
   absl::Status Submit(std::function<absl::Status(StepExecutor::Device&)> task) {
-    return executor_.Submit([this, task = std::move(task)](StepExecutor::Device& device) {
-      const absl::Status status = task(device);
-      if (!status.ok()) End(status);
-    });
+    return executor_.Submit(session_->tenant(),
+                            [this, task = std::move(task)](StepExecutor::Device& device) {
+                              const absl::Status status = task(device);
+                              if (!status.ok()) End(status);
+                            });
   }
 
   absl::Status TakeHeader() {
     if (session_ != nullptr) return Violation("a second header came");
-    MNEMO_ASSIGN_OR_RETURN(session_, store_.FindWithToken(message_.name(), message_.token()));
+    MNEMO_ASSIGN_OR_RETURN(session_,
+                           store_.FindWithToken(owner_.caller, message_.name(), message_.token()));
     MNEMO_RETURN_IF_ERROR(session_->CheckUsable());
+    MNEMO_ASSIGN_OR_RETURN(share_, store_.quotas().Take(session_->tenant(),
+                                                        {.memory_bytes = session_->state_bytes()}));
     MNEMO_ASSIGN_OR_RETURN(reservation_, store_.budget().Reserve(session_->state_bytes()));
     header_ = message_.part().header();
     return Submit([this](StepExecutor::Device&) -> absl::Status {
@@ -248,15 +259,18 @@ class ImportReactor final : public grpc::ServerReadReactor<v1::ImportStateReques
   void End(const absl::Status& status) {
     turn_.reset();
     state_.reset();
+    if (owner_.record) owner_.record("ImportState", session_ ? session_->name() : "", status);
     Finish(ToGrpcStatus(status));
   }
 
   SessionStore& store_;
   StepExecutor& executor_;
+  const StreamOwner owner_;
   const Watch watch_;
   v1::ImportStateResponse& response_;
   v1::ImportStateRequest message_;
   std::shared_ptr<Session> session_;
+  TenantQuotas::Share share_;
   MemoryBudget::Reservation reservation_;
   v1::StateHeader header_;
   std::unique_ptr<optim::OptimizerState> state_;
@@ -268,15 +282,16 @@ class ImportReactor final : public grpc::ServerReadReactor<v1::ImportStateReques
 }  // namespace
 
 grpc::ServerWriteReactor<v1::ExportStateResponse>* StartExport(
-    SessionStore& store, StepExecutor& executor, Watch watch,
+    SessionStore& store, StepExecutor& executor, StreamOwner owner, Watch watch,
     const v1::ExportStateRequest& request) {
-  return new ExportReactor(store, executor, std::move(watch), request);
+  return new ExportReactor(store, executor, std::move(owner), std::move(watch), request);
 }
 
 grpc::ServerReadReactor<v1::ImportStateRequest>* StartImport(SessionStore& store,
-                                                             StepExecutor& executor, Watch watch,
+                                                             StepExecutor& executor,
+                                                             StreamOwner owner, Watch watch,
                                                              v1::ImportStateResponse& response) {
-  return new ImportReactor(store, executor, std::move(watch), response);
+  return new ImportReactor(store, executor, std::move(owner), std::move(watch), response);
 }
 
 }  // namespace mnemosyne::server

@@ -1,5 +1,7 @@
 #include "server/rpc/status_codec.h"
 
+#include <google/protobuf/duration.pb.h>
+
 #include <string>
 
 #include "base/error.h"
@@ -9,6 +11,7 @@ namespace mnemosyne::server {
 namespace {
 
 constexpr char kErrorInfoUrl[] = "type.googleapis.com/google.rpc.ErrorInfo";
+constexpr char kRetryInfoUrl[] = "type.googleapis.com/google.rpc.RetryInfo";
 constexpr char kDomain[] = "mnemosyne";
 
 // Trailers share HTTP/2's bound on metadata: a longer message is cut.
@@ -16,6 +19,21 @@ constexpr size_t kMessageBytesMax = 2048;
 
 std::string Message(const absl::Status& status) {
   return std::string(ErrorMessage(status).substr(0, kMessageBytesMax));
+}
+
+// Tells when to try again, where the status does, in the form that generic clients know.
+void AddRetryInfo(const v1::ErrorInfo& info, v1::ErrorStatus& details) {
+  const auto found = info.metadata().find("retry_after_ms");
+  if (found == info.metadata().end()) return;
+  const int64_t milliseconds = std::stoll(found->second);
+  google::protobuf::Duration delay;
+  delay.set_seconds(milliseconds / 1000);
+  delay.set_nanos(static_cast<int32_t>(milliseconds % 1000) * 1'000'000);
+  v1::RetryInfo retry;
+  *retry.mutable_retry_delay() = delay;
+  google::protobuf::Any& any = *details.add_details();
+  any.set_type_url(kRetryInfoUrl);
+  any.set_value(retry.SerializeAsString());
 }
 
 }  // namespace
@@ -33,6 +51,7 @@ grpc::Status ToGrpcStatus(const absl::Status& status) {
   google::protobuf::Any& any = *details.add_details();
   any.set_type_url(kErrorInfoUrl);
   any.set_value(info.SerializeAsString());
+  AddRetryInfo(info, details);
   return grpc::Status(static_cast<grpc::StatusCode>(status.code()), Message(status),
                       details.SerializeAsString());
 }

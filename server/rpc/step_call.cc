@@ -16,10 +16,11 @@ namespace {
 // A call on its way; held by whatever it waits for, and freed with the last of them.
 class StepCall : public std::enable_shared_from_this<StepCall> {
  public:
-  StepCall(SessionStore& store, StepExecutor& executor, int64_t message_bytes_max,
+  StepCall(Caller caller, SessionStore& store, StepExecutor& executor, int64_t message_bytes_max,
            const v1::StepRequest& request, v1::StepResponse& response,
            grpc::ServerUnaryReactor& reactor)
-      : store_(store),
+      : caller_(std::move(caller)),
+        store_(store),
         executor_(executor),
         message_bytes_max_(message_bytes_max),
         request_(request),
@@ -36,6 +37,7 @@ class StepCall : public std::enable_shared_from_this<StepCall> {
   void Answer(PendingStep& step);
   void Finish(const absl::Status& status) { reactor_.Finish(ToGrpcStatus(status)); }
 
+  const Caller caller_;
   SessionStore& store_;
   StepExecutor& executor_;
   const int64_t message_bytes_max_;
@@ -43,6 +45,7 @@ class StepCall : public std::enable_shared_from_this<StepCall> {
   v1::StepResponse& response_;
   grpc::ServerUnaryReactor& reactor_;
 
+  TenantQuotas::Share share_;
   std::shared_ptr<Session> session_;
   int64_t epoch_ = 0;
   DataType gradient_encoding_ = DataType::kFloat32;
@@ -50,7 +53,12 @@ class StepCall : public std::enable_shared_from_this<StepCall> {
 };
 
 absl::Status StepCall::TryStart() {
-  MNEMO_ASSIGN_OR_RETURN(session_, store_.FindWithToken(request_.session(), request_.token()));
+  MNEMO_ASSIGN_OR_RETURN(session_,
+                         store_.FindWithToken(caller_, request_.session(), request_.token()));
+  const auto request_bytes = static_cast<int64_t>(request_.ByteSizeLong());
+  MNEMO_ASSIGN_OR_RETURN(share_,
+                         store_.quotas().Take(caller_.tenant, {.inflight_bytes = request_bytes}));
+  MNEMO_RETURN_IF_ERROR(store_.quotas().CountStep(caller_.tenant));
   MNEMO_ASSIGN_OR_RETURN(gradient_encoding_,
                          WireEncoding(request_.gradient_encoding(), "gradient_encoding"));
   MNEMO_ASSIGN_OR_RETURN(update_encoding_,
@@ -113,10 +121,10 @@ void StepCall::Answer(PendingStep& step) {
 
 }  // namespace
 
-void RunStepCall(SessionStore& store, StepExecutor& executor, int64_t message_bytes_max,
-                 const v1::StepRequest& request, v1::StepResponse& response,
-                 grpc::ServerUnaryReactor& reactor) {
-  std::make_shared<StepCall>(store, executor, message_bytes_max, request, response, reactor)
+void RunStepCall(const Caller& caller, SessionStore& store, StepExecutor& executor,
+                 int64_t message_bytes_max, const v1::StepRequest& request,
+                 v1::StepResponse& response, grpc::ServerUnaryReactor& reactor) {
+  std::make_shared<StepCall>(caller, store, executor, message_bytes_max, request, response, reactor)
       ->Start();
 }
 

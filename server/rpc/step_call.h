@@ -4,6 +4,7 @@
 #include <grpcpp/support/server_callback.h>
 
 #include "mnemosyne/v1/optimizer_service.pb.h"
+#include "server/security/caller.h"
 #include "server/session/session_store.h"
 #include "server/session/step_executor.h"
 
@@ -11,8 +12,8 @@ namespace mnemosyne::server {
 
 // Runs the step of `request` and finishes `reactor`, at once or on the executor's thread. gRPC
 // keeps `request` and `response` alive until then. `message_bytes_max` bounds the answer.
-void RunStepCall(SessionStore& store, StepExecutor& executor, int64_t message_bytes_max,
-                 const v1::StepRequest& request, v1::StepResponse& response,
-                 grpc::ServerUnaryReactor& reactor);
+void RunStepCall(const Caller& caller, SessionStore& store, StepExecutor& executor,
+                 int64_t message_bytes_max, const v1::StepRequest& request,
+                 v1::StepResponse& response, grpc::ServerUnaryReactor& reactor);
 
 }  // namespace mnemosyne::server

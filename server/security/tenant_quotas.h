@@ -53,9 +53,9 @@ class TenantQuotas {
     Amounts amounts_;
   };
 
-  using LimitsOf = std::function<TenantLimits(std::string_view)>;
+  using LimitsFunction = std::function<TenantLimits(std::string_view)>;
 
-  TenantQuotas(LimitsOf limits_of, const Clock& clock)
+  TenantQuotas(LimitsFunction limits_of, const Clock& clock)
       : limits_of_(std::move(limits_of)), clock_(clock) {}
 
   // ResourceExhausted with reason TENANT_LIMIT if the tenant would have more of something than it
@@ -66,6 +66,8 @@ class TenantQuotas {
   // reason RATE_LIMITED if it comes too early; `retry_after_ms` says when it would be taken.
   absl::Status CountStep(const std::string& tenant);
   absl::Status CountCreation(const std::string& tenant);
+
+  TenantLimits LimitsOf(std::string_view tenant) const { return limits_of_(tenant); }
 
   // What the tenant has now.
   Amounts Held(std::string_view tenant) const;
@@ -85,7 +87,7 @@ class TenantQuotas {
                      std::string_view what);
   void GiveBack(const std::string& tenant, const Amounts& amounts);
 
-  const LimitsOf limits_of_;
+  const LimitsFunction limits_of_;
   const Clock& clock_;
   mutable Mutex mutex_;
   std::map<std::string, Account, std::less<>> accounts_ ABSL_GUARDED_BY(mutex_);

@@ -157,7 +157,8 @@ void SessionStore::Create(const Caller& caller, const std::string& request_id,
   if (!submitted.ok()) Finish(request, submitted);
 }
 
-void SessionStore::Finish(const RequestKey& request, absl::StatusOr<std::shared_ptr<Session>> result) {
+void SessionStore::Finish(const RequestKey& request,
+                          absl::StatusOr<std::shared_ptr<Session>> result) {
   std::vector<CreateCallback> waiting;
   {
     MutexLock lock(&mutex_);

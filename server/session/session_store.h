@@ -1,9 +1,9 @@
 // All sessions of the daemon.
 #pragma once
 
+#include <compare>
 #include <cstddef>
 #include <cstdint>
-#include <compare>
 #include <functional>
 #include <map>
 #include <memory>

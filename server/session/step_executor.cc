@@ -1,6 +1,7 @@
 #include "server/session/step_executor.h"
 
 #include <algorithm>
+#include <functional>
 #include <ranges>
 #include <tuple>
 #include <utility>
@@ -59,7 +60,10 @@ absl::Status StepExecutor::Submit(const std::string& tenant, Task task) {
                    "QUEUE_FULL"),
         "retry_after_ms", kRetryAfterMs);
   }
-  LineOf(tenant).tasks.push_back(std::move(task));
+  Line& line = lines_[tenant];
+  // Who begins to wait has no claim on time that it did not wait for.
+  if (line.tasks.empty()) line.used = std::max(line.used, served_);
+  line.tasks.push_back(std::move(task));
   ++queued_;
   return absl::OkStatus();
 }
@@ -101,51 +105,36 @@ size_t StepExecutor::queue_length() const {
   return queued_;
 }
 
-StepExecutor::Line& StepExecutor::LineOf(const std::string& tenant) {
-  if (const auto found = lines_.find(tenant); found != lines_.end()) return found->second;
-  // Who comes anew has no claim on time that it did not wait for.
-  Line line;
-  if (!lines_.empty()) {
-    line.used = std::ranges::min(lines_ | std::views::values, {}, &Line::used).used;
-  }
-  return lines_.emplace(tenant, std::move(line)).first->second;
-}
-
-StepExecutor::Lines::iterator StepExecutor::NextLine() {
-  auto next = lines_.end();
-  for (auto at = lines_.begin(); at != lines_.end(); ++at) {
-    if (at->second.tasks.empty()) continue;
-    if (next == lines_.end() || std::tie(at->second.used, at->second.last_turn) <
-                                    std::tie(next->second.used, next->second.last_turn)) {
-      next = at;
-    }
-  }
-  return next;
+StepExecutor::Line& StepExecutor::NextLine() {
+  const auto waiting = [](const Line& line) { return !line.tasks.empty(); };
+  const auto order = [](const Line& line) { return std::tie(line.used, line.last_turn); };
+  return std::ranges::min(lines_ | std::views::values | std::views::filter(waiting) |
+                              std::views::transform([](Line& line) { return std::ref(line); }),
+                          {}, [&](const Line& line) { return order(line); });
 }
 
 void StepExecutor::Work() {
-  const auto ready = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    return stopped_ || queued_ > 0;
-  };
+  const auto ready = [this]()
+                         ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return stopped_ || queued_ > 0; };
   while (true) {
     Task task;
-    Lines::iterator line;
+    Line* line = nullptr;
     {
       MutexLock lock(&mutex_);
       lock.Await(ready);
       if (queued_ == 0) return;  // Stopped, and all is done.
-      line = NextLine();
-      line->second.last_turn = ++turns_;
-      task = std::move(line->second.tasks.front());
-      line->second.tasks.pop_front();
+      line = &NextLine();
+      line->last_turn = ++turns_;
+      served_ = line->used;
+      task = std::move(line->tasks.front());
+      line->tasks.pop_front();
       --queued_;
     }
     const Clock::Monotonic start = clock_.MonotonicNow();
     task(device_);
     task = nullptr;  // What it holds goes before the next one runs.
     MutexLock lock(&mutex_);
-    line->second.used += clock_.MonotonicNow() - start;
-    if (line->second.tasks.empty()) lines_.erase(line);
+    line->used += clock_.MonotonicNow() - start;
   }
 }
 

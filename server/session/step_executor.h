@@ -59,9 +59,9 @@ class StepExecutor {
   StepExecutor(const StepExecutor&) = delete;
   StepExecutor& operator=(const StepExecutor&) = delete;
 
-  // Queues a task for a tenant. ResourceExhausted with reason QUEUE_FULL if too many wait already, or
-  // if half of all that may wait are of this tenant, where it has a name; Unavailable with reason
-  // SHUTTING_DOWN after Stop.
+  // Queues a task for a tenant. ResourceExhausted with reason QUEUE_FULL if too many wait already,
+  // or if half of all that may wait are of this tenant, where it has a name; Unavailable with
+  // reason SHUTTING_DOWN after Stop.
   absl::Status Submit(const std::string& tenant, Task task);
 
   // Queues a complete step and calls `done` on the executor's thread. A step that fails with
@@ -83,11 +83,9 @@ class StepExecutor {
     Clock::Monotonic::duration used{0};  // Of the device's time.
     uint64_t last_turn = 0;
   };
-  using Lines = std::map<std::string, Line, std::less<>>;
 
   void Work();
-  Line& LineOf(const std::string& tenant) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  Lines::iterator NextLine() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  Line& NextLine() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void RunOne(PendingStep& step, absl::Status& status, Device& device);
 
   const size_t queue_max_;
@@ -97,7 +95,8 @@ class StepExecutor {
   std::atomic<int64_t> step_count_ = 0;
 
   mutable Mutex mutex_;
-  Lines lines_ ABSL_GUARDED_BY(mutex_);  // By tenant; only those that wait or are served.
+  std::map<std::string, Line, std::less<>> lines_ ABSL_GUARDED_BY(mutex_);  // By tenant.
+  Clock::Monotonic::duration served_ ABSL_GUARDED_BY(mutex_){0};  // What the line served last had.
   size_t queued_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t turns_ ABSL_GUARDED_BY(mutex_) = 0;
   bool stopped_ ABSL_GUARDED_BY(mutex_) = false;

@@ -34,7 +34,7 @@ class OptimizeConversationTest : public ::testing::Test {
  protected:
   std::unique_ptr<FakeSink> Connect() {
     return std::make_unique<FakeSink>(std::make_shared<OptimizeConversation>(
-        bench_.store, bench_.executor, limits_, bench_.clock));
+        bench_.store, bench_.executor, StreamOwner{.caller = caller_}, limits_, bench_.clock));
   }
 
   static v1::OptimizeRequest OpenRequest(const Session& session) {
@@ -68,6 +68,7 @@ class OptimizeConversationTest : public ::testing::Test {
 
   TestBench bench_;
   StreamLimits limits_;
+  Caller caller_;
 };
 
 TEST_F(OptimizeConversationTest, AnswersOpenWithWhereToResume) {
@@ -398,7 +399,7 @@ TEST_F(OptimizeConversationTest, EndsAStreamThatIsSilentInTheMiddleOfAStep) {
 TEST_F(OptimizeConversationTest, KeepsAnIdleStreamWithHeartbeats) {
   const auto session = bench_.Create();
   auto sink = Open(*session);
-  bench_.clock.Advance(std::chrono::hours(1));
+  bench_.clock.Advance(std::chrono::minutes(50));
   sink->conversation().OnTick();
   EXPECT_TRUE(sink->Receive().has_heartbeat());
   EXPECT_FALSE(sink->finished());
@@ -407,6 +408,52 @@ TEST_F(OptimizeConversationTest, KeepsAnIdleStreamWithHeartbeats) {
   sink->Send(heartbeat);
   sink->Send(StepRequest(1, 0.5F));
   EXPECT_EQ(sink->Receive().done().step(), 1);
+}
+
+TEST_F(OptimizeConversationTest, EndsAStreamThatIdlesForTooLongWhateverItsHeartbeats) {
+  const auto session = bench_.Create();
+  auto sink = Open(*session);
+  bench_.clock.Advance(std::chrono::hours(1));
+  v1::OptimizeRequest heartbeat;
+  heartbeat.mutable_heartbeat();
+  sink->Send(heartbeat);
+  sink->conversation().OnTick();
+  EXPECT_EQ(ErrorReason(sink->AwaitFinish()), "STREAM_IDLE");
+}
+
+TEST_F(OptimizeConversationTest, EndsAStreamWhoseCredentialsAreRevoked) {
+  const auto revoked = std::make_shared<std::atomic<bool>>(false);
+  caller_.revoked = revoked;
+  const auto session = bench_.Create();
+  auto sink = Open(*session);
+  sink->conversation().OnTick();
+  EXPECT_FALSE(sink->finished());
+  revoked->store(true);
+  sink->conversation().OnTick();
+  EXPECT_EQ(ErrorReason(sink->AwaitFinish()), "WRONG_CREDENTIALS");
+}
+
+TEST_F(OptimizeConversationTest, RefusesAStepThatComesTooEarlyAndTakesItLater) {
+  bench_.tenant_limits.steps_per_second = 1;
+  const auto session = bench_.Create();
+  auto sink = Open(*session);
+  sink->Send(StepRequest(1, 0.5F));
+  EXPECT_EQ(sink->Receive().done().step(), 1);
+  sink->Send(StepRequest(2, 0.5F));
+  const v1::OptimizeResponse refused = sink->Receive();
+  EXPECT_EQ(refused.error().reason(), "RATE_LIMITED");
+  EXPECT_EQ(refused.error().metadata().at("retry_after_ms"), "1000");
+  bench_.clock.Advance(std::chrono::seconds(1));
+  sink->Send(StepRequest(2, 0.5F));
+  EXPECT_EQ(sink->Receive().done().step(), 2);
+}
+
+TEST_F(OptimizeConversationTest, AnotherTenantsSessionIsNotThereEvenWithItsToken) {
+  const auto session = bench_.Create();
+  caller_ = Caller{.tenant = "other", .admin = false};
+  auto sink = Connect();
+  sink->Send(OpenRequest(*session));
+  EXPECT_EQ(ErrorReason(sink->AwaitFinish()), "SESSION_NOT_FOUND");
 }
 
 TEST_F(OptimizeConversationTest, CancelsAClientThatDoesNotReadItsGoodbye) {
@@ -508,13 +555,14 @@ TEST_F(OptimizeConversationTest, RefusesAStepInBandWhenTheQueueIsFull) {
   mnemosyne::testing::Notification started;
   mnemosyne::testing::Notification release;
   ASSERT_TRUE(bench_.executor
-                  .Submit([&](StepExecutor::Device&) {
-                    started.Notify();
-                    release.WaitForNotification();
-                  })
+                  .Submit("",
+                          [&](StepExecutor::Device&) {
+                            started.Notify();
+                            release.WaitForNotification();
+                          })
                   .ok());
   started.WaitForNotification();
-  while (bench_.executor.Submit([](StepExecutor::Device&) {}).ok()) {
+  while (bench_.executor.Submit("", [](StepExecutor::Device&) {}).ok()) {
   }
   sink->Send(StepRequest(1, 0.5F));
   EXPECT_EQ(sink->Receive().error().reason(), "QUEUE_FULL");

@@ -27,7 +27,7 @@ TEST(SessionStoreTest, MakesASessionWithItsMemoryReserved) {
   EXPECT_EQ(session->layout().element_count(), 9);
   EXPECT_GT(session->reserved_bytes(), session->state_bytes());
   EXPECT_EQ(bench.budget.bytes_reserved(), session->reserved_bytes());
-  EXPECT_EQ(*bench.store.Find(session->name()), session);
+  EXPECT_EQ(*bench.store.Find({}, session->name()), session);
 }
 
 TEST(SessionStoreTest, ARepeatedRequestGetsTheSameSession) {
@@ -68,9 +68,9 @@ TEST(SessionStoreTest, NamesAndTokensAreUnique) {
 TEST(SessionStoreTest, ChecksTheToken) {
   TestBench bench;
   const auto session = bench.Create();
-  EXPECT_OK(bench.store.FindWithToken(session->name(), session->token()));
+  EXPECT_OK(bench.store.FindWithToken({}, session->name(), session->token()));
   for (const std::string& token : {std::string(), std::string("x"), session->token() + "0"}) {
-    EXPECT_EQ(ErrorReason(bench.store.FindWithToken(session->name(), token).status()),
+    EXPECT_EQ(ErrorReason(bench.store.FindWithToken({}, session->name(), token).status()),
               "WRONG_TOKEN");
   }
 }
@@ -102,13 +102,63 @@ TEST(SessionStoreTest, ListsPagesInOrderOfCreation) {
   std::vector<std::string> names;
   for (int i = 0; i < 5; ++i) names.push_back(bench.Create()->name());
   std::vector<std::string> listed;
-  uint64_t after = 0;
+  std::optional<SessionStore::Position> after = SessionStore::Position();
   do {
-    const auto page = bench.store.List(2, after, &after);
+    const auto page = bench.store.List({}, 2, *after, &after);
     EXPECT_LE(page.size(), 2);
     for (const auto& session : page) listed.push_back(session->name());
-  } while (after != 0);
+  } while (after);
   EXPECT_EQ(listed, names);
+}
+
+TEST(SessionStoreTest, ForOthersATenantsSessionIsNotThere) {
+  TestBench bench;
+  const Caller vision{.tenant = "vision", .admin = false};
+  const Caller speech{.tenant = "speech", .admin = false};
+  const Caller admin{.tenant = "ops", .admin = true};
+  const auto made = bench.TryCreate(SmallSpec(), "id", 7, vision);
+  ASSERT_OK(made);
+  const std::string name = (*made)->name();
+  const std::string token = (*made)->token();
+
+  EXPECT_EQ(bench.store.Find(speech, name).status(),
+            bench.store.Find(speech, "sessions/0").status());
+  EXPECT_EQ(bench.store.FindWithToken(speech, name, token).status(),
+            bench.store.FindWithToken(speech, "sessions/0", token).status());
+  EXPECT_OK(bench.store.Find(vision, name));
+  EXPECT_OK(bench.store.Find(admin, name));
+  std::optional<SessionStore::Position> next;
+  EXPECT_TRUE(bench.store.List(speech, 10, {}, &next).empty());
+  EXPECT_TRUE(bench.store.List(speech, 10, {.tenant = "vision"}, &next).empty());
+  EXPECT_EQ(bench.store.List(vision, 10, {}, &next).size(), 1);
+  EXPECT_EQ(bench.store.List(admin, 10, {}, &next).size(), 1);
+}
+
+TEST(SessionStoreTest, ARequestIdIsATenantsOwn) {
+  TestBench bench;
+  const Caller vision{.tenant = "vision", .admin = false};
+  const Caller speech{.tenant = "speech", .admin = false};
+  const auto first = bench.TryCreate(SmallSpec(), "id", 7, vision);
+  const auto second = bench.TryCreate(SmallSpec(), "id", 7, speech);
+  const auto other = bench.TryCreate(SmallSpec("sgd"), "id", 8, Caller{.tenant = "third"});
+  ASSERT_OK(first);
+  ASSERT_OK(second);
+  ASSERT_OK(other);
+  EXPECT_NE((*first)->token(), (*second)->token());
+}
+
+TEST(SessionStoreTest, ATenantHasItsOwnBounds) {
+  TestBench bench;
+  bench.tenant_limits.sessions = 1;
+  const Caller vision{.tenant = "vision", .admin = false};
+  auto made = bench.TryCreate(SmallSpec(), "a", 7, vision);
+  ASSERT_OK(made);
+  EXPECT_EQ(ErrorReason(bench.TryCreate(SmallSpec(), "b", 7, vision).status()), "TENANT_LIMIT");
+  EXPECT_OK(bench.TryCreate(SmallSpec(), "b", 7, Caller{.tenant = "speech"}));
+  bench.store.Delete(*made);
+  *made = nullptr;
+  bench.Settle();
+  EXPECT_OK(bench.TryCreate(SmallSpec(), "b", 7, vision));
 }
 
 TEST(SessionStoreTest, HoldsTenThousandParameters) {

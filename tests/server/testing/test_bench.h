@@ -34,16 +34,18 @@ class TestBench {
   explicit TestBench(SessionLimits limits = {}, int64_t memory_max = int64_t{1} << 30,
                      size_t queue_max = 64, std::vector<std::filesystem::path> model_folders = {})
       : budget(memory_max),
+        quotas([this](std::string_view) { return tenant_limits; }, clock),
         models(std::move(model_folders)),
         executor(*kernels::CreateBackend("cpu", {.threads = 1}), queue_max, clock),
-        store(limits, budget, models, executor, clock) {}
+        store(limits, budget, quotas, models, executor, clock) {}
 
   absl::StatusOr<std::shared_ptr<Session>> TryCreate(SessionSpec spec,
                                                      const std::string& request_id,
-                                                     uint64_t fingerprint = 0) {
+                                                     uint64_t fingerprint = 0,
+                                                     const Caller& caller = {}) {
     mnemosyne::testing::Notification done;
     absl::StatusOr<std::shared_ptr<Session>> result;
-    store.Create(request_id, fingerprint, std::move(spec), [&](auto created) {
+    store.Create(caller, request_id, fingerprint, std::move(spec), [&](auto created) {
       result = std::move(created);
       done.Notify();
     });
@@ -60,14 +62,16 @@ class TestBench {
   // Waits until the executor has done all that was queued before.
   void Settle() {
     mnemosyne::testing::Notification done;
-    while (!executor.Submit([&](StepExecutor::Device&) { done.Notify(); }).ok()) {
+    while (!executor.Submit("", [&](StepExecutor::Device&) { done.Notify(); }).ok()) {
       std::this_thread::yield();  // The queue is full for a moment.
     }
     done.WaitForNotification();
   }
 
   FakeClock clock;
+  TenantLimits tenant_limits;
   MemoryBudget budget;
+  TenantQuotas quotas;
   ModelRegistry models;
   StepExecutor executor;
   SessionStore store;

@@ -35,6 +35,11 @@ class Any(Message):
     value: bytes
     def __init__(self, *, type_url: str | None = ..., value: bytes | None = ...) -> None: ...
 
+class Duration(Message):
+    seconds: int
+    nanos: int
+    def __init__(self, *, seconds: int | None = ..., nanos: int | None = ...) -> None: ...
+
 class ErrorStatus(Message):
     code: int
     message: str
@@ -48,6 +53,11 @@ class ErrorInfo(Message):
     @property
     def metadata(self) -> MutableMapping[str, str]: ...
     def __init__(self, *, reason: str | None = ..., domain: str | None = ..., metadata: Mapping[str, str] | None = ...) -> None: ...
+
+class RetryInfo(Message):
+    @property
+    def retry_delay(self) -> Duration: ...
+    def __init__(self, *, retry_delay: Duration | None = ...) -> None: ...
 
 class GuardReport(Message):
     level: float
