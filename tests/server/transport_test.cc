@@ -6,12 +6,16 @@
 
 #include <chrono>
 #include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "base/error.h"
 #include "base/status_macros.h"
 #include "mnemosyne/v1/optimizer_service.grpc.pb.h"
+#include "proto/codec/access_token.h"
 #include "server/server.h"
 #include "tests/testing/certificates.h"
 #include "tests/testing/status_matchers.h"
@@ -175,6 +179,172 @@ TEST_F(TransportTest, TheSocketIsItsOwnersAlone) {
   EXPECT_TRUE(Call("unix:" + config_.socket, grpc::InsecureChannelCredentials()).ok());
   server_.reset();
   EXPECT_FALSE(std::filesystem::exists(config_.socket));
+}
+
+// Two tenants of one daemon, by token and by certificate.
+class TenantsTest : public TransportTest {
+ protected:
+  void SetUp() override {
+    UseTls();
+    UseClientCertificates("request");
+    config_.access = folder_ + "/access";
+    config_.audit_log = folder_ + "/audit";
+    const std::string salt = codec::MakeSalt();
+    const std::string admin_salt = codec::MakeSalt();
+    ReplaceFile(config_.access,
+                fmt::format("token tenant=vision id={} salt={} sha256={}\n"
+                            "token tenant=ops role=admin id={} salt={} sha256={}\n"
+                            "certificate tenant=speech name=trainer.example\n",
+                            token_.id, salt, codec::HashSecret(salt, token_.secret), admin_.id,
+                            admin_salt, codec::HashSecret(admin_salt, admin_.secret)));
+    ASSERT_OK(Start());
+    const std::string& root = authority_.certificate();
+    open_ = v1::OptimizerService::NewStub(grpc::CreateChannel(address(), Tls(root)));
+    certified_ = v1::OptimizerService::NewStub(grpc::CreateChannel(
+        address(), Tls(root, authority_.Issue({.names = {"DNS:trainer.example"}}))));
+  }
+
+  // Without its clients the daemon has nobody to wait for.
+  void TearDown() override {
+    open_.reset();
+    certified_.reset();
+  }
+
+  static std::unique_ptr<grpc::ClientContext> With(const codec::AccessToken& token) {
+    auto context = std::make_unique<grpc::ClientContext>();
+    context->AddMetadata("authorization", "Bearer " + codec::FormatAccessToken(token));
+    return context;
+  }
+
+  static v1::CreateSessionResponse Create(v1::OptimizerService::Stub& stub,
+                                          std::unique_ptr<grpc::ClientContext> context) {
+    v1::CreateSessionRequest request;
+    request.set_request_id("the same for all");
+    request.mutable_spec()->set_optimizer("sgd");
+    request.mutable_spec()->add_parameters()->set_name("secret-name");
+    v1::CreateSessionResponse response;
+    const grpc::Status status = stub.CreateSession(context.get(), request, &response);
+    EXPECT_TRUE(status.ok()) << status.error_message();
+    return response;
+  }
+
+  const codec::AccessToken token_ = codec::MakeAccessToken();
+  const codec::AccessToken admin_ = codec::MakeAccessToken();
+  std::unique_ptr<v1::OptimizerService::Stub> open_;       // Without a certificate.
+  std::unique_ptr<v1::OptimizerService::Stub> certified_;  // As the tenant speech.
+};
+
+TEST_F(TenantsTest, AStrangerGetsNothing) {
+  v1::GetServerInfoResponse info;
+  grpc::ClientContext nobody;
+  EXPECT_EQ(open_->GetServerInfo(&nobody, {}, &info).error_code(),
+            grpc::StatusCode::UNAUTHENTICATED);
+  v1::ListOptimizersResponse optimizers;
+  EXPECT_EQ(
+      open_->ListOptimizers(With(codec::MakeAccessToken()).get(), {}, &optimizers).error_code(),
+      grpc::StatusCode::UNAUTHENTICATED);
+  grpc::ClientContext stream_context;
+  const auto stream = open_->Optimize(&stream_context);
+  EXPECT_EQ(stream->Finish().error_code(), grpc::StatusCode::UNAUTHENTICATED);
+}
+
+TEST_F(TenantsTest, ATenantSeesNothingOfAnother) {
+  const auto vision = Create(*open_, With(token_));
+  const auto speech = Create(*certified_, std::make_unique<grpc::ClientContext>());
+  EXPECT_NE(vision.session().name(), speech.session().name());
+
+  v1::ListSessionsResponse list;
+  ASSERT_TRUE(open_->ListSessions(With(token_).get(), {}, &list).ok());
+  ASSERT_EQ(list.sessions_size(), 1);
+  EXPECT_EQ(list.sessions(0).name(), vision.session().name());
+  v1::GetServerInfoResponse info;
+  ASSERT_TRUE(open_->GetServerInfo(With(token_).get(), {}, &info).ok());
+  EXPECT_EQ(info.session_count(), 1);
+
+  // Each call says of another's session, even with its token, what it says of none.
+  const auto expect_none = [](const grpc::Status& others, const grpc::Status& none) {
+    EXPECT_EQ(others.error_code(), grpc::StatusCode::NOT_FOUND);
+    EXPECT_EQ(others.error_message(), none.error_message());
+    EXPECT_EQ(others.error_details(), none.error_details());
+  };
+  const auto try_all = [&](const std::string& name, const std::string& token) {
+    std::vector<grpc::Status> statuses;
+    v1::GetSessionRequest get;
+    get.set_name(name);
+    v1::GetSessionResponse got;
+    statuses.push_back(open_->GetSession(With(token_).get(), get, &got));
+    v1::UpdateSessionRequest update;
+    update.set_name(name);
+    update.set_token(token);
+    v1::UpdateSessionResponse updated;
+    statuses.push_back(open_->UpdateSession(With(token_).get(), update, &updated));
+    v1::DeleteSessionRequest remove;
+    remove.set_name(name);
+    remove.set_token(token);
+    v1::DeleteSessionResponse removed;
+    statuses.push_back(open_->DeleteSession(With(token_).get(), remove, &removed));
+    v1::StepRequest step;
+    step.set_session(name);
+    step.set_token(token);
+    v1::StepResponse stepped;
+    statuses.push_back(open_->Step(With(token_).get(), step, &stepped));
+    v1::ExportStateRequest request;
+    request.set_name(name);
+    request.set_token(token);
+    const auto export_context = With(token_);
+    statuses.push_back(open_->ExportState(export_context.get(), request)->Finish());
+    const auto import_context = With(token_);
+    v1::ImportStateResponse imported;
+    const auto writer = open_->ImportState(import_context.get(), &imported);
+    v1::ImportStateRequest part;
+    part.set_name(name);
+    part.set_token(token);
+    part.mutable_part()->mutable_header();
+    writer->Write(part);
+    writer->WritesDone();
+    statuses.push_back(writer->Finish());
+    const auto stream_context = With(token_);
+    const auto stream = open_->Optimize(stream_context.get());
+    v1::OptimizeRequest open;
+    open.mutable_open()->set_session(name);
+    open.mutable_open()->set_token(token);
+    stream->Write(open);
+    statuses.push_back(stream->Finish());
+    return statuses;
+  };
+  const auto others = try_all(speech.session().name(), speech.token());
+  const auto none = try_all("sessions/0123456789abcdef", speech.token());
+  for (size_t i = 0; i < others.size(); ++i) expect_none(others[i], none[i]);
+}
+
+TEST_F(TenantsTest, OnlyAnAdminReloadsAndSeesAll) {
+  const auto vision = Create(*open_, With(token_));
+  v1::ReloadModelsResponse reloaded;
+  EXPECT_EQ(open_->ReloadModels(With(token_).get(), {}, &reloaded).error_code(),
+            grpc::StatusCode::PERMISSION_DENIED);
+  EXPECT_TRUE(open_->ReloadModels(With(admin_).get(), {}, &reloaded).ok());
+  v1::ListSessionsResponse list;
+  ASSERT_TRUE(open_->ListSessions(With(admin_).get(), {}, &list).ok());
+  EXPECT_EQ(list.sessions_size(), 1);
+  v1::DeleteSessionRequest remove;
+  remove.set_name(vision.session().name());
+  v1::DeleteSessionResponse removed;
+  EXPECT_TRUE(open_->DeleteSession(With(admin_).get(), remove, &removed).ok());
+}
+
+TEST_F(TenantsTest, TheAuditLogSaysWhoDidWhatAndHoldsNoSecret) {
+  const auto vision = Create(*open_, With(token_));
+  v1::GetServerInfoResponse info;
+  open_->GetServerInfo(With(codec::MakeAccessToken()).get(), {}, &info);
+  std::ifstream file(config_.audit_log);
+  const std::string text((std::istreambuf_iterator<char>(file)), {});
+  EXPECT_THAT(text, HasSubstr("\"tenant\":\"vision\",\"means\":\"token:" + token_.id));
+  EXPECT_THAT(text, HasSubstr("\"action\":\"CreateSession\",\"outcome\":\"OK\",\"session\":\"" +
+                              vision.session().name()));
+  EXPECT_THAT(text, HasSubstr("\"action\":\"identify\",\"outcome\":\"WRONG_CREDENTIALS\""));
+  for (const std::string& secret : {token_.secret, vision.token(), std::string("secret-name")}) {
+    EXPECT_THAT(text, ::testing::Not(HasSubstr(secret)));
+  }
 }
 
 }  // namespace
