@@ -7,6 +7,7 @@
 #include "kernels/coordinate_step.h"
 #include "kernels/gradient_statistics.h"
 #include "kernels/lstm_step.h"
+#include "kernels/mnemosyne_step.h"
 #include "kernels/optimizer_steps.h"
 #include "kernels/row_ops.h"
 
@@ -21,6 +22,8 @@ absl::Status Check(const AdamStepArgs& args);
 absl::Status Check(const LionStepArgs& args);
 absl::Status Check(const LstmStepArgs& args);
 absl::Status Check(const CoordinateStepArgs& args);
+absl::Status Check(const MnemosyneContextArgs& args);
+absl::Status Check(const MnemosyneStepArgs& args);
 absl::Status Check(const DenseLayerArgs& args);
 absl::Status Check(const FeatureMapArgs& args);
 absl::Status Check(const BidirectionalAttentionArgs& args);

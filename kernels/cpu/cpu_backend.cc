@@ -342,6 +342,7 @@ absl::Status CpuBackend::DeltaMemory(const DeltaMemoryArgs& args) {
 }
 
 absl::Status CpuBackend::MnemosyneContext(const MnemosyneContextArgs& args) {
+  MNEMO_RETURN_IF_ERROR(Check(args));
   const MnemosyneSizes& sizes = args.model.sizes;
   const MnemosyneMemory& memory = args.memory;
   const size_t tensors = memory.tensors.size(), features = sizes.context_map.features;
@@ -387,6 +388,7 @@ absl::Status CpuBackend::MnemosyneContext(const MnemosyneContextArgs& args) {
 }
 
 absl::Status CpuBackend::MnemosyneStep(const MnemosyneStepArgs& args) {
+  MNEMO_RETURN_IF_ERROR(Check(args));
   blocks_.clear();
   for (size_t k = 0; k < args.parameters.size(); ++k) {
     const MnemosyneTensor& tensor = args.memory.tensors[args.parameters[k]];

@@ -497,18 +497,6 @@ struct ChunkWork {
     choice.sharp_scale = knobs.write_limit / (rms > knobs.write_limit ? rms : knobs.write_limit);
   }
 
-  // Asks for the coordinates of the next chunk, most likely this thread's next, while this one's
-  // cells are at work.
-  void FetchNext() const {
-    constexpr size_t kLine = 64 / sizeof(float);
-    for (size_t i = 0; i < x.count; i += kLine) {
-      __builtin_prefetch(at.values + x.count + i, 1);
-      __builtin_prefetch(at.fast + x.count + i, 1);
-      __builtin_prefetch(at.square + x.count + i, 1);
-      __builtin_prefetch(at.slow + x.count + i, 1);
-    }
-  }
-
   // Features of the chunk from means over it, so that sums near the largest float stay finite.
   void DescribeChunk(float old_mean_square) {
     const auto count = static_cast<float>(x.count);
@@ -828,9 +816,20 @@ double MnemosyneChunkUpdate(const MnemosyneModel& model, const MnemosyneChunkSte
     work.WriteMoments();
     work.MeasureDirections();
     work.DescribeChunk(old_mean_square);
-    work.FetchNext();
+    // The coordinates of the next chunk, most likely this thread's next, come while this one's
+    // cells are at work. Not in a function of its own, which a compiler would take for one without
+    // effect.
+    const size_t count = step.chunk->count;
+    for (size_t i = count; i < 2 * count; i += kLanes) {
+      __builtin_prefetch(step.values + i, 0, 2);
+      __builtin_prefetch(step.fast + i, 0, 2);
+    }
     work.EmbedCells();
     work.WriteAttention();
+    for (size_t i = count; i < 2 * count; i += kLanes) {
+      __builtin_prefetch(step.square + i, 0, 2);
+      __builtin_prefetch(step.slow + i, 0, 2);
+    }
     work.ReadAttention();
     work.Pool(inputs);
     for (size_t i = 0; i < model.sizes.token_width; ++i) step.token[i] = inputs[i];

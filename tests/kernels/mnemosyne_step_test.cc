@@ -276,6 +276,26 @@ TEST_P(MnemosyneStepTest, HasTheNumbersOfTheReference) {
   }
 }
 
+TEST_P(MnemosyneStepTest, RefusesArgumentsThatDoNotAgree) {
+  if (!backend_->host_accessible()) GTEST_SKIP() << "not implemented on this device";
+  Example example(ShippedSizes());
+  std::vector<MnemosyneTensorStep> steps(3);
+  const auto run = [&](std::vector<size_t> parameters) {
+    return backend_->MnemosyneStep({example.model, example.memory, parameters, steps, example.sums,
+                                    example.values.data(), example.square_sums, example.capped,
+                                    /*replay=*/false});
+  };
+
+  EXPECT_THAT(run({0, 1}), testing::IsError(absl::StatusCode::kInvalidArgument, "steps has 3"));
+  EXPECT_THAT(run({0, 2, 1}),
+              testing::IsError(absl::StatusCode::kInvalidArgument, "wrong parameter: 1"));
+  EXPECT_THAT(run({0, 1, 3}),
+              testing::IsError(absl::StatusCode::kInvalidArgument, "wrong parameter: 3"));
+  example.model.sizes.cell_width = 65;
+  EXPECT_THAT(run({0, 1, 2}),
+              testing::IsError(absl::StatusCode::kInvalidArgument, "cell_width is 65"));
+}
+
 INSTANTIATE_TEST_SUITE_P(Backends, MnemosyneStepTest, kAllBackends, BackendParamName);
 
 }  // namespace
