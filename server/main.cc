@@ -1,4 +1,5 @@
 // mnemosyned: arguments to ServerConfig to Server; signals; nothing else.
+#include <grpc/support/log.h>
 #include <malloc.h>
 #include <pthread.h>
 #include <unistd.h>
@@ -105,6 +106,12 @@ void ServeUntilSignalled(Server& server) {
   drain.join();
 }
 
+// What gRPC says of itself, such as each failed handshake, is for who looks for it: strangers must
+// not fill the log.
+void LogOfGrpc(gpr_log_func_args* args) {
+  Log(spdlog::level::debug, "grpc", {{"detail", args->message}});
+}
+
 absl::Status Run(ServerConfig config) {
   MNEMO_RETURN_IF_ERROR(CompleteConfig(config));
   if (!config.ready_file.empty()) {
@@ -112,6 +119,7 @@ absl::Status Run(ServerConfig config) {
   }
   SetUpLogging(spdlog::level::from_str(config.log_level),
                config.log_format == "json" ? LogFormat::kJson : LogFormat::kText);
+  gpr_set_log_function(&LogOfGrpc);
   MNEMO_ASSIGN_OR_RETURN(std::unique_ptr<Server> server, Server::Start(config, Clock::Real()));
   if (!config.ready_file.empty()) MNEMO_RETURN_IF_ERROR(WriteReadyFile(*server));
   Log(spdlog::level::info, "serving",

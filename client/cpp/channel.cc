@@ -37,6 +37,12 @@ bool HasPort(std::string_view address) {
   return address.starts_with('[') || address.find(':') == colon;
 }
 
+// Whether packets to `target` cannot leave this machine.
+bool IsThisMachine(std::string_view target) {
+  return target.starts_with("unix:") || target.starts_with("127.") ||
+         target.starts_with("localhost:") || target.starts_with("[::1]:");
+}
+
 }  // namespace
 
 absl::StatusOr<std::string> ChannelTarget(std::string_view address) {
@@ -63,7 +69,25 @@ absl::StatusOr<std::string> ChannelTarget(std::string_view address) {
                    : fmt::format("{}:{}", address, kDefaultPort);
 }
 
-std::shared_ptr<grpc::Channel> MakeChannel(const std::string& target) {
+absl::Status CheckCredentials(const std::string& target, const Credentials& credentials) {
+  if (credentials.certificate.empty() != credentials.private_key.empty()) {
+    return InvalidArgument("a certificate and its key are given together or not at all");
+  }
+  if (!credentials.tls && !credentials.access_token.empty() && !IsThisMachine(target)) {
+    return InvalidArgument(
+        "the access token would travel to {} in plaintext, where anyone could take it; use TLS",
+        target);
+  }
+  return absl::OkStatus();
+}
+
+std::map<std::string, std::string> CallMetadata(const Credentials& credentials) {
+  if (credentials.access_token.empty()) return {};
+  return {{"authorization", "Bearer " + credentials.access_token}};
+}
+
+std::shared_ptr<grpc::Channel> MakeChannel(const std::string& target,
+                                           const Credentials& credentials) {
   grpc::ChannelArguments arguments;
   // Channels to the same address do not share a connection: each stream has its own.
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
@@ -76,7 +100,15 @@ std::shared_ptr<grpc::Channel> MakeChannel(const std::string& target) {
   arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, kConnectMs);
   arguments.SetMaxReceiveMessageSize(kMessageBytesMax);
   arguments.SetMaxSendMessageSize(kMessageBytesMax);
-  return grpc::CreateCustomChannel(target, grpc::InsecureChannelCredentials(), arguments);
+  if (!credentials.server_name.empty()) {
+    arguments.SetSslTargetNameOverride(credentials.server_name);
+  }
+  const auto security = credentials.tls
+                            ? grpc::SslCredentials({.pem_root_certs = credentials.root_certificates,
+                                                    .pem_private_key = credentials.private_key,
+                                                    .pem_cert_chain = credentials.certificate})
+                            : grpc::InsecureChannelCredentials();
+  return grpc::CreateCustomChannel(target, security, arguments);
 }
 
 }  // namespace mnemosyne

@@ -8,6 +8,7 @@
 #include <fstream>
 #include <functional>
 #include <limits>
+#include <map>
 #include <numeric>
 #include <random>
 #include <thread>
@@ -84,7 +85,8 @@ class Client::Impl {
       : name(std::move(address)),
         target_name(std::move(target)),
         options(call_options),
-        channel(MakeChannel(target_name)),
+        metadata(CallMetadata(options.credentials)),
+        channel(MakeChannel(target_name, options.credentials)),
         stub(v1::OptimizerService::NewStub(channel)) {}
 
   // Makes a call, again and again while the daemon is away, until call_timeout. `tries`, if given,
@@ -95,6 +97,7 @@ class Client::Impl {
     Backoff backoff(options.retry);
     while (true) {
       grpc::ClientContext context;
+      Sign(context);
       context.set_deadline(system_clock::now() + (end - steady_clock::now()));
       if (tries != nullptr) ++*tries;
       absl::Status status = FromGrpc(call(context));
@@ -104,9 +107,15 @@ class Client::Impl {
     }
   }
 
+  // Says who makes a call.
+  void Sign(grpc::ClientContext& context) const {
+    for (const auto& [key, value] : metadata) context.AddMetadata(key, value);
+  }
+
   const std::string name;
   const std::string target_name;
   const ClientOptions options;
+  const std::map<std::string, std::string> metadata;
   const std::shared_ptr<grpc::Channel> channel;
   const std::unique_ptr<v1::OptimizerService::Stub> stub;
 };
@@ -117,6 +126,7 @@ Client::~Client() = default;
 absl::StatusOr<std::unique_ptr<Client>> Client::Connect(std::string_view address,
                                                         const ClientOptions& options) {
   MNEMO_ASSIGN_OR_RETURN(std::string target, ChannelTarget(address));
+  MNEMO_RETURN_IF_ERROR(CheckCredentials(target, options.credentials));
   auto impl = std::make_unique<Impl>(std::string(address), std::move(target), options);
   if (!impl->channel->WaitForConnected(system_clock::now() + options.connect_timeout)) {
     return Unavailable("no daemon answers at {} within {} ms", address,
@@ -212,8 +222,9 @@ absl::Status Client::DeleteSession(const SessionKey& key) {
 absl::StatusOr<std::unique_ptr<OptimizeStream>> Client::OpenStream(const SessionKey& key,
                                                                    const StreamOptions& options) {
   MNEMO_ASSIGN_OR_RETURN(const v1::Session session, GetSession(key.name));
-  auto stream = std::make_unique<OptimizeStream::Impl>(impl_->target_name, key.name, key.token,
-                                                       ElementCounts(session.spec()), options);
+  auto stream = std::make_unique<OptimizeStream::Impl>(
+      impl_->target_name, impl_->options.credentials, key.name, key.token,
+      ElementCounts(session.spec()), options);
   MNEMO_RETURN_IF_ERROR(stream->Open());
   return std::unique_ptr<OptimizeStream>(new OptimizeStream(std::move(stream)));
 }
@@ -256,6 +267,7 @@ absl::StatusOr<StepResult> Client::Step(const v1::Session& session, std::string_
 
 absl::Status Client::ExportState(const SessionKey& key, std::ostream& target) {
   grpc::ClientContext context;
+  impl_->Sign(context);
   v1::ExportStateRequest request;
   request.set_name(key.name);
   request.set_token(key.token);
@@ -285,6 +297,7 @@ absl::StatusOr<v1::Session> Client::ImportState(const SessionKey& key, std::istr
   request.set_token(key.token);
 
   grpc::ClientContext context;
+  impl_->Sign(context);
   v1::ImportStateResponse response;
   const auto writer = impl_->stub->ImportState(&context, &response);
   absl::Status read;

@@ -40,9 +40,11 @@ constexpr std::chrono::seconds kCloseTimeout{1};
 
 }  // namespace
 
-OptimizeStream::Impl::Impl(std::string target, std::string session, std::string token,
-                           std::vector<size_t> element_counts, StreamOptions options)
+OptimizeStream::Impl::Impl(std::string target, Credentials credentials, std::string session,
+                           std::string token, std::vector<size_t> element_counts,
+                           StreamOptions options)
     : target_(std::move(target)),
+      credentials_(std::move(credentials)),
       session_(std::move(session)),
       token_(std::move(token)),
       element_counts_(std::move(element_counts)),
@@ -75,7 +77,7 @@ absl::Status OptimizeStream::Impl::Open() {
 }
 
 absl::Status OptimizeStream::Impl::Connect(Time deadline) {
-  if (!channel_) channel_ = MakeChannel(target_);
+  if (!channel_) channel_ = MakeChannel(target_, credentials_);
   v1::OpenStream open;
   open.set_session(session_);
   open.set_token(token_);
@@ -85,7 +87,7 @@ absl::Status OptimizeStream::Impl::Connect(Time deadline) {
   open.set_accept_loss(options_.accept_loss);
   open.set_checksums(options_.checksums);
 
-  stream_ = std::make_unique<RawStream>(channel_, kMethod);
+  stream_ = std::make_unique<RawStream>(channel_, kMethod, kInboxMax, CallMetadata(credentials_));
   const auto answer_end = std::min(deadline, steady_clock::now() + options_.open_timeout);
   grpc::ByteBuffer answer;
   absl::Status status = stream_->Write(PartMessage(kRequestOpen, open), answer_end);

@@ -17,6 +17,9 @@
 
 namespace mnemosyne {
 
+// Messages that are kept until they are read.
+inline constexpr size_t kInboxMax = 16;
+
 // Drives one call on a completion queue of its own, from the thread that calls it: a message that
 // arrives wakes its reader and no other thread.
 //
@@ -30,7 +33,7 @@ class RawStream {
 
   // Prepares the call of `method`, such as `/package.Service/Method`; the first Write starts it.
   RawStream(const std::shared_ptr<grpc::Channel>& channel, const std::string& method,
-            size_t inbox_max = 16, const std::map<std::string, std::string>& metadata = {});
+            size_t inbox_max = kInboxMax, const std::map<std::string, std::string>& metadata = {});
 
   // Cancels the call if it has not ended.
   ~RawStream();

@@ -48,7 +48,9 @@ bool HasReason(const absl::Status& status) {
 
 bool IsTransient(const absl::Status& status) {
   const std::string reason = ErrorReason(status);
-  if (reason == "QUEUE_FULL" || reason == "SHUTTING_DOWN" || reason == "STEP_TIMEOUT") return true;
+  if (reason == "QUEUE_FULL" || reason == "RATE_LIMITED" || reason == "SHUTTING_DOWN" ||
+      reason == "STEP_TIMEOUT")
+    return true;
   if (reason == "NOT_SERVING") return false;
   if (status.code() == absl::StatusCode::kUnavailable) return true;
   // What gRPC makes of a connection that was reset, by the phase that the call was in.

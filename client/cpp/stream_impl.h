@@ -12,6 +12,7 @@
 #include "absl/synchronization/mutex.h"
 #include "client/cpp/lease.h"
 #include "client/cpp/raw_stream.h"
+#include "mnemosyne/credentials.h"
 #include "mnemosyne/optimize_stream.h"
 #include "mnemosyne/v1/optimize_stream.pb.h"
 #include "proto/codec/chunk_grid.h"
@@ -25,7 +26,7 @@ namespace mnemosyne {
 class OptimizeStream::Impl {
  public:
   // `element_counts` are those of the session's parameters.
-  Impl(std::string target, std::string session, std::string token,
+  Impl(std::string target, Credentials credentials, std::string session, std::string token,
        std::vector<size_t> element_counts, StreamOptions options);
   ~Impl();
 
@@ -74,6 +75,7 @@ class OptimizeStream::Impl {
   void KeepAlive() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const std::string target_;
+  const Credentials credentials_;
   const std::string session_;
   const std::string token_;
   const std::vector<size_t> element_counts_;

@@ -39,8 +39,9 @@ absl::StatusOr<Caller> Gatekeeper::Identify(const grpc::CallbackServerContext& c
   const std::string peer = context.peer();
   if (socket_ != nullptr) evidence.uid = socket_->UidOf(peer);
   auto caller = policy_.Identify(evidence);
-  // The daemon's calls to itself, which keep its threads awake, are no strangers.
-  if (!caller.ok() && !peer.starts_with("inproc")) {
+  // The daemon's calls to itself, which keep its threads awake, are no strangers; they come by no
+  // address.
+  if (!caller.ok() && peer.find(':') != std::string::npos) {
     audit_.RecordStranger(peer, "identify", caller.status());
   }
   return caller;

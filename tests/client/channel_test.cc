@@ -27,5 +27,20 @@ TEST(ChannelTargetTest, RefusesWhatIsNoAddress) {
   }
 }
 
+TEST(CheckCredentialsTest, ATokenTravelsInPlaintextOnThisMachineAlone) {
+  const Credentials token{.access_token = "t"};
+  for (const char* target : {"127.0.0.1:1", "localhost:1", "[::1]:1", "unix:/run/x"}) {
+    EXPECT_TRUE(CheckCredentials(target, token).ok()) << target;
+  }
+  for (const char* target : {"10.0.0.1:1", "localhost.example:1", "trainer:1", "[::]:1"}) {
+    EXPECT_FALSE(CheckCredentials(target, token).ok()) << target;
+    EXPECT_TRUE(CheckCredentials(target, {.tls = true, .access_token = "t"}).ok()) << target;
+  }
+}
+
+TEST(CheckCredentialsTest, ACertificateNeedsItsKey) {
+  EXPECT_FALSE(CheckCredentials("trainer:1", {.tls = true, .certificate = "c"}).ok());
+}
+
 }  // namespace
 }  // namespace mnemosyne

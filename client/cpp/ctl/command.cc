@@ -20,6 +20,9 @@ std::chrono::milliseconds Milliseconds(double seconds) {
 absl::StatusOr<std::unique_ptr<Client>> Connect(const GlobalOptions& options,
                                                 double call_seconds_min) {
   ClientOptions client_options;
+  auto credentials = LoadCredentials(options.credentials);
+  if (!credentials.ok()) return UsageError(std::string(ErrorMessage(credentials.status())));
+  client_options.credentials = *std::move(credentials);
   client_options.connect_timeout = Milliseconds(options.timeout_seconds);
   client_options.call_timeout = Milliseconds(std::max(options.timeout_seconds, call_seconds_min));
   auto client = Client::Connect(options.address, client_options);

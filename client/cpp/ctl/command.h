@@ -23,6 +23,7 @@ enum ExitCode : int {
 // Options before or after any command.
 struct GlobalOptions {
   std::string address{kDefaultAddress};
+  CredentialFiles credentials;
   double timeout_seconds = 5;
   bool json = false;
 };
@@ -38,6 +39,7 @@ void AddReloadCommand(CLI::App& app, const GlobalOptions& options, Action& actio
 void AddSessionsCommand(CLI::App& app, const GlobalOptions& options, Action& action);
 void AddBenchCommand(CLI::App& app, const GlobalOptions& options, Action& action);
 void AddHealthCommand(CLI::App& app, const GlobalOptions& options, Action& action);
+void AddTokenCommand(CLI::App& app, const GlobalOptions& options, Action& action);
 void AddVersionCommand(CLI::App& app, const GlobalOptions& options, Action& action);
 
 // Connects as the options say. Calls get `call_seconds_min` even if the options say less.

@@ -26,6 +26,17 @@ int Main(int argc, char** argv) {
   app.add_option("--address", options.address,
                  "Where the daemon listens: HOST:PORT, HOST, or unix:/path/of/socket")
       ->capture_default_str();
+  CredentialFiles& files = options.credentials;
+  app.add_flag("--tls", files.tls, "Encrypt, and trust the system's certificate authorities");
+  app.add_option("--tls-ca", files.root_certificates,
+                 "PEM file of the authorities that the daemon's certificate comes from");
+  app.add_option("--tls-certificate", files.certificate, "PEM file of this client's certificate");
+  app.add_option("--tls-key", files.private_key, "PEM file of its key");
+  app.add_option("--tls-server-name", files.server_name,
+                 "Name in the daemon's certificate, if not that of the address");
+  app.add_option("--access-token-file", files.access_token,
+                 "File with the access token that says which tenant calls")
+      ->envname("MNEMOSYNE_ACCESS_TOKEN_FILE");
   app.add_option("--timeout", options.timeout_seconds,
                  "Seconds that the connection and then each call may take")
       ->check(CLI::Range(0.001, 86'400.0))
@@ -38,6 +49,7 @@ int Main(int argc, char** argv) {
   AddReloadCommand(app, options, action);
   AddSessionsCommand(app, options, action);
   AddBenchCommand(app, options, action);
+  AddTokenCommand(app, options, action);
   AddHealthCommand(app, options, action);
   AddVersionCommand(app, options, action);
   app.footer(kFooter);  // After the commands, which would take it over.

@@ -14,6 +14,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "mnemosyne/credentials.h"
 #include "mnemosyne/optimize_stream.h"
 #include "mnemosyne/retry_policy.h"
 #include "mnemosyne/v1/optimizer_service.pb.h"
@@ -24,6 +25,8 @@ namespace mnemosyne {
 inline constexpr std::string_view kDefaultAddress = "127.0.0.1:7717";
 
 struct ClientOptions {
+  // How the daemon and this client know each other.
+  Credentials credentials = {};
   // How long Connect waits for the daemon to answer.
   std::chrono::milliseconds connect_timeout{10'000};
   // How long a call may take, its retries included. Export and import of a state have no such
@@ -56,7 +59,8 @@ struct CreatedSession {
 class Client {
  public:
   // Connects to `address`: `host:port`, `host` (port 7717), or `unix:/path/of/socket`. Unavailable
-  // if nothing answers within connect_timeout.
+  // if nothing answers within connect_timeout, InvalidArgument for an access token that would
+  // travel in plaintext beyond this machine.
   static absl::StatusOr<std::unique_ptr<Client>> Connect(std::string_view address = kDefaultAddress,
                                                          const ClientOptions& options = {});
 

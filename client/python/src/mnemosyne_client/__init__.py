@@ -3,6 +3,7 @@
 from mnemosyne_client import _fork as _fork  # Before anything that imports gRPC.
 from mnemosyne_client import messages
 from mnemosyne_client.client import Client
+from mnemosyne_client.credentials import Credentials
 from mnemosyne_client.errors import (
     InvalidRequestError,
     MnemosyneError,
@@ -18,6 +19,7 @@ from mnemosyne_client.tensors import Update
 
 __all__ = [
     "Client",
+    "Credentials",
     "InvalidRequestError",
     "MnemosyneError",
     "OptimizeStream",

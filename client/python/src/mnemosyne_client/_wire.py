@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import grpc
 
 from mnemosyne_client import messages
+from mnemosyne_client.credentials import Credentials
 
 _SERVICE = "/mnemosyne.v1.OptimizerService/"
 
@@ -27,23 +29,30 @@ _CHANNEL_OPTIONS = [
 ]
 
 
-def open_channel(address: str) -> grpc.Channel:
+def open_channel(address: str, credentials: Credentials) -> grpc.Channel:
     """Returns a channel to `host:port` or `unix:/path`; connects at the first call."""
-    return grpc.insecure_channel(address, options=_CHANNEL_OPTIONS)
+    if not credentials.tls:
+        return grpc.insecure_channel(address, options=_CHANNEL_OPTIONS)
+    options: list[tuple[str, Any]] = list(_CHANNEL_OPTIONS)
+    if credentials.server_name:
+        options.append(("grpc.ssl_target_name_override", credentials.server_name))
+    return grpc.secure_channel(address, credentials.channel_credentials(), options=options)
 
 
 class Methods:
     """One callable for each method of the service."""
 
-    def __init__(self, channel: grpc.Channel):
-        """Binds the methods to `channel`."""
+    def __init__(self, channel: grpc.Channel, credentials: Credentials):
+        """Binds the methods to `channel`; each call says who makes it."""
+        metadata = credentials.metadata()
 
         def bind(kind: str, name: str, request: str, response: str) -> Any:
-            return getattr(channel, kind)(
+            method = getattr(channel, kind)(
                 _SERVICE + name,
                 request_serializer=getattr(messages, request).SerializeToString,
                 response_deserializer=getattr(messages, response).FromString,
             )
+            return functools.partial(method, metadata=metadata) if metadata else method
 
         def unary(name: str) -> Any:
             return bind("unary_unary", name, name + "Request", name + "Response")

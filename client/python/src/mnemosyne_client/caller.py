@@ -10,6 +10,7 @@ import grpc
 
 from mnemosyne_client import _fork, messages
 from mnemosyne_client._wire import Methods, open_channel
+from mnemosyne_client.credentials import Credentials
 from mnemosyne_client.errors import SessionLostError, UnavailableError, error_of_call
 from mnemosyne_client.patience import Patience, WaitPolicy
 
@@ -28,8 +29,20 @@ class Caller:
         timeout: How long one try of a call may take, in seconds.
     """
 
-    def __init__(self, address: str, wait_policy: WaitPolicy, timeout: float) -> None:
-        """Connects at the first call of each process."""
+    def __init__(
+        self,
+        address: str,
+        wait_policy: WaitPolicy,
+        timeout: float,
+        credentials: Credentials | None = None,
+    ) -> None:
+        """Connects at the first call of each process.
+
+        Raises:
+            ValueError: The credentials may not be used with the address.
+        """
+        self._credentials = credentials or Credentials()
+        self._credentials.check(address)
         self.address = address
         self.wait_policy = wait_policy
         self.timeout = timeout
@@ -54,8 +67,8 @@ class Caller:
             self._channel = self._methods = None
         with self._lock:
             if self._methods is None:
-                self._channel = open_channel(self.address)
-                self._methods = Methods(self._channel)
+                self._channel = open_channel(self.address, self._credentials)
+                self._methods = Methods(self._channel, self._credentials)
             return self._methods
 
     def call(self, method: str, request: messages.Message, answer: type[_T]) -> _T:

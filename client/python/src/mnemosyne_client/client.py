@@ -11,6 +11,7 @@ import numpy.typing as npt
 from mnemosyne_client import messages
 from mnemosyne_client._wire import Methods
 from mnemosyne_client.caller import Caller
+from mnemosyne_client.credentials import Credentials
 from mnemosyne_client.patience import OnUnavailable, WaitPolicy
 from mnemosyne_client.session import Session, State
 from mnemosyne_client.stream import OptimizeStream, StepResult
@@ -35,6 +36,7 @@ class Client:
         on_unavailable: OnUnavailable = "wait",
         wait_seconds: float = 600.0,
         timeout: float = 60.0,
+        credentials: Credentials | None = None,
     ) -> None:
         """Makes a client; connects at the first call.
 
@@ -45,8 +47,13 @@ class Client:
             wait_seconds: The longest wait of one call or step, in seconds.
             timeout: How long one try of a call may take, in seconds. A stream takes a daemon that
                 sends nothing for this long as gone.
+            credentials: What to trust and to show; None is plaintext and no name.
+
+        Raises:
+            ValueError: An access token would travel in plaintext beyond this machine.
         """
-        self._caller = Caller(address, WaitPolicy(on_unavailable, wait_seconds), timeout)
+        policy = WaitPolicy(on_unavailable, wait_seconds)
+        self._caller = Caller(address, policy, timeout, credentials)
 
     @property
     def address(self) -> str:

@@ -231,7 +231,7 @@ class OptimizeStream:
                 self._link.drop()
                 patience.pause(error)
             except ResourceExhaustedError as error:
-                if error.reason != "QUEUE_FULL":
+                if error.reason not in ("QUEUE_FULL", "RATE_LIMITED"):
                     raise
                 patience.pause(
                     UnavailableError(error.message, code=error.code, reason=error.reason)
