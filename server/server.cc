@@ -87,7 +87,8 @@ absl::StatusOr<Server::Security> Server::LoadSecurity(const ServerConfig& config
                          .client_ca = config.tls_client_ca};
     MNEMO_ASSIGN_OR_RETURN(security.tls, TlsKeeper::Load(paths, clock));
   }
-  MNEMO_ASSIGN_OR_RETURN(security.policy, AccessPolicy::Load(config.access, MakeTenantLimits(config), clock));
+  MNEMO_ASSIGN_OR_RETURN(security.policy,
+                         AccessPolicy::Load(config.access, MakeTenantLimits(config), clock));
   MNEMO_ASSIGN_OR_RETURN(security.audit, AuditLog::Open(config.audit_log, clock));
   return security;
 }
