@@ -70,6 +70,17 @@ if(MNEMOSYNE_SANITIZE)
   target_link_options(mnemosyne_options INTERFACE -fsanitize=${MNEMOSYNE_SANITIZE})
 endif()
 
+# What release builds defend themselves with, in generated code, too; scripts/check_hardening.py
+# looks at the programs. An attacker who finds a way to write where he should not finds no address
+# to jump to that he knows, and no table of functions to write to.
+set(_hardened $<AND:$<CONFIG:Release>,$<COMPILE_LANGUAGE:CXX>>)
+add_compile_options(
+  "$<${_hardened}:-fstack-protector-strong;-U_FORTIFY_SOURCE;-D_FORTIFY_SOURCE=2>")
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
+  add_compile_options("$<${_hardened}:-fcf-protection=full>")
+endif()
+add_link_options($<$<CONFIG:Release>:LINKER:-z,relro,-z,now,-z,noexecstack>)
+
 # mnemosyne_library(NAME n SRCS ... DEPS ...): the library of one folder, `mnemosyne::n`. DEPS is
 # the whole list of what the folder may use.
 function(mnemosyne_library)

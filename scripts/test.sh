@@ -5,7 +5,7 @@
 #
 # usage: scripts/test.sh [--full | STAGE ...]
 #   --full   also what takes long: benchmarks and everything under every sanitizer
-#   STAGE    only these: setup style dev python clang asan tsan cuda metatrain
+#   STAGE    only these: setup style dev python hardening clang asan tsan fuzz cuda metatrain
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -21,7 +21,7 @@ for argument in "$@"; do
     *) stages+=("$argument") ;;
   esac
 done
-((${#stages[@]})) || stages=(setup style dev python clang asan tsan cuda metatrain)
+((${#stages[@]})) || stages=(setup style dev python hardening clang asan tsan fuzz cuda metatrain)
 
 python=.venv/bin/python
 cxx_files() { git ls-files '*.h' '*.cc' '*.cu' '*.cuh'; }
@@ -43,6 +43,12 @@ stage_dev() {
   ctest --preset dev -j "$(nproc)"
 }
 
+stage_hardening() {
+  scripts/build.sh release mnemosyned mnemosynectl
+  "$python" scripts/check_hardening.py build/release/bin/{mnemosyned,mnemosynectl}
+  "$python" scripts/make_sbom.py build/release/bin/{mnemosyned,mnemosynectl} >build/release/sbom.json
+}
+
 stage_python() {
   scripts/build.sh dev mnemosyned mnemosynectl
   MNEMOSYNED="$PWD/build/dev/bin/mnemosyned" "$python" -m pytest -q tests/python tests/e2e
@@ -58,6 +64,24 @@ stage_clang() {
 stage_asan() {
   scripts/build.sh asan
   ctest --preset asan -j "$(nproc)" -LE slow
+}
+
+# A short run of each fuzz target, from its corpus; MNEMOSYNE_FUZZ_SECONDS makes it longer.
+stage_fuzz() {
+  cmake --preset clang -B build/fuzz -DMNEMOSYNE_FUZZ=ON >/dev/null
+  local targets=(access_file_fuzz frame_reader_fuzz safetensors_fuzz) target seeds
+  cmake --build build/fuzz -j "$(nproc)" --target "${targets[@]}"
+  for target in "${targets[@]}"; do
+    mkdir -p "build/fuzz/corpus/$target"
+    seeds="tests/fuzz/corpus/${target%_fuzz}"
+    [[ -d "$seeds" ]] || seeds=
+    "build/fuzz/bin/$target" -max_total_time="${MNEMOSYNE_FUZZ_SECONDS:-20}" -print_final_stats=1 \
+      "build/fuzz/corpus/$target" ${seeds:+"$seeds"} 2>"build/fuzz/$target.log" || {
+      tail -40 "build/fuzz/$target.log" >&2
+      return 1
+    }
+    grep -E "number_of_executed_units|DONE" "build/fuzz/$target.log"
+  done
 }
 
 # Debian's gRPC is not built for ThreadSanitizer: what runs inside it stays out.
