@@ -16,8 +16,10 @@ LAYERS: dict[str, set[str]] = {
     "server/telemetry": {"base"},
     "server/security": {"base", "proto/codec", "server/telemetry"},
     "server/model": {"base", "optim", "server/telemetry"},
+    "server/store": {"base"},
     "server/session": {
-        "base", "proto/codec", "kernels", "optim", "server/model", "server/security",
+        "base", "proto/codec", "kernels", "optim",
+        "server/model", "server/security", "server/store", "server/telemetry",
     },
     "server/config": {"base", "proto/codec"},
     "server/rpc": {
@@ -27,6 +29,7 @@ LAYERS: dict[str, set[str]] = {
     "server": {
         "base", "proto/codec", "kernels", "optim",
         "server/config", "server/model", "server/rpc", "server/security", "server/session",
+        "server/store",
         "server/telemetry",
     },
     "client/cpp": {"base", "proto/codec", "mnemosyne", "mnemosyne/v1"},

@@ -8,6 +8,7 @@
 #include <atomic>
 #include <csignal>
 #include <cstdio>
+#include <cstdlib>
 #include <ctime>
 #include <filesystem>
 #include <fstream>
@@ -92,8 +93,9 @@ void ServeUntilSignalled(Server& server) {
   Log(spdlog::level::info, "shutting down",
       {{"signal", strsignal(signal)}, {"drain_seconds", server.config().drain_seconds}});
   std::atomic<bool> drained = false;
+  bool clean = false;
   std::thread drain([&] {
-    server.Drain();
+    clean = server.Drain();
     drained = true;
   });
   while (!drained) {
@@ -104,6 +106,11 @@ void ServeUntilSignalled(Server& server) {
     }
   }
   drain.join();
+  if (clean) return;
+  // All is kept; what hangs cannot be taken apart.
+  Log(spdlog::level::warn, "gRPC hangs, exiting without it");
+  if (!server.config().ready_file.empty()) std::filesystem::remove(server.config().ready_file);
+  std::_Exit(0);
 }
 
 // What gRPC says of itself, such as each failed handshake, is for who looks for it: strangers must

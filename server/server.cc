@@ -3,11 +3,15 @@
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/health_check_service_interface.h>
+#include <unistd.h>
 
 #include <chrono>
+#include <thread>
 #include <utility>
 
 #include "base/error.h"
+#include "base/fail_point.h"
+#include "base/mutex.h"
 #include "base/status_macros.h"
 #include "server/listen_check.h"
 #include "server/rpc/tls_credentials.h"
@@ -25,6 +29,15 @@ constexpr int kStreamsPerConnectionMax = 1024;
 
 // How often certificates and the access file are looked at.
 constexpr std::chrono::seconds kFilePollInterval(2);
+
+// How long after the deadline of its shutdown gRPC is taken to hang.
+constexpr std::chrono::seconds kGrpcGrace(5);
+
+// Whether gRPC has let go.
+struct GrpcEnd {
+  Mutex mutex;
+  bool reached ABSL_GUARDED_BY(mutex) = false;
+};
 
 StreamLimits MakeStreamLimits(const ServerConfig& config) {
   return {.message_bytes_max = config.message_max,
@@ -47,6 +60,17 @@ SessionLimits MakeSessionLimits(const ServerConfig& config) {
   return {.session_count_max = static_cast<size_t>(config.sessions_max),
           .parameter_count_max = static_cast<size_t>(config.parameters_max),
           .cell_elements = static_cast<size_t>(config.cell_elements)};
+}
+
+KeeperOptions MakeKeeperOptions(const ServerConfig& config) {
+  return {.snapshot_seconds = config.snapshot_seconds,
+          .snapshot_steps = config.snapshot_steps,
+          .generations = static_cast<size_t>(config.snapshots_kept),
+          .buffer_bytes = config.snapshot_buffer,
+          .disk_bytes_max = config.state_max,
+          .log_bytes_max = config.log_max,
+          .idle_seconds = config.idle_seconds,
+          .expire_seconds = config.expire_seconds};
 }
 
 absl::StatusOr<std::unique_ptr<kernels::Backend>> OpenDevice(const ServerConfig& config) {
@@ -110,6 +134,7 @@ Server::Server(const ServerConfig& config, Security security,
       executor_(std::make_unique<StepExecutor>(std::move(backend),
                                                static_cast<size_t>(config.queue_max), clock)),
       store_(MakeSessionLimits(config), budget_, quotas_, models_, *executor_, clock),
+      clock_(clock),
       streams_(static_cast<size_t>(config.streams_max)),
       gatekeeper_(*security_.policy, *security_.audit),
       reloader_(models_),
@@ -134,8 +159,19 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerConfig& config
   std::unique_ptr<Server> server(
       new Server(config, std::move(security), std::move(backend), clock));
   server->models_.Reload();  // A model that is refused has been logged; the others are served.
+  MNEMO_RETURN_IF_ERROR(server->OpenStateFolder());
   MNEMO_RETURN_IF_ERROR(server->Listen());
   return server;
+}
+
+absl::Status Server::OpenStateFolder() {
+  if (config_.state_dir.empty()) return absl::OkStatus();
+  MNEMO_ASSIGN_OR_RETURN(std::unique_ptr<StateFolder> folder, StateFolder::Open(config_.state_dir));
+  keeper_ = std::make_unique<SessionKeeper>(std::move(folder), MakeKeeperOptions(config_), budget_,
+                                            *executor_, clock_);
+  store_.SetKeeper(keeper_.get());
+  store_.Restore();
+  return absl::OkStatus();
 }
 
 absl::Status Server::Listen() {
@@ -176,19 +212,46 @@ absl::Status Server::Listen() {
   return absl::OkStatus();
 }
 
-void Server::Drain() {
-  const auto deadline =
-      std::chrono::system_clock::now() + std::chrono::seconds(config_.drain_seconds);
+bool Server::Drain() {
+  const auto patience = std::chrono::seconds(config_.drain_seconds);
+  const auto deadline = std::chrono::system_clock::now() + patience;
+  FAIL_POINT("server.drain");
   if (auto* health = grpc_->GetHealthCheckService()) health->Shutdown();
   streams_.Drain();
   keep_awake_.reset();
   if (socket_ != nullptr) socket_->Stop();
-  // Cancels what is left at the deadline: no client can hold the daemon up.
-  grpc_->Shutdown(deadline);
-  grpc_->Wait();
+  // Cancels what is left at the deadline: no client can hold the daemon up. gRPC itself may, so it
+  // is waited for on a thread that can be left behind.
+  const auto stopped = std::make_shared<GrpcEnd>();
+  std::thread shutdown([this, stopped, deadline] {
+    grpc_->Shutdown(deadline);
+    grpc_->Wait();
+    MutexLock lock(&stopped->mutex);
+    stopped->reached = true;
+  });
+  bool clean = false;
+  {
+    MutexLock lock(&stopped->mutex);
+    clean = lock.AwaitFor(patience + kGrpcGrace,
+                          [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return stopped->reached; });
+  }
+  if (keeper_ != nullptr) {
+    const size_t left = keeper_->SnapshotAll(clock_.MonotonicNow() +
+                                             std::chrono::seconds(config_.drain_snapshot_seconds));
+    if (left > 0) {
+      Log(spdlog::level::err, "sessions without a last snapshot", {{"sessions", left}});
+    }
+  }
+  FAIL_POINT("server.drained");
+  if (!clean) {
+    shutdown.detach();
+    return false;
+  }
+  shutdown.join();
   executor_->Stop();
   grpc_.reset();
   poller_.reset();
+  return true;
 }
 
 }  // namespace mnemosyne::server

@@ -23,6 +23,7 @@
 #include "server/security/tenant_quotas.h"
 #include "server/security/tls_keeper.h"
 #include "server/session/memory_budget.h"
+#include "server/session/session_keeper.h"
 #include "server/session/session_store.h"
 #include "server/session/step_executor.h"
 
@@ -36,9 +37,11 @@ class Server {
   static absl::StatusOr<std::unique_ptr<Server>> Start(const ServerConfig& config,
                                                        const Clock& clock);
 
-  // Lets steps in hand finish, ends all streams, takes no more calls, and stops. Returns within
-  // config.drain_seconds and a little more.
-  void Drain();
+  // Lets steps in hand finish, ends all streams, takes no more calls, keeps all sessions on the
+  // disk, and stops. Returns within config.drain_seconds plus config.drain_snapshot_seconds and a
+  // little more. False if gRPC did not let go in time: then all is kept, but the process can only
+  // exit without destroying this object.
+  bool Drain();
 
   // Where it listens, with the ports that were taken.
   const std::vector<std::string>& addresses() const { return addresses_; }
@@ -66,6 +69,7 @@ class Server {
   Server(const ServerConfig& config, Security security, std::unique_ptr<kernels::Backend> backend,
          const Clock& clock);
 
+  absl::Status OpenStateFolder();
   absl::Status Listen();
 
   const ServerConfig config_;
@@ -74,7 +78,9 @@ class Server {
   TenantQuotas quotas_;
   ModelRegistry models_;
   std::unique_ptr<StepExecutor> executor_;
+  std::unique_ptr<SessionKeeper> keeper_;  // Null without a state folder.
   SessionStore store_;
+  const Clock& clock_;
   StreamRegistry streams_;
   Gatekeeper gatekeeper_;
   ModelReloader reloader_;

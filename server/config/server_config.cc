@@ -84,6 +84,33 @@ const std::vector<Option>& Options() {
        "for several folders. `auto` is share/mnemosyne/models beside the program's folder, or the "
        "models of the sources that it was built in, if there; `none` is no models."},
 
+      {"State", "--state-dir", "PATH", Text{&C::state_dir},
+       "Folder in which sessions survive the daemon: snapshots, logs and copies of models, which "
+       "hold the sessions' tokens. One daemon at a time uses it. Without it sessions live in "
+       "memory "
+       "alone."},
+      {"State", "--snapshot-seconds", "SECONDS", NumberOption{&C::snapshot_seconds, 0, 86'400},
+       "Seconds after which a session with new steps gets a snapshot: what a crash may cost. 0 is "
+       "never."},
+      {"State", "--snapshot-steps", "COUNT", NumberOption{&C::snapshot_steps, 0, kTiB},
+       "Steps after which a session gets a snapshot, too; 0 is never."},
+      {"State", "--snapshots-kept", "COUNT", NumberOption{&C::snapshots_kept, 1, 1000},
+       "Snapshots kept of each session, beside those that clients pinned."},
+      {"State", "--snapshot-buffer", "BYTES", NumberOption{&C::snapshot_buffer, kMiB, kTiB, true},
+       "Memory into which a snapshot copies a state, beside --memory-max, while it is taken. A "
+       "larger state makes its session's steps wait for the disk."},
+      {"State", "--state-max", "BYTES", NumberOption{&C::state_max, 0, 1024 * kTiB, true},
+       "Bytes that all sessions may have on the disk; beyond it no snapshots are taken. 0 is no "
+       "bound."},
+      {"State", "--log-max", "BYTES", NumberOption{&C::log_max, kMiB, 1024 * kTiB, true},
+       "Bytes of a session's log of steps beyond which it gets a snapshot, which trims the log."},
+      {"State", "--idle-seconds", "SECONDS", NumberOption{&C::idle_seconds, 0, kTiB},
+       "Seconds without a step after which a session leaves memory for the disk, from which its "
+       "next step brings it back; 0 is only when memory is short."},
+      {"State", "--expire-seconds", "SECONDS", NumberOption{&C::expire_seconds, 0, kTiB},
+       "Seconds without a step or a stream after which a session is given up; its last snapshot "
+       "stays in the folder `expired` for a while. 0 is never."},
+
       {"Computing", "--device", "NAME", Text{&C::device},
        "Device that steps run on: cpu, cuda:N, or auto for a GPU where there is one."},
       {"Computing", "--threads", "COUNT", NumberOption{&C::threads, 0, 1024},
@@ -146,6 +173,9 @@ const std::vector<Option>& Options() {
        "next step."},
       {"Times", "--drain-seconds", "SECONDS", NumberOption{&C::drain_seconds, 1, 3600},
        "Seconds that a shutdown waits for steps in hand and for clients to leave."},
+      {"Times", "--drain-snapshot-seconds", "SECONDS",
+       NumberOption{&C::drain_snapshot_seconds, 1, 86'400},
+       "Seconds that a shutdown then takes for the last snapshots."},
 
       {"Logs", "--log-level", "LEVEL",
        ChoiceOption{&C::log_level, {"debug", "info", "warning", "error"}},

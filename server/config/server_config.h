@@ -29,6 +29,17 @@ struct ServerConfig {
   // Folders of meta-trained weights, or `auto` or `none`.
   std::vector<std::string> models = {"auto"};
 
+  // What survives the daemon; all of it only with a state folder.
+  std::string state_dir;
+  int64_t snapshot_seconds = 60;
+  int64_t snapshot_steps = 0;
+  int64_t snapshots_kept = 2;
+  int64_t snapshot_buffer = int64_t{1} << 30;  // Bytes.
+  int64_t state_max = 0;                       // Bytes; 0 is no bound.
+  int64_t log_max = int64_t{4} << 30;          // Bytes.
+  int64_t idle_seconds = 0;
+  int64_t expire_seconds = 0;
+
   // What it computes with.
   std::string device = "auto";
   int64_t threads = 0;  // 0 is one for each core.
@@ -57,6 +68,7 @@ struct ServerConfig {
   int64_t step_timeout_seconds = 120;
   int64_t stream_idle_seconds = 3600;
   int64_t drain_seconds = 10;
+  int64_t drain_snapshot_seconds = 60;
 
   // Logs.
   std::string log_level = "info";

@@ -1,10 +1,14 @@
 #include "server/model/model_registry.h"
 
 #include <algorithm>
+#include <fstream>
+#include <iterator>
+#include <span>
 #include <string_view>
 
 #include "base/error.h"
 #include "base/safetensors.h"
+#include "base/sha256.h"
 #include "base/status_macros.h"
 #include "optim/learned_optimizer.h"
 #include "optim/model.h"
@@ -80,6 +84,24 @@ ModelRegistry::ModelRegistry(std::vector<fs::path> folders)
 std::shared_ptr<const optim::OptimizerRegistry> ModelRegistry::optimizers() const {
   MutexLock lock(&mutex_);
   return optimizers_;
+}
+
+absl::StatusOr<std::vector<std::byte>> ModelRegistry::ReadFile(const std::string& name,
+                                                               const std::string& version,
+                                                               std::string_view hash) const {
+  for (const fs::path& folder : folders_) {
+    std::ifstream stream(folder / name / version / kFileName, std::ios::binary);
+    const std::string text((std::istreambuf_iterator<char>(stream)), {});
+    const auto bytes = std::as_bytes(std::span(text));
+    if (!bytes.empty() && Sha256Hex(bytes) == hash) return std::vector(bytes.begin(), bytes.end());
+  }
+  return NotFound("the weights {} are in no folder of models any more", hash);
+}
+
+absl::StatusOr<optim::OptimizerFactoryPtr> ModelRegistry::Load(const fs::path& path,
+                                                               const std::string& name,
+                                                               const std::string& version) {
+  return ReadModel(path, name, version);
 }
 
 void ModelRegistry::ReadFolder(const fs::path& folder, const Models& served, Models& found,

@@ -6,6 +6,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -50,6 +51,18 @@ class ModelRegistry {
 
   // All optimizers that can be had now, with those that are no models.
   std::shared_ptr<const optim::OptimizerRegistry> optimizers() const;
+
+  // The bytes of the file of weights that is served under this name, version and hash, read again.
+  // NotFound if it is no longer there or has other weights by now.
+  absl::StatusOr<std::vector<std::byte>> ReadFile(const std::string& name,
+                                                  const std::string& version,
+                                                  std::string_view hash) const;
+
+  // The optimizer of a file of weights that lies elsewhere; it is not served. InvalidArgument says
+  // what is wrong with it.
+  static absl::StatusOr<optim::OptimizerFactoryPtr> Load(const std::filesystem::path& path,
+                                                         const std::string& name,
+                                                         const std::string& version);
 
   const std::vector<std::filesystem::path>& folders() const { return folders_; }
 

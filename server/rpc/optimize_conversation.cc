@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/fail_point.h"
 #include "base/status_macros.h"
 #include "proto/codec/frame_writer.h"
 #include "server/rpc/session_codec.h"
@@ -223,23 +224,30 @@ absl::Status OptimizeConversation::TryOpen(const v1::OpenStream& open) {
 
 absl::Status OptimizeConversation::AskTurn(
     void (OptimizeConversation::*ready)(std::unique_ptr<Turnstile::Turn>)) {
-  return session_->turnstile().Ask(
-      [weak = weak_from_this(), ready](std::unique_ptr<Turnstile::Turn> turn) {
-        const auto self = weak.lock();
-        if (self == nullptr) return;
-        // An event must be copyable, a turn is not.
-        auto shared = std::make_shared<std::unique_ptr<Turnstile::Turn>>(std::move(turn));
-        self->Post([&raw = *self, ready, shared] {
-          if (raw.state_ != State::kFinished) (raw.*ready)(std::move(*shared));
-        });
-      });
+  return store_.AskTurn(session_, [weak = weak_from_this(),
+                                   ready](absl::StatusOr<std::unique_ptr<Turnstile::Turn>> turn) {
+    const auto self = weak.lock();
+    if (self == nullptr) return;
+    if (!turn.ok()) {
+      self->Post([&raw = *self, status = turn.status()] { raw.Finish(status); });
+      return;
+    }
+    // An event must be copyable, a turn is not.
+    auto shared = std::make_shared<std::unique_ptr<Turnstile::Turn>>(*std::move(turn));
+    self->Post([&raw = *self, ready, shared] {
+      if (raw.state_ != State::kFinished) (raw.*ready)(std::move(*shared));
+    });
+  });
 }
 
 void OptimizeConversation::TurnToOpen(std::unique_ptr<Turnstile::Turn> turn) {
   v1::StreamOpened opened;
   opened.set_epoch(epoch_);
   opened.set_last_applied_step(session_->state().last_step);
+  opened.set_keeps_sessions(store_.keeper() != nullptr);
+  opened.set_last_durable_step(session_->progress().last_durable_step);
   turn.reset();
+  FAIL_POINT("stream.opened");
   opened.set_gradient_encoding(static_cast<v1::DataType>(gradient_encoding_));
   opened.set_update_encoding(static_cast<v1::DataType>(update_encoding_));
   opened.set_cell_elements(static_cast<int64_t>(session_->grid().cell_elements()));
@@ -259,6 +267,7 @@ void OptimizeConversation::TurnToOpen(std::unique_ptr<Turnstile::Turn> turn) {
 }
 
 absl::Status OptimizeConversation::Begin(const v1::StepBegin& begin) {
+  FAIL_POINT("stream.begin");
   step_.reset();  // A step that is begun anew leaves no trace of its first beginning.
   discarding_ = false;
   step_number_ = begin.step();
@@ -288,6 +297,7 @@ void OptimizeConversation::TurnToStep(std::unique_ptr<Turnstile::Turn> turn) {
 }
 
 absl::Status OptimizeConversation::End(const v1::StepEnd& end) {
+  FAIL_POINT("stream.end");
   absl::Status status = step_->CheckComplete();
   if (end.step() != step_number_) {
     status = Violation(
@@ -310,6 +320,7 @@ absl::Status OptimizeConversation::End(const v1::StepEnd& end) {
 
 void OptimizeConversation::StepRan(std::unique_ptr<PendingStep> step, const absl::Status& status) {
   if (state_ != State::kComputing) return;
+  FAIL_POINT("stream.ran");
   if (status.ok()) {
     step_ = std::move(step);
     state_ = State::kSending;
@@ -407,8 +418,9 @@ void OptimizeConversation::WriteNext() {
   } else if (state_ == State::kSending) {
     message = step_->NextUpdates(update_encoding_, limits_.payload_bytes, checksums_);
     if (step_->exhausted()) {
-      codec::AppendPart(Response::kDoneFieldNumber, ToProto(step_->outcome()).SerializeAsString(),
-                        message);
+      const v1::StepDone done = ToProto(step_->outcome(), session_->progress());
+      codec::AppendPart(Response::kDoneFieldNumber, done.SerializeAsString(), message);
+      FAIL_POINT("stream.done");
       step_.reset();
       state_ = State::kIdle;
       last_progress_ = clock_.MonotonicNow();
@@ -416,6 +428,7 @@ void OptimizeConversation::WriteNext() {
   } else {
     return;
   }
+  FAIL_POINT("stream.write");
   writing_ = true;
   last_write_ = clock_.MonotonicNow();
   sink_->Write(std::move(message));

@@ -2,9 +2,11 @@
 
 #include <google/protobuf/io/coded_stream.h>
 #include <google/protobuf/io/zero_copy_stream_impl_lite.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <charconv>
+#include <csignal>
 #include <memory>
 #include <optional>
 #include <string>
@@ -64,6 +66,20 @@ std::optional<SessionStore::Position> ParsePageToken(std::string_view text) {
   if (text.front() != '.') return std::nullopt;
   position.tenant = text.substr(1);
   return position;
+}
+
+// A session of a daemon that keeps sessions, by name and token.
+absl::StatusOr<std::shared_ptr<Session>> FindKept(const SessionStore& store, const Caller& caller,
+                                                  const std::string& name,
+                                                  const std::string& token) {
+  MNEMO_ASSIGN_OR_RETURN(std::shared_ptr<Session> session,
+                         store.FindWithToken(caller, name, token));
+  if (store.keeper() == nullptr) {
+    return WithReason(FailedPrecondition("this daemon keeps no snapshots: start it with "
+                                         "--state-dir"),
+                      "NOT_KEPT");
+  }
+  return session;
 }
 
 // A stream that is refused before it begins.
@@ -294,6 +310,66 @@ absl::StatusOr<std::shared_ptr<CallWatch>> OptimizerService::WatchCall(
   return watch;
 }
 
+grpc::ServerUnaryReactor* OptimizerService::SnapshotSession(
+    grpc::CallbackServerContext* context, const v1::SnapshotSessionRequest* request,
+    v1::SnapshotSessionResponse* response) {
+  const auto caller = gatekeeper_.Identify(*context);
+  if (!caller.ok()) return Answer(context, caller.status());
+  auto session = FindKept(store_, *caller, request->name(), request->token());
+  gatekeeper_.Record(*context, *caller, "SnapshotSession", request->name(), session.status());
+  if (!session.ok()) return Answer(context, session.status());
+  grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
+  store_.keeper()->Snapshot(*session, request->pin(), request->step(),
+                            [reactor, response](const absl::StatusOr<int64_t>& step) {
+                              if (step.ok()) response->set_step(*step);
+                              reactor->Finish(ToGrpcStatus(step.status()));
+                            });
+  return reactor;
+}
+
+grpc::ServerUnaryReactor* OptimizerService::RewindSession(grpc::CallbackServerContext* context,
+                                                          const v1::RewindSessionRequest* request,
+                                                          v1::RewindSessionResponse* response) {
+  const auto caller = gatekeeper_.Identify(*context);
+  if (!caller.ok()) return Answer(context, caller.status());
+  const auto found = FindKept(store_, *caller, request->name(), request->token());
+  gatekeeper_.Record(*context, *caller, "RewindSession", request->name(), found.status());
+  if (!found.ok()) return Answer(context, found.status());
+  const std::shared_ptr<Session>& session = *found;
+  const auto epoch = session->Take(nullptr);
+  if (!epoch.ok()) return Answer(context, epoch.status());
+  session->Release(*epoch);
+  grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
+  // The state of now is given up: it need not be loaded.
+  const absl::Status asked =
+      session->turnstile().Ask([this, reactor, response, session,
+                                pin = request->pin()](std::unique_ptr<Turnstile::Turn> turn) {
+        store_.keeper()->Rewind(session, std::move(turn), pin,
+                                [reactor, response, session](const absl::Status& status) {
+                                  *response->mutable_session() =
+                                      ToProto(*session, /*with_parameters=*/false);
+                                  reactor->Finish(ToGrpcStatus(status));
+                                });
+      });
+  if (!asked.ok()) reactor->Finish(ToGrpcStatus(asked));
+  return reactor;
+}
+
+grpc::ServerUnaryReactor* OptimizerService::Drain(grpc::CallbackServerContext* context,
+                                                  const v1::DrainRequest*, v1::DrainResponse*) {
+  const auto caller = gatekeeper_.IdentifyAdmin(*context);
+  if (!caller.ok()) return Answer(context, caller.status());
+  if (!gatekeeper_.asks() && !gatekeeper_.FromSocket(*context)) {
+    return Answer(context, WithReason(MakeError(absl::StatusCode::kPermissionDenied,
+                                                "only callers on the daemon's Unix-domain socket "
+                                                "may end it"),
+                                      "SOCKET_ONLY"));
+  }
+  gatekeeper_.Record(*context, *caller, "Drain", "", absl::OkStatus());
+  ::kill(::getpid(), SIGTERM);
+  return Answer(context, absl::OkStatus());
+}
+
 grpc::ServerUnaryReactor* OptimizerService::GetServerInfo(grpc::CallbackServerContext* context,
                                                           const v1::GetServerInfoRequest*,
                                                           v1::GetServerInfoResponse* response) {
@@ -314,6 +390,18 @@ grpc::ServerUnaryReactor* OptimizerService::GetServerInfo(grpc::CallbackServerCo
   for (const v1::DataType type :
        {v1::DATA_TYPE_FLOAT32, v1::DATA_TYPE_BFLOAT16, v1::DATA_TYPE_FLOAT16}) {
     response->add_encodings(type);
+  }
+  if (const SessionKeeper* keeper = store_.keeper()) {
+    const KeeperHealth health = keeper->health();
+    v1::StateKeeping& keeping = *response->mutable_state_keeping();
+    keeping.set_enabled(true);
+    keeping.set_error(health.error);
+    keeping.set_snapshot_count(health.snapshot_count);
+    keeping.set_failure_count(health.failure_count);
+    keeping.set_load_count(health.load_count);
+    keeping.set_eviction_count(health.eviction_count);
+    keeping.set_last_snapshot_seconds(health.last_snapshot_seconds);
+    keeping.set_last_held_seconds(health.last_held_seconds);
   }
   return Answer(context, absl::OkStatus());
 }

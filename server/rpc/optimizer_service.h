@@ -20,6 +20,9 @@ namespace mnemosyne::server {
 
 // Every method in gRPC's callback form, and Optimize with raw messages, so that tensors are not
 // copied on their way through protobuf.
+using KeepingService = v1::OptimizerService::WithCallbackMethod_SnapshotSession<
+    v1::OptimizerService::WithCallbackMethod_RewindSession<
+        v1::OptimizerService::WithCallbackMethod_Drain<v1::OptimizerService::Service>>>;
 using RawOptimizeService = v1::OptimizerService::WithRawCallbackMethod_Optimize<
     v1::OptimizerService::WithCallbackMethod_ListOptimizers<
         v1::OptimizerService::WithCallbackMethod_ReloadModels<
@@ -32,7 +35,7 @@ using RawOptimizeService = v1::OptimizerService::WithRawCallbackMethod_Optimize<
                                     v1::OptimizerService::WithCallbackMethod_ExportState<
                                         v1::OptimizerService::WithCallbackMethod_ImportState<
                                             v1::OptimizerService::WithCallbackMethod_GetServerInfo<
-                                                v1::OptimizerService::Service>>>>>>>>>>>>;
+                                                KeepingService>>>>>>>>>>>>;
 
 // Thread-safety: thread-safe; gRPC calls it from its own threads.
 // Lifetime: everything it is given outlives it.
@@ -72,6 +75,15 @@ class OptimizerService final : public RawOptimizeService {
       grpc::CallbackServerContext* context, const v1::ExportStateRequest* request) override;
   grpc::ServerReadReactor<v1::ImportStateRequest>* ImportState(
       grpc::CallbackServerContext* context, v1::ImportStateResponse* response) override;
+  grpc::ServerUnaryReactor* SnapshotSession(grpc::CallbackServerContext* context,
+                                            const v1::SnapshotSessionRequest* request,
+                                            v1::SnapshotSessionResponse* response) override;
+  grpc::ServerUnaryReactor* RewindSession(grpc::CallbackServerContext* context,
+                                          const v1::RewindSessionRequest* request,
+                                          v1::RewindSessionResponse* response) override;
+  grpc::ServerUnaryReactor* Drain(grpc::CallbackServerContext* context,
+                                  const v1::DrainRequest* request,
+                                  v1::DrainResponse* response) override;
   grpc::ServerUnaryReactor* GetServerInfo(grpc::CallbackServerContext* context,
                                           const v1::GetServerInfoRequest* request,
                                           v1::GetServerInfoResponse* response) override;

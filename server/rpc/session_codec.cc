@@ -216,6 +216,17 @@ absl::StatusOr<SessionSpec> FromProto(const v1::SessionSpec& proto) {
         InvalidArgument("worker_count is {}; only one worker is served yet", proto.worker_count()),
         "UNSUPPORTED");
   }
+  switch (proto.durability()) {
+    case v1::DURABILITY_UNSPECIFIED:
+    case v1::DURABILITY_SNAPSHOT:
+      break;
+    case v1::DURABILITY_STEP:
+      spec.durability = Durability::kStep;
+      break;
+    default:
+      return InvalidSpec(InvalidArgument("unknown durability {}; use snapshot or step",
+                                         static_cast<int>(proto.durability())));
+  }
   spec.label = proto.label();
   return spec;
 }
@@ -281,6 +292,8 @@ v1::SessionSpec SpecToProto(const Session& session, bool with_parameters) {
   proto.set_step_mode(v1::STEP_MODE_ATOMIC);
   if (spec.horizon) proto.set_horizon(*spec.horizon);
   proto.set_worker_count(1);
+  proto.set_durability(spec.durability == Durability::kStep ? v1::DURABILITY_STEP
+                                                            : v1::DURABILITY_SNAPSHOT);
   proto.set_label(spec.label);
   return proto;
 }
@@ -292,6 +305,9 @@ v1::Session ToProto(const Session& session, bool with_parameters) {
   *proto.mutable_spec() = SpecToProto(session, with_parameters);
   proto.set_epoch(progress.epoch);
   proto.set_last_step(progress.last_step);
+  proto.set_last_durable_step(progress.last_durable_step);
+  proto.set_durability_error(progress.durability_error);
+  proto.set_resident(session.resident());
   proto.set_state_bytes(session.state_bytes());
   proto.set_reserved_bytes(session.reserved_bytes());
   proto.set_element_count(static_cast<int64_t>(session.layout().element_count()));
@@ -360,8 +376,10 @@ StepRequest FromProto(const v1::StepBegin& proto) {
   return request;
 }
 
-v1::StepDone ToProto(const StepOutcome& outcome) {
+v1::StepDone ToProto(const StepOutcome& outcome, const Session::Progress& progress) {
   v1::StepDone done;
+  done.set_last_durable_step(progress.last_durable_step);
+  done.set_durability_error(progress.durability_error);
   done.set_step(outcome.number);
   done.set_gradient_norm(outcome.gradient_norm);
   done.set_update_norm(outcome.update_norm);

@@ -38,7 +38,8 @@ v1::Optimizer ToProto(const optim::OptimizerInfo& info);
 v1::ReloadModelsResponse ToProto(const ModelReload& reload);
 
 StepRequest FromProto(const v1::StepBegin& proto);
-v1::StepDone ToProto(const StepOutcome& outcome);
+// The answer to a step of a session that stands at `progress`.
+v1::StepDone ToProto(const StepOutcome& outcome, const Session::Progress& progress);
 
 // The encoding of a stream: unset is float32. InvalidArgument (UNSUPPORTED) for a type that does
 // not travel; `what` names the field.

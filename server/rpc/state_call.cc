@@ -8,6 +8,7 @@
 
 #include "base/checksum.h"
 #include "base/error.h"
+#include "base/fail_point.h"
 #include "base/status_macros.h"
 #include "server/rpc/session_codec.h"
 #include "server/rpc/state_header.h"
@@ -86,8 +87,9 @@ class ExportReactor final : public grpc::ServerWriteReactor<v1::ExportStateRespo
     MNEMO_RETURN_IF_ERROR(watch_.status());
     MNEMO_ASSIGN_OR_RETURN(session_,
                            store.FindWithToken(owner_.caller, request.name(), request.token()));
-    return session_->turnstile().Ask([this](std::unique_ptr<Turnstile::Turn> turn) {
-      turn_ = std::move(turn);
+    return store.AskTurn(session_, [this](absl::StatusOr<std::unique_ptr<Turnstile::Turn>> turn) {
+      if (!turn.ok()) return End(turn.status());
+      turn_ = *std::move(turn);
       WriteHeader();
     });
   }
@@ -232,8 +234,9 @@ class ImportReactor final : public grpc::ServerReadReactor<v1::ImportStateReques
     }
     MNEMO_ASSIGN_OR_RETURN(const int64_t epoch, session_->Take(nullptr));
     session_->Release(epoch);
-    return session_->turnstile().Ask([this](std::unique_ptr<Turnstile::Turn> turn) {
-      turn_ = std::move(turn);
+    return store_.AskTurn(session_, [this](absl::StatusOr<std::unique_ptr<Turnstile::Turn>> turn) {
+      if (!turn.ok()) return End(turn.status());
+      turn_ = *std::move(turn);
       EndOnError(Submit([this](StepExecutor::Device&) {
         PutInPlace();
         return absl::OkStatus();
@@ -248,6 +251,14 @@ class ImportReactor final : public grpc::ServerReadReactor<v1::ImportStateReques
     state.clocks.assign(header_.parameter_steps().begin(), header_.parameter_steps().end());
     state.last.reset();
     session_->ReportStep(state.last_step);
+    FAIL_POINT("import.placed");
+    if (store_.keeper() == nullptr) return Answer();
+    // Whether or not it could be kept, the state is in place.
+    store_.keeper()->KeepReplaced(session_, std::move(turn_),
+                                  [this](const absl::Status&) { Answer(); });
+  }
+
+  void Answer() {
     *response_.mutable_session() = ToProto(*session_, /*with_parameters=*/false);
     End(absl::OkStatus());
   }

@@ -77,11 +77,11 @@ absl::Status StepCall::TryStart() {
     MNEMO_ASSIGN_OR_RETURN(epoch_, session_->Take(nullptr));
     session_->Release(epoch_);
   }
-  return session_->turnstile().Ask(
-      [self = shared_from_this()](std::unique_ptr<Turnstile::Turn> turn) {
-        if (const absl::Status status = self->TryStep(std::move(turn)); !status.ok()) {
-          self->Finish(status);
-        }
+  return store_.AskTurn(
+      session_, [self = shared_from_this()](absl::StatusOr<std::unique_ptr<Turnstile::Turn>> turn) {
+        const absl::Status status =
+            turn.ok() ? self->TryStep(*std::move(turn)) : absl::Status(turn.status());
+        if (!status.ok()) self->Finish(status);
       });
 }
 
@@ -111,7 +111,7 @@ absl::Status StepCall::TryStep(std::unique_ptr<Turnstile::Turn> turn) {
 
 void StepCall::Answer(PendingStep& step) {
   response_.set_epoch(epoch_);
-  *response_.mutable_done() = ToProto(step.outcome());
+  *response_.mutable_done() = ToProto(step.outcome(), session_->progress());
   while (!step.exhausted()) {
     v1::OptimizeResponse part;
     part.ParseFromString(step.NextUpdates(update_encoding_, 1 << 20, /*checksums=*/false));

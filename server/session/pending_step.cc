@@ -53,6 +53,29 @@ absl::StatusOr<std::unique_ptr<PendingStep>> PendingStep::Begin(
   return step;
 }
 
+absl::StatusOr<std::unique_ptr<PendingStep>> PendingStep::FromLog(
+    std::shared_ptr<Session> session, StepRequest request, std::span<const std::byte> gradients) {
+  std::unique_ptr<PendingStep> step(new PendingStep(std::move(session), nullptr, std::move(request),
+                                                    DataType::kFloat32, StepKind::kApply));
+  MNEMO_RETURN_IF_ERROR(step->MarkAbsent());
+  const codec::ChunkGrid& grid = step->session_->grid();
+  for (size_t parameter = 0; parameter < grid.parameter_count(); ++parameter) {
+    if (step->absent_[parameter]) continue;
+    for (size_t cell = 0; cell < grid.CellsOf(parameter); ++cell) {
+      const size_t size = grid.At(parameter, cell).count * sizeof(float);
+      if (gradients.size() < size) return DataLoss("a logged step lacks gradients");
+      const codec::Slice payload = gradients.first(size);
+      MNEMO_RETURN_IF_ERROR(step->Place({.parameter = static_cast<int32_t>(parameter),
+                                         .cell = static_cast<int32_t>(cell),
+                                         .crc32c = std::nullopt,
+                                         .payload = codec::SliceCursor(std::span(&payload, 1))}));
+      gradients = gradients.subspan(size);
+    }
+  }
+  if (!gradients.empty()) return DataLoss("a logged step has too many gradients");
+  return step;
+}
+
 absl::Status PendingStep::CheckGroupValues(std::span<const double> values,
                                            std::string_view what) const {
   if (values.empty()) return absl::OkStatus();

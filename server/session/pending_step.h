@@ -38,6 +38,13 @@ class PendingStep {
                                                             DataType gradient_encoding,
                                                             bool accepts_loss);
 
+  // A step as the log has it: complete, with `gradients` of the parameters that took part one
+  // behind the other as float32. Needs no turn of its own. DataLoss if they are too few or too
+  // many.
+  static absl::StatusOr<std::unique_ptr<PendingStep>> FromLog(std::shared_ptr<Session> session,
+                                                              StepRequest request,
+                                                              std::span<const std::byte> gradients);
+
   // Takes a chunk of the gradient.
   //
   // Errors: InvalidArgument with reason UNKNOWN_PARAMETER, PARAMETER_ABSENT, CELL_OUT_OF_RANGE,
@@ -57,6 +64,7 @@ class PendingStep {
 
   const StepRequest& request() const { return request_; }
   StepKind kind() const { return kind_; }
+  std::shared_ptr<const StepRules> shared_rules() const { return rules_; }
   Session& session() { return *session_; }
   const StepRules& rules() const { return *rules_; }
   bool IsAbsent(size_t parameter) const { return absent_[parameter]; }

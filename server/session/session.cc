@@ -11,6 +11,8 @@
 namespace mnemosyne::server {
 namespace {
 
+constexpr char kNamePrefix[] = "sessions/";
+
 std::vector<size_t> ElementCounts(const optim::ParameterLayout& layout) {
   std::vector<size_t> counts;
   for (const optim::ParameterLayout::Run& run : layout.runs()) counts.push_back(run.count);
@@ -35,22 +37,55 @@ Session::Session(Parts parts, const Clock& clock)
       layout_(std::move(parts.layout)),
       grid_(ElementCounts(layout_), parts.cell_elements),
       state_bytes_(parts.state_bytes),
-      reservation_(std::move(parts.reservation)),
       share_(std::move(parts.share)),
+      memory_bytes_(parts.memory_bytes),
+      request_id_(std::move(parts.request_id)),
+      spec_fingerprint_(parts.spec_fingerprint),
       clock_(clock),
-      create_time_(clock.Now()),
+      create_time_(parts.create_time.value_or(clock.Now())),
       turnstile_(std::make_shared<Turnstile>()),
+      touched_(clock.MonotonicNow()),
+      reservation_(std::move(parts.reservation)),
       spec_(std::move(parts.spec)),
-      rules_(std::move(parts.rules)) {}
+      rules_(std::move(parts.rules)) {
+  progress_.epoch = parts.epoch;
+  progress_.last_step = parts.last_step;
+}
+
+std::string_view Session::id() const {
+  return std::string_view(name_).substr(std::string_view(kNamePrefix).size());
+}
+
+int64_t Session::reserved_bytes() const {
+  MutexLock lock(&mutex_);
+  return reservation_.bytes();
+}
+
+void Session::SetReservation(MemoryBudget::Reservation reservation) {
+  MutexLock lock(&mutex_);
+  reservation_ = std::move(reservation);
+}
+
+void Session::DropState() {
+  resident_.store(false, std::memory_order_release);
+  state_ = SessionState();
+}
+
+void Session::Unload() {
+  DropState();
+  SetReservation({});
+}
 
 absl::Status Session::Allocate(kernels::Backend& backend) {
   const size_t bytes = layout_.arena_size() * sizeof(float);
+  state_ = SessionState();
   state_.clocks.assign(layout_.parameters().size(), 0);
   MNEMO_ASSIGN_OR_RETURN(state_.optimizer, optimizer_->Init(layout_));
   MNEMO_ASSIGN_OR_RETURN(state_.staging, backend.AllocateHost(bytes));
   if (!backend.host_accessible()) {
     MNEMO_ASSIGN_OR_RETURN(state_.values, backend.Allocate(bytes));
   }
+  resident_.store(true, std::memory_order_release);
   return absl::OkStatus();
 }
 
@@ -86,6 +121,7 @@ absl::StatusOr<int64_t> Session::Take(Eviction eviction) {
     progress_.held = true;
   }
   if (evicted) evicted(Superseded());
+  if (hooks_.taken) hooks_.taken(epoch);
   return epoch;
 }
 
@@ -138,9 +174,24 @@ Session::Progress Session::progress() const {
 }
 
 void Session::ReportStep(int64_t last_step) {
+  {
+    MutexLock lock(&mutex_);
+    progress_.last_step = last_step;
+    progress_.last_step_time = clock_.Now();
+  }
+  Touch();
+  if (hooks_.stepped) hooks_.stepped();
+}
+
+void Session::ReportDurable(int64_t last_durable_step, std::string error) {
   MutexLock lock(&mutex_);
-  progress_.last_step = last_step;
-  progress_.last_step_time = clock_.Now();
+  progress_.last_durable_step = last_durable_step;
+  progress_.durability_error = std::move(error);
+}
+
+void Session::ReportDurabilityError(std::string error) {
+  MutexLock lock(&mutex_);
+  progress_.durability_error = std::move(error);
 }
 
 void Session::ReportStep(const StepOutcome& outcome) {

@@ -1,6 +1,7 @@
 // One training job's optimizer state: its parameters, its rules, its holder, and its last step.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -40,10 +41,22 @@ class Session {
     std::optional<optim::GuardReport> guard;  // Of the last step.
     int64_t non_finite_count = 0;             // Elements of gradients, over all steps.
     int64_t skipped_count = 0;                // Parameters left out for them, over all steps.
+    int64_t last_durable_step = 0;            // Survives a crash of the daemon.
+    std::string durability_error;             // Why no later one does; empty while all is well.
   };
 
   // Told to a holder that loses the session, and why. Called without locks of the session.
   using Eviction = std::function<void(const absl::Status&)>;
+
+  // Makes the step that was just taken durable, then calls what it is given, on any thread.
+  using Commit = std::function<void(std::function<void()>)>;
+
+  // What a keeper of sessions wants to know; each may be empty. Called without locks.
+  struct Hooks {
+    Commit commit;                       // Of a session whose steps are logged.
+    std::function<void(int64_t)> taken;  // A new holder has this epoch.
+    std::function<void()> stepped;       // A step was applied.
+  };
 
   // What a session is made of.
   struct Parts {
@@ -57,8 +70,14 @@ class Session {
     optim::ParameterLayout layout;
     size_t cell_elements;
     int64_t state_bytes;
-    MemoryBudget::Reservation reservation;
+    int64_t memory_bytes = 0;               // All that it needs while it is resident.
+    MemoryBudget::Reservation reservation;  // Of that many; none if it begins on the disk.
     TenantQuotas::Share share;
+    std::string request_id = {};  // That made it, and the fingerprint of its spec.
+    uint64_t spec_fingerprint = 0;
+    std::optional<Clock::Time> create_time = {};  // Now, if not set.
+    int64_t epoch = 0;
+    int64_t last_step = 0;
   };
 
   Session(Parts parts, const Clock& clock);
@@ -66,10 +85,29 @@ class Session {
   // Allocates the state. Runs on the executor's thread, before anyone else knows the session.
   absl::Status Allocate(kernels::Backend& backend);
 
+  // Whether its state is in memory; else it is on the disk, and is loaded in a turn. Changes only
+  // in a turn.
+  bool resident() const { return resident_.load(std::memory_order_acquire); }
+
+  // Frees the memory of the state, and, with Unload, gives its reservation back. On the executor's
+  // thread, in a turn.
+  void DropState();
+  void Unload();
+
+  // Gives the memory that Allocate is going to need.
+  void SetReservation(MemoryBudget::Reservation reservation);
+
+  // Set once, before anybody else knows the session.
+  void SetHooks(Hooks hooks) { hooks_ = std::move(hooks); }
+  const Hooks& hooks() const { return hooks_; }
+
   const std::string& name() const { return name_; }
 
   // Whose it is; for all others it does not exist.
   const std::string& tenant() const { return tenant_; }
+
+  // The name without `sessions/`.
+  std::string_view id() const;
 
   const std::string& device() const { return device_; }
   const optim::OptimizerInfo& optimizer() const { return optimizer_->info(); }
@@ -80,7 +118,10 @@ class Session {
   const optim::ParameterLayout& layout() const { return layout_; }
   const codec::ChunkGrid& grid() const { return grid_; }
   int64_t state_bytes() const { return state_bytes_; }
-  int64_t reserved_bytes() const { return reservation_.bytes(); }
+  int64_t memory_bytes() const { return memory_bytes_; }
+  int64_t reserved_bytes() const;
+  const std::string& request_id() const { return request_id_; }
+  uint64_t spec_fingerprint() const { return spec_fingerprint_; }
   Clock::Time create_time() const { return create_time_; }
   const Clock& clock() const { return clock_; }
 
@@ -123,6 +164,14 @@ class Session {
   void ReportStep(int64_t last_step);
   void ReportStep(const StepOutcome& outcome);
 
+  // All steps up to this one survive a crash; `error` says why later ones do not, if that is so.
+  void ReportDurable(int64_t last_durable_step, std::string error = {});
+  void ReportDurabilityError(std::string error);
+
+  // Somebody has use for it now; when that was the last time.
+  void Touch() { touched_.store(clock_.MonotonicNow(), std::memory_order_relaxed); }
+  Clock::Monotonic touched() const { return touched_.load(std::memory_order_relaxed); }
+
   Turnstile& turnstile() { return *turnstile_; }
 
   SessionState& state() { return state_; }
@@ -137,15 +186,23 @@ class Session {
   const optim::ParameterLayout layout_;
   const codec::ChunkGrid grid_;
   const int64_t state_bytes_;
-  const MemoryBudget::Reservation reservation_;
   const TenantQuotas::Share share_;
+  const int64_t memory_bytes_;
+  const std::string request_id_;
+  const uint64_t spec_fingerprint_;
+
   const Clock& clock_;
   const Clock::Time create_time_;
   const std::shared_ptr<Turnstile> turnstile_;
 
+  Hooks hooks_;
+  std::atomic<bool> resident_ = false;
+  std::atomic<Clock::Monotonic> touched_;
+
   SessionState state_;  // Touched only in the turn.
 
   mutable Mutex mutex_;
+  MemoryBudget::Reservation reservation_ ABSL_GUARDED_BY(mutex_);
   SessionSpec spec_ ABSL_GUARDED_BY(mutex_);
   std::shared_ptr<const StepRules> rules_ ABSL_GUARDED_BY(mutex_);
   Progress progress_ ABSL_GUARDED_BY(mutex_);

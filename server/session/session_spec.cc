@@ -44,6 +44,9 @@ absl::StatusOr<std::shared_ptr<const StepRules>> ResolveRules(const SessionSpec&
   rules->schedule = spec.schedule;
   rules->policy = spec.policy;
   rules->horizon = spec.horizon;
+  auto source = std::make_shared<SessionSpec>(spec);
+  source->parameters.clear();
+  rules->spec = std::move(source);
   for (const GroupSpec& group : spec.groups) {
     MNEMO_ASSIGN_OR_RETURN(optim::HyperparameterValues values,
                            optim::ResolveHyperparameters(info.hyperparameters, spec.hyperparameters,

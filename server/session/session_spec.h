@@ -23,6 +23,12 @@ struct GroupSpec {
   std::map<std::string, double> hyperparameters;
 };
 
+// When a step counts as safe from a crash of the daemon.
+enum class Durability {
+  kSnapshot,  // With the next snapshot.
+  kStep,      // Before it is answered: its gradient is logged.
+};
+
 // What a client asks for. Plain values, not checked yet.
 struct SessionSpec {
   std::string optimizer;
@@ -35,6 +41,7 @@ struct SessionSpec {
   optim::GradientPolicy policy;
   std::optional<int64_t> horizon;
   std::string label;
+  Durability durability = Durability::kSnapshot;
 };
 
 // The most bytes of a label and of a group's name.
@@ -47,6 +54,7 @@ struct StepRules {
   optim::LearningRateSchedule schedule;
   optim::GradientPolicy policy;
   std::optional<int64_t> horizon;
+  std::shared_ptr<const SessionSpec> spec;  // That they came from, without its parameters.
 };
 
 // Checks the groups, the schedule, the policy and the label, and fills in a first group. Whether

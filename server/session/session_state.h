@@ -9,7 +9,9 @@
 #include "kernels/buffer.h"
 #include "optim/optimizer.h"
 #include "optim/step_plan.h"
+#include "server/session/session_spec.h"
 #include "server/session/step_request.h"
+#include "server/store/step_log.h"
 
 namespace mnemosyne::server {
 
@@ -31,6 +33,10 @@ struct SessionState {
   std::optional<LastStep> last;  // Nothing before the first step and after an import.
   kernels::Buffer staging;       // [arena_size] floats on the host.
   kernels::Buffer values;        // The same on the device; empty if the device uses `staging`.
+
+  // Where steps are logged before they are taken, if they are; and the rules that it knows.
+  std::shared_ptr<StepLog> log;
+  std::shared_ptr<const StepRules> logged_rules;
 };
 
 }  // namespace mnemosyne::server

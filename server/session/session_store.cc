@@ -8,7 +8,10 @@
 
 #include "base/check.h"
 #include "base/error.h"
+#include "base/fail_point.h"
 #include "base/status_macros.h"
+#include "server/session/device_call.h"
+#include "server/telemetry/log.h"
 
 namespace mnemosyne::server {
 namespace {
@@ -44,6 +47,12 @@ int64_t TableBytes(const optim::ParameterLayout& layout, size_t cell_elements) {
   return bytes;
 }
 
+TenantQuotas::Amounts AmountsOf(const Session::Parts& parts) {
+  return {.sessions = 1,
+          .memory_bytes = parts.memory_bytes,
+          .parameters = static_cast<int64_t>(parts.layout.parameters().size())};
+}
+
 }  // namespace
 
 SessionStore::SessionStore(SessionLimits limits, MemoryBudget& budget, TenantQuotas& quotas,
@@ -55,9 +64,15 @@ SessionStore::SessionStore(SessionLimits limits, MemoryBudget& budget, TenantQuo
       executor_(executor),
       clock_(clock) {}
 
-absl::StatusOr<std::shared_ptr<Session>> SessionStore::Prepare(
-    const std::string& tenant, SessionSpec spec, const optim::OptimizerFactoryPtr& factory,
-    StepExecutor::Device& device) const {
+void SessionStore::SetKeeper(SessionKeeper* keeper) {
+  keeper_ = keeper;
+  keeper_->OnExpired([this](const std::shared_ptr<Session>& session) { Drop(session); });
+}
+
+absl::StatusOr<Session::Parts> SessionStore::MakeParts(SessionSpec spec,
+                                                       const optim::OptimizerFactoryPtr& factory,
+                                                       size_t cell_elements,
+                                                       StepExecutor::Device& device) const {
   MNEMO_ASSIGN_OR_RETURN(auto rules, ResolveRules(spec, factory->info()));
   auto created = optim::ParameterLayout::Create(std::exchange(spec.parameters, {}));
   if (!created.ok()) return WithReason(created.status(), "INVALID_PARAMETER");
@@ -75,30 +90,156 @@ absl::StatusOr<std::shared_ptr<Session>> SessionStore::Prepare(
   const auto state_bytes = static_cast<int64_t>(optimizer->StateBytes(layout));
   const auto arena_bytes = static_cast<int64_t>(layout.arena_size() * sizeof(float));
   const int64_t arenas = backend.host_accessible() ? 1 : 2;
-  const int64_t bytes =
-      state_bytes + arenas * arena_bytes + TableBytes(layout, limits_.cell_elements);
-  MNEMO_ASSIGN_OR_RETURN(
-      TenantQuotas::Share share,
-      quotas_.Take(tenant, {.sessions = 1,
-                            .memory_bytes = bytes,
-                            .parameters = static_cast<int64_t>(layout.parameters().size())}));
-  MNEMO_ASSIGN_OR_RETURN(MemoryBudget::Reservation reservation, budget_.Reserve(bytes));
-  auto session =
-      std::make_shared<Session>(Session::Parts{.name = "sessions/" + RandomHex(kNameBytes),
-                                               .token = RandomHex(kTokenBytes),
-                                               .tenant = tenant,
-                                               .device = std::string(backend.name()),
-                                               .spec = std::move(spec),
-                                               .optimizer = std::move(optimizer),
-                                               .rules = std::move(rules),
-                                               .layout = std::move(layout),
-                                               .cell_elements = limits_.cell_elements,
-                                               .state_bytes = state_bytes,
-                                               .reservation = std::move(reservation),
-                                               .share = std::move(share)},
-                                clock_);
+  const int64_t memory_bytes =
+      state_bytes + arenas * arena_bytes + TableBytes(layout, cell_elements);
+  return Session::Parts{.name = {},
+                        .token = {},
+                        .tenant = {},
+                        .device = std::string(backend.name()),
+                        .spec = std::move(spec),
+                        .optimizer = std::move(optimizer),
+                        .rules = std::move(rules),
+                        .layout = std::move(layout),
+                        .cell_elements = cell_elements,
+                        .state_bytes = state_bytes,
+                        .memory_bytes = memory_bytes,
+                        .reservation = {},
+                        .share = {}};
+}
+
+absl::StatusOr<std::shared_ptr<Session>> SessionStore::Prepare(
+    const Identity& identity, SessionSpec spec, const optim::OptimizerFactoryPtr& factory,
+    StepExecutor::Device& device) const {
+  MNEMO_ASSIGN_OR_RETURN(Session::Parts parts,
+                         MakeParts(std::move(spec), factory, limits_.cell_elements, device));
+  MNEMO_ASSIGN_OR_RETURN(parts.share, quotas_.Take(identity.request.first, AmountsOf(parts)));
+  MNEMO_ASSIGN_OR_RETURN(parts.reservation, budget_.Reserve(parts.memory_bytes));
+  parts.name = "sessions/" + RandomHex(kNameBytes);
+  parts.token = RandomHex(kTokenBytes);
+  parts.tenant = identity.request.first;
+  parts.request_id = identity.request.second;
+  parts.spec_fingerprint = identity.spec_fingerprint;
+  auto session = std::make_shared<Session>(std::move(parts), clock_);
   MNEMO_RETURN_IF_ERROR(session->Allocate(device.backend()));
+  FAIL_POINT("create.prepared");
   return session;
+}
+
+void SessionStore::Make(const Identity& identity, SessionSpec spec,
+                        optim::OptimizerFactoryPtr factory, bool may_make_room) {
+  const absl::Status submitted = executor_.Submit(
+      identity.request.first,
+      [this, identity, spec, factory, may_make_room](StepExecutor::Device& device) {
+        auto prepared = Prepare(identity, spec, factory, device);
+        if (keeper_ == nullptr) return Finish(identity.request, std::move(prepared));
+        if (prepared.ok()) {
+          const auto session = *prepared;
+          return keeper_->KeepNew(session, [this, session](const absl::Status&) {
+            KeepModelOf(session->spec());
+            Finish(RequestKey(session->tenant(), session->request_id()), session);
+          });
+        }
+        if (!may_make_room || ErrorReason(prepared.status()) != "MEMORY_EXHAUSTED") {
+          return Finish(identity.request, std::move(prepared));
+        }
+        auto parts = MakeParts(spec, factory, limits_.cell_elements, device);
+        if (!parts.ok() || parts->memory_bytes > budget_.bytes_max()) {
+          return Finish(identity.request, std::move(prepared));
+        }
+        keeper_->MakeRoom(parts->memory_bytes,
+                          [this, identity, spec, factory](const absl::Status&) {
+                            Make(identity, spec, factory, /*may_make_room=*/false);
+                          });
+      });
+  if (!submitted.ok()) Finish(identity.request, submitted);
+}
+
+// A copy of the weights, so that the session can be restored when their folder has changed.
+void SessionStore::KeepModelOf(const SessionSpec& spec) {
+  if (spec.weights_hash.empty()) return;
+  auto file = models_.ReadFile(spec.optimizer, spec.optimizer_version, spec.weights_hash);
+  const absl::Status kept =
+      file.ok() ? keeper_->KeepModel(spec.weights_hash, *file) : file.status();
+  if (kept.ok()) return;
+  Log(spdlog::level::err, "model not kept",
+      {{"model", spec.optimizer}, {"weights", spec.weights_hash}, {"detail", ErrorMessage(kept)}});
+}
+
+absl::StatusOr<optim::OptimizerFactoryPtr> SessionStore::FindFactory(const SessionSpec& spec) {
+  auto found =
+      models_.optimizers()->Find(spec.optimizer, spec.optimizer_version, spec.weights_hash);
+  if (found.ok() || spec.weights_hash.empty()) return found;
+  if (const auto known = kept_models_.find(spec.weights_hash); known != kept_models_.end()) {
+    return known->second;
+  }
+  const auto path = keeper_->FindModel(spec.weights_hash);
+  if (!path) return found;
+  MNEMO_ASSIGN_OR_RETURN(optim::OptimizerFactoryPtr factory,
+                         ModelRegistry::Load(*path, spec.optimizer, spec.optimizer_version));
+  if (factory->info().weights_hash != spec.weights_hash) {
+    return DataLoss("the kept copy of the weights {} is damaged", spec.weights_hash);
+  }
+  kept_models_[spec.weights_hash] = factory;
+  return factory;
+}
+
+absl::Status SessionStore::RestoreOne(SessionRecord record) {
+  MNEMO_ASSIGN_OR_RETURN(const optim::OptimizerFactoryPtr factory, FindFactory(record.spec));
+  std::shared_ptr<Session> session;
+  MNEMO_RETURN_IF_ERROR(CallDevice(executor_, [&](StepExecutor::Device& device) -> absl::Status {
+    MNEMO_ASSIGN_OR_RETURN(Session::Parts parts, MakeParts(std::move(record.spec), factory,
+                                                           record.cell_elements, device));
+    parts.name = record.name;
+    parts.token = record.token;
+    parts.tenant = record.tenant;
+    parts.request_id = record.request_id;
+    // A session that is there stays, also where its tenant may have less by now.
+    if (auto share = quotas_.Take(record.tenant, AmountsOf(parts)); share.ok()) {
+      parts.share = *std::move(share);
+    }
+    parts.spec_fingerprint = record.spec_fingerprint;
+    parts.create_time = Clock::Time(std::chrono::duration_cast<Clock::Time::duration>(
+        std::chrono::nanoseconds(record.create_nanoseconds)));
+    parts.epoch = record.epoch;
+    parts.last_step = record.step;
+    session = std::make_shared<Session>(std::move(parts), clock_);
+    return absl::OkStatus();
+  }));
+  keeper_->Adopt(session);
+  MutexLock lock(&mutex_);
+  const RequestKey request(record.tenant, record.request_id);
+  Creation& creation = creations_[request];
+  creation.spec_fingerprint = record.spec_fingerprint;
+  creation.session = session;
+  const Position position{record.tenant, ++last_numbers_[record.tenant]};
+  order_[position] = session->name();
+  sessions_[session->name()] = {session, request, position};
+  return absl::OkStatus();
+}
+
+void SessionStore::Restore() {
+  size_t restored = 0;
+  for (SessionRecord& record : keeper_->ReadAll()) {
+    const std::string name = record.name;
+    if (const absl::Status status = RestoreOne(std::move(record)); !status.ok()) {
+      Log(spdlog::level::err, "session cannot be restored",
+          {{"session", name}, {"detail", ErrorMessage(status)}});
+    } else {
+      ++restored;
+    }
+  }
+  kept_models_.clear();
+  Log(spdlog::level::info, "sessions restored", {{"sessions", restored}});
+}
+
+absl::Status SessionStore::AskTurn(const std::shared_ptr<Session>& session,
+                                   SessionKeeper::TurnCallback ready) {
+  return session->turnstile().Ask(
+      [this, session, ready = std::move(ready)](std::unique_ptr<Turnstile::Turn> turn) {
+        session->Touch();
+        if (session->resident()) return ready(std::move(turn));
+        keeper_->Load(session, std::move(turn), ready);
+      });
 }
 
 void SessionStore::Create(const Caller& caller, const std::string& request_id,
@@ -149,12 +290,7 @@ void SessionStore::Create(const Caller& caller, const std::string& request_id,
 
   spec.optimizer_version = (*factory)->info().version;
   spec.weights_hash = (*factory)->info().weights_hash;
-  const absl::Status submitted = executor_.Submit(
-      caller.tenant,
-      [this, request, spec = std::move(spec), factory = *factory](StepExecutor::Device& device) {
-        Finish(request, Prepare(request.first, spec, factory, device));
-      });
-  if (!submitted.ok()) Finish(request, submitted);
+  Make({request, spec_fingerprint}, std::move(spec), *factory, /*may_make_room=*/true);
 }
 
 void SessionStore::Finish(const RequestKey& request,
@@ -221,6 +357,12 @@ std::vector<std::shared_ptr<Session>> SessionStore::List(const Caller& caller, s
 }
 
 void SessionStore::Delete(const std::shared_ptr<Session>& session) {
+  Drop(session);
+  FAIL_POINT("delete.dropped");
+  if (keeper_ != nullptr) keeper_->Forget(*session);
+}
+
+void SessionStore::Drop(const std::shared_ptr<Session>& session) {
   {
     MutexLock lock(&mutex_);
     const auto found = sessions_.find(session->name());

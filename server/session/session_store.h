@@ -22,6 +22,7 @@
 #include "server/security/tenant_quotas.h"
 #include "server/session/memory_budget.h"
 #include "server/session/session.h"
+#include "server/session/session_keeper.h"
 #include "server/session/session_spec.h"
 #include "server/session/step_executor.h"
 
@@ -54,6 +55,19 @@ class SessionStore {
 
   SessionStore(SessionLimits limits, MemoryBudget& budget, TenantQuotas& quotas,
                const ModelRegistry& models, StepExecutor& executor, const Clock& clock);
+
+  // Lets `keeper`, which outlives this, keep all sessions; before the first is made.
+  void SetKeeper(SessionKeeper* keeper);
+
+  // Takes back the sessions that are kept, without their states, which are loaded when somebody
+  // comes. Waits for the device. Logs sessions that cannot be taken back.
+  void Restore();
+
+  // Gives the session's turn with its state in memory: loads that if it is not. `ready` is called
+  // as Turnstile::Ask calls it, or on a thread of the keeper, and gets an error where the state
+  // cannot be loaded: ResourceExhausted (MEMORY_EXHAUSTED) or DataLoss (STATE_LOST). Errors as
+  // Turnstile::Ask.
+  absl::Status AskTurn(const std::shared_ptr<Session>& session, SessionKeeper::TurnCallback ready);
 
   // Makes a session of the caller's tenant and calls `done`, on this thread or the executor's. A
   // repeated `request_id` of the same tenant with the same `spec_fingerprint` gets the session of
@@ -90,6 +104,9 @@ class SessionStore {
   MemoryBudget& budget() const { return budget_; }
   TenantQuotas& quotas() const { return quotas_; }
 
+  // Null if sessions are not kept.
+  SessionKeeper* keeper() const { return keeper_; }
+
  private:
   using RequestKey = std::pair<std::string, std::string>;  // Tenant and request_id.
 
@@ -105,10 +122,28 @@ class SessionStore {
     Position position;
   };
 
+  // Who a session is, apart from its spec.
+  struct Identity {
+    RequestKey request;
+    uint64_t spec_fingerprint = 0;
+  };
+
   // Checks everything and reserves and allocates memory.
-  absl::StatusOr<std::shared_ptr<Session>> Prepare(const std::string& tenant, SessionSpec spec,
+  absl::StatusOr<std::shared_ptr<Session>> Prepare(const Identity& identity, SessionSpec spec,
                                                    const optim::OptimizerFactoryPtr& factory,
                                                    StepExecutor::Device& device) const;
+  // The parts of a session but for its name, token and reservation.
+  absl::StatusOr<Session::Parts> MakeParts(SessionSpec spec,
+                                           const optim::OptimizerFactoryPtr& factory,
+                                           size_t cell_elements,
+                                           StepExecutor::Device& device) const;
+  // Prepares on the executor's thread; where memory is short, makes room once and tries again.
+  void Make(const Identity& identity, SessionSpec spec, optim::OptimizerFactoryPtr factory,
+            bool may_make_room);
+  absl::StatusOr<optim::OptimizerFactoryPtr> FindFactory(const SessionSpec& spec);
+  absl::Status RestoreOne(SessionRecord record);
+  void KeepModelOf(const SessionSpec& spec);
+  void Drop(const std::shared_ptr<Session>& session);
   void Finish(const RequestKey& request, absl::StatusOr<std::shared_ptr<Session>> result);
 
   const SessionLimits limits_;
@@ -117,6 +152,8 @@ class SessionStore {
   const ModelRegistry& models_;
   StepExecutor& executor_;
   const Clock& clock_;
+  SessionKeeper* keeper_ = nullptr;
+  std::map<std::string, optim::OptimizerFactoryPtr> kept_models_;  // By hash; used in Restore.
 
   mutable Mutex mutex_;
   std::map<std::string, Entry, std::less<>> sessions_ ABSL_GUARDED_BY(mutex_);  // By name.

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/fail_point.h"
 #include "base/status_macros.h"
 #include "server/session/step_runner.h"
 
@@ -75,7 +76,14 @@ absl::Status StepExecutor::SubmitStep(std::unique_ptr<PendingStep> step, StepCal
   const std::string& tenant = (*shared)->session().tenant();
   return Submit(tenant, [this, shared, done = std::move(done)](Device& device) {
     absl::Status status;
+    FAIL_POINT("step.begin");
     RunOne(**shared, status, device);
+    Session& session = (*shared)->session();
+    if (status.ok() && session.state().log != nullptr && session.hooks().commit) {
+      // The step holds its session's turn until it is durable; other sessions go on meanwhile.
+      session.hooks().commit([shared, done] { done(std::move(*shared), absl::OkStatus()); });
+      return;
+    }
     done(std::move(*shared), status);
   });
 }

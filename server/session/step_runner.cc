@@ -6,9 +6,11 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/fail_point.h"
 #include "base/status_macros.h"
 #include "optim/gradient_policy.h"
 #include "optim/step_plan.h"
+#include "server/session/session_record.h"
 
 namespace mnemosyne::server {
 namespace {
@@ -42,6 +44,7 @@ class Run {
   absl::StatusOr<optim::GradientVerdict> Inspect(optim::StepPlan& plan);
   std::vector<kernels::Segment> TakingPart(const optim::StepPlan& plan) const;
   absl::Status CheckSameGradient(const LastStep& last);
+  void LogStep();
   void FillOutcome(const optim::StepPlan& plan, optim::GradientVerdict verdict);
 
   PendingStep& step_;
@@ -139,10 +142,12 @@ absl::Status Run::Apply() {
   optim::StepPlan plan = MakePlan();
   MNEMO_RETURN_IF_ERROR(ToDevice());
   MNEMO_ASSIGN_OR_RETURN(optim::GradientVerdict verdict, Inspect(plan));
+  if (state_.log != nullptr) LogStep();
   const bool zero_non_finite = verdict.zero_non_finite;
   if (zero_non_finite) {
     MNEMO_RETURN_IF_ERROR(backend_.ZeroNonFinite(TakingPart(plan), values()));
   }
+  FAIL_POINT("step.update");
   // From here on the state changes: any failure is final.
   MNEMO_RETURN_IF_ERROR(
       AsInternal(optimizer_.Update(*state_.optimizer, plan, values(), square_sums_)));
@@ -157,8 +162,29 @@ absl::Status Run::Apply() {
                          .fingerprints = std::move(step_.fingerprints()),
                          .outcome = step_.outcome(),
                          .zero_non_finite = zero_non_finite};
+  FAIL_POINT("step.updated");
   session_.ReportStep(step_.outcome());
   return absl::OkStatus();
+}
+
+// What the step was given, so that it can be taken again. A log that fails says so when it is to be
+// made durable; the step goes on.
+void Run::LogStep() {
+  LoggedStep logged{.request = step_.request(), .previous_step = state_.last_step, .spec = {}};
+  if (state_.logged_rules != step_.shared_rules()) {
+    auto spec = ToJson(*step_.rules().spec);
+    if (spec.ok()) logged.spec = *std::move(spec);
+    state_.logged_rules = step_.shared_rules();
+  }
+  const std::vector<std::byte> front = ToBytes(logged);
+  std::vector<std::span<const std::byte>> pieces = {front};
+  const auto runs = session_.layout().runs();
+  for (size_t parameter = 0; parameter < runs.size(); ++parameter) {
+    if (step_.IsAbsent(parameter)) continue;
+    const float* const gradient = state_.staging.as<float>() + runs[parameter].offset;
+    pieces.push_back(std::as_bytes(std::span(gradient, runs[parameter].count)));
+  }
+  (void)state_.log->Append(pieces);
 }
 
 absl::Status Run::CheckSameGradient(const LastStep& last) {

@@ -24,6 +24,13 @@ absl::Status Turnstile::Ask(Callback ready) {
   return absl::OkStatus();
 }
 
+std::unique_ptr<Turnstile::Turn> Turnstile::Try() {
+  MutexLock lock(&mutex_);
+  if (taken_) return nullptr;
+  taken_ = true;
+  return std::make_unique<Turn>(shared_from_this());
+}
+
 void Turnstile::Next() {
   Callback ready;
   {

@@ -39,6 +39,9 @@ class Turnstile : public std::enable_shared_from_this<Turnstile> {
   // ResourceExhausted, and `ready` is never called, if the line is full.
   absl::Status Ask(Callback ready);
 
+  // The turn if it is free now, else null.
+  std::unique_ptr<Turn> Try();
+
  private:
   void Next();
 

@@ -103,7 +103,8 @@ class StreamOpened(Message):
     message_bytes_max: int
     heartbeat_seconds: int
     step_timeout_seconds: int
-    def __init__(self, *, epoch: int | None = ..., last_applied_step: int | None = ..., last_durable_step: int | None = ..., gradient_encoding: int | None = ..., update_encoding: int | None = ..., cell_elements: int | None = ..., protocol_revision: int | None = ..., message_bytes_max: int | None = ..., heartbeat_seconds: int | None = ..., step_timeout_seconds: int | None = ...) -> None: ...
+    keeps_sessions: bool
+    def __init__(self, *, epoch: int | None = ..., last_applied_step: int | None = ..., last_durable_step: int | None = ..., gradient_encoding: int | None = ..., update_encoding: int | None = ..., cell_elements: int | None = ..., protocol_revision: int | None = ..., message_bytes_max: int | None = ..., heartbeat_seconds: int | None = ..., step_timeout_seconds: int | None = ..., keeps_sessions: bool | None = ...) -> None: ...
 
 class StepBegin(Message):
     step: int
@@ -137,7 +138,8 @@ class StepDone(Message):
     compute_seconds: float
     @property
     def guard(self) -> GuardReport: ...
-    def __init__(self, *, step: int | None = ..., gradient_norm: float | None = ..., update_norm: float | None = ..., clip_factor: float | None = ..., non_finite_count: int | None = ..., skipped_parameters: Iterable[int] | None = ..., last_durable_step: int | None = ..., replayed: bool | None = ..., receive_seconds: float | None = ..., queue_seconds: float | None = ..., compute_seconds: float | None = ..., guard: GuardReport | None = ...) -> None: ...
+    durability_error: str
+    def __init__(self, *, step: int | None = ..., gradient_norm: float | None = ..., update_norm: float | None = ..., clip_factor: float | None = ..., non_finite_count: int | None = ..., skipped_parameters: Iterable[int] | None = ..., last_durable_step: int | None = ..., replayed: bool | None = ..., receive_seconds: float | None = ..., queue_seconds: float | None = ..., compute_seconds: float | None = ..., guard: GuardReport | None = ..., durability_error: str | None = ...) -> None: ...
 
 class StepError(Message):
     step: int
@@ -202,6 +204,10 @@ NON_FINITE_POLICY_ZERO: int
 STEP_MODE_UNSPECIFIED: int
 STEP_MODE_ATOMIC: int
 
+DURABILITY_UNSPECIFIED: int
+DURABILITY_SNAPSHOT: int
+DURABILITY_STEP: int
+
 class ParameterSpec(Message):
     name: str
     @property
@@ -255,7 +261,8 @@ class SessionSpec(Message):
     worker_count: int
     label: str
     weights_hash: str
-    def __init__(self, *, optimizer: str | None = ..., optimizer_version: str | None = ..., parameters: Iterable[ParameterSpec] | None = ..., groups: Iterable[ParameterGroup] | None = ..., hyperparameters: Mapping[str, float] | None = ..., schedule: LearningRateSchedule | None = ..., clipping: GradientClipping | None = ..., non_finite_policy: int | None = ..., step_mode: int | None = ..., horizon: int | None = ..., worker_count: int | None = ..., label: str | None = ..., weights_hash: str | None = ...) -> None: ...
+    durability: int
+    def __init__(self, *, optimizer: str | None = ..., optimizer_version: str | None = ..., parameters: Iterable[ParameterSpec] | None = ..., groups: Iterable[ParameterGroup] | None = ..., hyperparameters: Mapping[str, float] | None = ..., schedule: LearningRateSchedule | None = ..., clipping: GradientClipping | None = ..., non_finite_policy: int | None = ..., step_mode: int | None = ..., horizon: int | None = ..., worker_count: int | None = ..., label: str | None = ..., weights_hash: str | None = ..., durability: int | None = ...) -> None: ...
 
 class Session(Message):
     name: str
@@ -278,7 +285,9 @@ class Session(Message):
     def guard(self) -> GuardReport: ...
     non_finite_count: int
     skipped_count: int
-    def __init__(self, *, name: str | None = ..., spec: SessionSpec | None = ..., epoch: int | None = ..., last_step: int | None = ..., last_durable_step: int | None = ..., state_bytes: int | None = ..., reserved_bytes: int | None = ..., element_count: int | None = ..., create_time: Timestamp | None = ..., last_step_time: Timestamp | None = ..., streaming: bool | None = ..., device: str | None = ..., cell_elements: int | None = ..., guard: GuardReport | None = ..., non_finite_count: int | None = ..., skipped_count: int | None = ...) -> None: ...
+    durability_error: str
+    resident: bool
+    def __init__(self, *, name: str | None = ..., spec: SessionSpec | None = ..., epoch: int | None = ..., last_step: int | None = ..., last_durable_step: int | None = ..., state_bytes: int | None = ..., reserved_bytes: int | None = ..., element_count: int | None = ..., create_time: Timestamp | None = ..., last_step_time: Timestamp | None = ..., streaming: bool | None = ..., device: str | None = ..., cell_elements: int | None = ..., guard: GuardReport | None = ..., non_finite_count: int | None = ..., skipped_count: int | None = ..., durability_error: str | None = ..., resident: bool | None = ...) -> None: ...
 
 class StateHeader(Message):
     format_version: int
@@ -455,6 +464,45 @@ class ImportStateResponse(Message):
     def session(self) -> Session: ...
     def __init__(self, *, session: Session | None = ...) -> None: ...
 
+class SnapshotSessionRequest(Message):
+    name: str
+    token: str
+    pin: str
+    step: int
+    def __init__(self, *, name: str | None = ..., token: str | None = ..., pin: str | None = ..., step: int | None = ...) -> None: ...
+
+class SnapshotSessionResponse(Message):
+    step: int
+    def __init__(self, *, step: int | None = ...) -> None: ...
+
+class RewindSessionRequest(Message):
+    name: str
+    token: str
+    pin: str
+    def __init__(self, *, name: str | None = ..., token: str | None = ..., pin: str | None = ...) -> None: ...
+
+class RewindSessionResponse(Message):
+    @property
+    def session(self) -> Session: ...
+    def __init__(self, *, session: Session | None = ...) -> None: ...
+
+class DrainRequest(Message):
+    def __init__(self) -> None: ...
+
+class DrainResponse(Message):
+    def __init__(self) -> None: ...
+
+class StateKeeping(Message):
+    enabled: bool
+    error: str
+    snapshot_count: int
+    failure_count: int
+    load_count: int
+    eviction_count: int
+    last_snapshot_seconds: float
+    last_held_seconds: float
+    def __init__(self, *, enabled: bool | None = ..., error: str | None = ..., snapshot_count: int | None = ..., failure_count: int | None = ..., load_count: int | None = ..., eviction_count: int | None = ..., last_snapshot_seconds: float | None = ..., last_held_seconds: float | None = ...) -> None: ...
+
 class GetServerInfoRequest(Message):
     def __init__(self) -> None: ...
 
@@ -474,7 +522,9 @@ class GetServerInfoResponse(Message):
     message_bytes_max: int
     @property
     def encodings(self) -> _Scalars[int]: ...
-    def __init__(self, *, version: str | None = ..., commit: str | None = ..., protocol_revision: int | None = ..., start_time: Timestamp | None = ..., devices: Iterable[Device] | None = ..., session_count: int | None = ..., session_count_max: int | None = ..., reserved_bytes: int | None = ..., reserved_bytes_max: int | None = ..., parameter_count_max: int | None = ..., message_bytes_max: int | None = ..., encodings: Iterable[int] | None = ...) -> None: ...
+    @property
+    def state_keeping(self) -> StateKeeping: ...
+    def __init__(self, *, version: str | None = ..., commit: str | None = ..., protocol_revision: int | None = ..., start_time: Timestamp | None = ..., devices: Iterable[Device] | None = ..., session_count: int | None = ..., session_count_max: int | None = ..., reserved_bytes: int | None = ..., reserved_bytes_max: int | None = ..., parameter_count_max: int | None = ..., message_bytes_max: int | None = ..., encodings: Iterable[int] | None = ..., state_keeping: StateKeeping | None = ...) -> None: ...
 
 class Device(Message):
     name: str
