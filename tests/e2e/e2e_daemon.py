@@ -31,7 +31,9 @@ def binary() -> Path:
 class DaemonProcess:
     """A daemon on a free port and a socket of its own; stop() ends it."""
 
-    def __init__(self, *flags: str, listen: str = "127.0.0.1:0"):
+    def __init__(
+        self, *flags: str, listen: str = "127.0.0.1:0", environment: dict[str, str] | None = None
+    ):
         self._folder = tempfile.TemporaryDirectory(prefix="mnemo-")
         folder = Path(self._folder.name)
         ready_file = folder / "ready.json"
@@ -48,6 +50,7 @@ class DaemonProcess:
                 ],
                 stderr=log,
                 stdout=log,
+                env={**os.environ, **(environment or {})},
             )
         try:
             wait_until(lambda: self._is_ready(ready_file), START_SECONDS)

@@ -13,6 +13,7 @@ from mnemosyne_client.errors import (
     SupersededError,
     UnavailableError,
 )
+from mnemosyne_client.replay import StreamEvent
 from mnemosyne_client.session import Session, State
 from mnemosyne_client.stream import OptimizeStream, StepResult
 from mnemosyne_client.tensors import Update
@@ -29,6 +30,7 @@ __all__ = [
     "SessionLostError",
     "State",
     "StepResult",
+    "StreamEvent",
     "SupersededError",
     "UnavailableError",
     "Update",

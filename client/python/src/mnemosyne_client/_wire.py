@@ -65,6 +65,9 @@ class Methods:
         self.update_session = unary("UpdateSession")
         self.delete_session = unary("DeleteSession")
         self.step = unary("Step")
+        self.snapshot_session = unary("SnapshotSession")
+        self.rewind_session = unary("RewindSession")
+        self.drain = unary("Drain")
         self.get_server_info = unary("GetServerInfo")
         self.optimize = bind("stream_stream", "Optimize", "OptimizeRequest", "OptimizeResponse")
         self.export_state = bind(

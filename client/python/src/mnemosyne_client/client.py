@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy.typing as npt
 
@@ -16,6 +16,13 @@ from mnemosyne_client.patience import OnUnavailable, WaitPolicy
 from mnemosyne_client.session import Session, State
 from mnemosyne_client.stream import OptimizeStream, StepResult
 from mnemosyne_client.tensors import Grid, UpdateAssembler, encode, encoding_number
+
+Durability = Literal["snapshot", "step"]
+
+_DURABILITIES = {
+    "snapshot": messages.DURABILITY_SNAPSHOT,
+    "step": messages.DURABILITY_STEP,
+}
 
 
 class Client:
@@ -117,6 +124,7 @@ class Client:
         horizon: int | None = None,
         label: str = "",
         request_id: str | None = None,
+        durability: Durability = "snapshot",
     ) -> Session:
         """Makes a session and reserves its memory.
 
@@ -136,6 +144,8 @@ class Client:
             request_id: A unique text of 1 to 128 bytes. A second call with the same one returns
                 the same session, also in another process: so a job that starts again finds its
                 session. Keep it as secret as the token, which it stands for.
+            durability: When a step survives a crash of a daemon that keeps sessions: with the next
+                `snapshot`, or as a `step`, before it is answered.
 
         Raises:
             InvalidRequestError: The daemon refuses a value; the message says what is allowed.
@@ -153,6 +163,7 @@ class Client:
             non_finite_policy=non_finite_policy,
             horizon=horizon,
             label=label,
+            durability=_DURABILITIES[durability],
         )
         request = messages.CreateSessionRequest(
             request_id=uuid.uuid4().hex if request_id is None else request_id, spec=spec
@@ -319,6 +330,47 @@ class Client:
             return response
 
         return self._caller.with_patience(write).session
+
+    def snapshot_session(self, session: Session, pin: str = "", *, step: int = 0) -> int:
+        """Takes a snapshot of a session now; returns its step when it is durable.
+
+        A job that holds a stream uses OptimizeStream.snapshot(), which sends again what a daemon
+        that was restarted meanwhile has lost.
+
+        Args:
+            session: The session.
+            pin: A name to pin it under, of 1 to 64 letters, digits and `.-_`, such as that of the
+                checkpoint that is saved at the same step. It is kept until the name is used again.
+            step: The step that the session has to stand at; 0 is any.
+
+        Raises:
+            InvalidRequestError: The daemon keeps no sessions, the name is not allowed, or the
+                session stands at another step (`NOT_AT_STEP`).
+            ResourceExhaustedError: The disk is full, or there are too many pinned snapshots.
+            SessionLostError: There is no such session.
+        """
+        request = messages.SnapshotSessionRequest(
+            name=session.name, token=session.token, pin=pin, step=step
+        )
+        response = self._caller.call("snapshot_session", request, messages.SnapshotSessionResponse)
+        return response.step
+
+    def rewind_session(self, session: Session, pin: str) -> messages.Session:
+        """Takes a session back to a pinned snapshot; it goes on at the step after it.
+
+        A stream on the session is superseded: open another one.
+
+        Raises:
+            InvalidRequestError: No snapshot is pinned under that name; the message lists those.
+            SessionLostError: There is no such session.
+        """
+        request = messages.RewindSessionRequest(name=session.name, token=session.token, pin=pin)
+        response = self._caller.call("rewind_session", request, messages.RewindSessionResponse)
+        return response.session
+
+    def drain(self) -> None:
+        """Asks the daemon to end as SIGTERM does; only over its Unix-domain socket."""
+        self._caller.call("drain", messages.DrainRequest(), messages.DrainResponse)
 
     def current_epoch(self, name: str) -> int:
         """Returns a session's epoch in a single try.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from mnemosyne_client import messages
@@ -28,13 +29,20 @@ class Link:
         last_step: The last step whose answer is here; None until the daemon has told it.
     """
 
-    def __init__(self, client: Client, session: Session, request: messages.OpenStream) -> None:
+    def __init__(
+        self,
+        client: Client,
+        session: Session,
+        request: messages.OpenStream,
+        can_resend: Callable[[int, int], bool] = lambda first, last: False,
+    ) -> None:
         """Starts without a connection.
 
         Args:
             client: The daemon.
             session: The session.
             request: Options of the stream; name, token and revision are filled in.
+            can_resend: Whether the steps from the first to the last can be sent again.
         """
         self.opened = messages.StreamOpened()
         self.last_step: int | None = None
@@ -49,6 +57,10 @@ class Link:
         # Opens whose answer was lost: each may have advanced the session's epoch.
         self._blind_opens = 0
         self._superseded: SupersededError | None = None
+        self._can_resend = can_resend
+        # The last step that the daemon had applied at the last open, or was sent again since.
+        self.daemon_step = 0
+        self.open_count = 0
         self._pid = os.getpid()
         self._closed = False
 
@@ -110,14 +122,19 @@ class Link:
         self.opened = response.opened
         self._blind_opens = 0
 
+        self.open_count += 1
         applied = self.opened.last_applied_step
+        self.daemon_step = applied
         if self.last_step is None:
             self.last_step = applied
+        elif applied < self.last_step and self._can_resend(applied + 1, self.last_step):
+            return  # The daemon lost steps; the stream sends them again.
         elif applied not in (self.last_step, self.last_step + 1) and not self._request.accept_loss:
             self.drop()
             raise SessionLostError(
-                f"the session stands at step {applied}, this client at {self.last_step}; "
-                "load a checkpoint into the session to go on",
+                f"the session stands at step {applied}, this client at {self.last_step}"
+                " and has not kept the gradients in between; load a checkpoint into the session "
+                "to go on",
                 code="FAILED_PRECONDITION",
                 reason="STATE_MISMATCH",
                 metadata={"last_step": str(applied)},

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from mnemosyne_client import messages
 from mnemosyne_client.connection import Connection
 from mnemosyne_client.draft import Draft
 from mnemosyne_client.errors import (
+    InvalidRequestError,
     ResourceExhaustedError,
     ServerError,
     SessionLostError,
@@ -22,7 +24,8 @@ from mnemosyne_client.errors import (
 )
 from mnemosyne_client.link import Link
 from mnemosyne_client.patience import Patience
-from mnemosyne_client.session import Session
+from mnemosyne_client.replay import EventKind, ReplayBuffer, StreamEvent
+from mnemosyne_client.session import Session, State
 from mnemosyne_client.tensors import (
     Grid,
     Update,
@@ -33,6 +36,9 @@ from mnemosyne_client.tensors import (
 
 if TYPE_CHECKING:
     from mnemosyne_client.client import Client
+
+
+logger = logging.getLogger("mnemosyne_client")
 
 
 @dataclass(frozen=True)
@@ -70,6 +76,9 @@ class OptimizeStream:
         update_encoding: str = "float32",
         checksums: bool = False,
         accept_loss: bool = False,
+        replay_bytes: int = 256 << 20,
+        replay_folder: str | None = None,
+        on_event: Callable[[StreamEvent], None] | None = None,
     ) -> None:
         """Opens the stream; Client.open_stream is the usual way.
 
@@ -80,6 +89,12 @@ class OptimizeStream:
             update_encoding: `float32`, `bfloat16` or `float16`.
             checksums: Whether chunks carry checksums in both directions.
             accept_loss: Whether to go on where a restarted daemon has lost the last steps.
+            replay_bytes: The most bytes of gradients that are kept of steps which a crash of the
+                daemon could lose, to send them again; 0 keeps none. A daemon that keeps no
+                sessions, or makes every step durable, needs none.
+            replay_folder: A folder to keep them in; None is memory.
+            on_event: Called with what happens to the stream beside its steps; the log
+                `mnemosyne_client` tells it, too.
 
         Raises:
             ValueError: An encoding is unknown.
@@ -97,7 +112,12 @@ class OptimizeStream:
             accept_loss=accept_loss,
             checksums=checksums,
         )
-        self._link = Link(client, session, request)
+        self._replay = ReplayBuffer(replay_bytes, replay_folder)
+        self._on_event = on_event
+        self._accepts_loss = accept_loss
+        self._durability_error = ""
+        self._seen_opens = 1
+        self._link = Link(client, session, request, self._replay.has)
         self._in_use = threading.Lock()
         self._connect()
 
@@ -181,7 +201,7 @@ class OptimizeStream:
             MnemosyneError: As step(), but for UnavailableError.
         """
         try:
-            connection = self._link.connect()
+            connection = self._ready()
         except UnavailableError:
             self._link.drop()
             return None
@@ -191,9 +211,58 @@ class OptimizeStream:
             connection, begin, self._grid(), self._gradient_encoding, checksums=self._checksums
         )
 
+    def settle(self) -> int:
+        """Makes sure that the daemon has all steps of this stream; returns the last one.
+
+        Raises:
+            MnemosyneError: As step().
+        """
+        patience = self._patience(free_tries=1 if self._link.is_connected else 0)
+        while True:
+            try:
+                self._ready()
+            except UnavailableError as error:
+                self._link.drop()
+                patience.pause(error)
+            except SupersededError as error:
+                self._link.give_up(error)
+                raise
+            else:
+                patience.succeed()
+                return self.last_step
+
+    def snapshot(self, pin: str = "") -> int:
+        """Takes a snapshot at the last step of this stream, as Client.snapshot_session() does.
+
+        Raises:
+            MnemosyneError: As step() and Client.snapshot_session().
+        """
+        while True:
+            step = self.settle()
+            try:
+                return self._client.snapshot_session(self._session, pin, step=step)
+            except InvalidRequestError as error:
+                if error.reason != "NOT_AT_STEP":
+                    raise
+                self._link.drop()  # The daemon was restarted in between.
+
+    def export_state(self) -> State:
+        """Returns the session's state after the last step of this stream.
+
+        Raises:
+            MnemosyneError: As step() and Client.export_state().
+        """
+        while True:
+            step = self.settle()
+            state = self._client.export_state(self._session)
+            if state.header.step == step:
+                return state
+            self._link.drop()  # The daemon was restarted in between.
+
     def close(self) -> None:
         """Ends the stream; the session stays. May be called again."""
         self._link.close()
+        self._replay.clear()
 
     def __enter__(self) -> OptimizeStream:
         """Returns the stream."""
@@ -224,7 +293,7 @@ class OptimizeStream:
         patience = self._patience(free_tries=1 if self._link.is_connected else 0)
         while True:
             try:
-                connection = self._link.connect()
+                connection = self._ready()
                 begin.step = self.last_step + 1
                 result = self._exchange(connection, begin, arrays, draft)
             except UnavailableError as error:
@@ -250,7 +319,47 @@ class OptimizeStream:
             else:
                 patience.succeed()
                 self._link.last_step = result.step
+                self._keep(begin, arrays, result.statistics)
                 return result
+
+    def _ready(self) -> Connection:
+        """Returns a connection to a daemon that has all steps before the next one."""
+        connection = self._link.connect()
+        if self._link.open_count > self._seen_opens:
+            self._seen_opens = self._link.open_count
+            self._tell("reconnected", f"connected again; the daemon is at {self._link.daemon_step}")
+        first, last = self._link.daemon_step + 1, self.last_step
+        if first > last:
+            return connection
+        if not self._replay.has(first, last):
+            self._link.daemon_step = last
+            self._tell("lost", f"the daemon lost steps {first} to {last} for good", first, last)
+            return connection
+        for step in range(first, last + 1):
+            begin, arrays = self._replay.get(step)
+            # Its update was applied the first time.
+            self._exchange(connection, begin, arrays, None)
+            self._link.daemon_step = step
+        self._tell("resent", f"the daemon had lost steps {first} to {last}", first, last)
+        return connection
+
+    def _keep(self, begin: messages.StepBegin, arrays: list[Any], done: messages.StepDone) -> None:
+        """Keeps a step as long as the daemon could lose it."""
+        if done.durability_error != self._durability_error:
+            self._durability_error = done.durability_error
+            error = done.durability_error or "none"
+            self._tell("durability", f"the daemon's error with keeping steps is now: {error}")
+        self._link.daemon_step = begin.step
+        if not self._link.opened.keeps_sessions:
+            return
+        self._replay.trim(done.last_durable_step)
+        if begin.step > done.last_durable_step:
+            self._replay.add(begin, arrays)
+
+    def _tell(self, kind: EventKind, message: str, first: int = 0, last: int = 0) -> None:
+        logger.warning("%s: %s", self._session.name, message)
+        if self._on_event is not None:
+            self._on_event(StreamEvent(kind, message, first, last))
 
     def _exchange(
         self,

@@ -208,7 +208,11 @@ class RemoteOptimizer(torch.optim.Optimizer):
         `state` has PyTorch's own layout where the optimizer has one there; the dictionary holds no
         token and fits any daemon.
         """
-        exported = self._client.export_state(self.session)
+        stream = self._lease.stream
+        if stream is not None and stream.opened.keeps_sessions:
+            exported = stream.export_state()
+        else:
+            exported = self._client.export_state(self.session)
         entries = tensors_of_state(exported)
         for mirror, entry in zip(self._mirrors, entries):
             if mirror.master is not None:
