@@ -372,7 +372,9 @@ void OptimizeConversation::Tick() {
   if (sink_ == nullptr) return;
   const Clock::Monotonic now = clock_.MonotonicNow();
   if (state_ == State::kFinished) {
-    if (goodbye_ && Seconds(now - finish_time_) >= limits_.goodbye_seconds) sink_->Cancel();
+    // A client that has its status and leaves its side open must not hold the daemon's end up.
+    const int32_t wait = goodbye_ ? limits_.goodbye_seconds : limits_.linger_seconds;
+    if (Seconds(now - finish_time_) >= wait) sink_->Cancel();
     return;
   }
   const int32_t patience = limits_.step_timeout_seconds;

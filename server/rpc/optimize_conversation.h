@@ -71,6 +71,7 @@ struct StreamLimits {
   int32_t heartbeat_seconds = 20;
   int32_t step_timeout_seconds = 120;  // Without a message, in a started step.
   int32_t goodbye_seconds = 5;         // For a last write to a client that must go.
+  int32_t linger_seconds = 1;          // For a client to close its side once the stream has ended.
   int32_t idle_seconds = 3600;         // Between two steps.
 };
 

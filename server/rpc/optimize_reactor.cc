@@ -58,6 +58,10 @@ void OptimizeReactor::OnWriteDone(bool ok) {
 void OptimizeReactor::OnCancel() { conversation_->OnCancelled(); }
 
 void OptimizeReactor::OnDone() {
+  {
+    MutexLock lock(&mutex_);
+    done_ = true;
+  }
   const auto conversation = conversation_;
   conversation->OnClosed([this] { delete this; });
 }
@@ -73,6 +77,9 @@ void OptimizeReactor::Finish(const absl::Status& status) {
   grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>::Finish(ToGrpcStatus(status));
 }
 
-void OptimizeReactor::Cancel() { context_->TryCancel(); }
+void OptimizeReactor::Cancel() {
+  MutexLock lock(&mutex_);
+  if (!done_) context_->TryCancel();
+}
 
 }  // namespace mnemosyne::server

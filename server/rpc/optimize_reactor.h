@@ -7,6 +7,8 @@
 #include <memory>
 #include <string>
 
+#include "absl/base/thread_annotations.h"
+#include "base/mutex.h"
 #include "server/rpc/optimize_conversation.h"
 
 namespace mnemosyne::server {
@@ -34,6 +36,8 @@ class OptimizeReactor final : public grpc::ServerBidiReactor<grpc::ByteBuffer, g
 
   grpc::CallbackServerContext* const context_;
   const std::shared_ptr<OptimizeConversation> conversation_;
+  Mutex mutex_;
+  bool done_ ABSL_GUARDED_BY(mutex_) = false;  // The context may be gone.
   grpc::ByteBuffer read_buffer_;
   grpc::ByteBuffer write_buffer_;
 };

@@ -49,6 +49,7 @@ class Caller:
         self._lock = threading.Lock()
         self._pid = os.getpid()
         self._channel: grpc.Channel | None = None
+        self._state: grpc.ChannelConnectivity | None = None
         self._methods: Methods | None = None
 
     @property
@@ -69,7 +70,33 @@ class Caller:
             if self._methods is None:
                 self._channel = open_channel(self.address, self._credentials)
                 self._methods = Methods(self._channel, self._credentials)
+                self._watch(self._channel)
             return self._methods
+
+    def renew(self) -> None:
+        """Lets the next call open another channel if this one has no connection.
+
+        A channel waits longer and longer between its tries, and all of them fail meanwhile; how
+        long to wait is this package's affair.
+        """
+        if self._pid != os.getpid():
+            return
+        with self._lock:
+            if self._state is not grpc.ChannelConnectivity.TRANSIENT_FAILURE:
+                return
+            channel, self._channel, self._methods = self._channel, None, None
+            self._state = None
+        if channel is not None:
+            channel.close()
+
+    def _watch(self, channel: grpc.Channel) -> None:
+        """Notes the state of `channel` as long as it is in use."""
+
+        def note(state: grpc.ChannelConnectivity) -> None:
+            if channel is self._channel:
+                self._state = state
+
+        channel.subscribe(note)
 
     def call(self, method: str, request: messages.Message, answer: type[_T]) -> _T:
         """Calls a unary method, which returns an `answer`.
@@ -123,6 +150,7 @@ class Caller:
                 error = error_of_call(rpc_error)
                 if not isinstance(error, UnavailableError) or error.code == "DEADLINE_EXCEEDED":
                     raise error from None
+                self.renew()
                 patience.pause(error)
             else:
                 patience.succeed()

@@ -77,6 +77,10 @@ class Client:
         """How long one try of a call may take, in seconds."""
         return self._caller.timeout
 
+    def renew(self) -> None:
+        """Lets the next call open another channel if this one has no connection."""
+        self._caller.renew()
+
     @property
     def methods(self) -> Methods:
         """The service's methods on this process's channel."""

@@ -223,6 +223,7 @@ class OptimizeStream:
                 self._ready()
             except UnavailableError as error:
                 self._link.drop()
+                self._client.renew()
                 patience.pause(error)
             except SupersededError as error:
                 self._link.give_up(error)
@@ -298,6 +299,7 @@ class OptimizeStream:
                 result = self._exchange(connection, begin, arrays, draft)
             except UnavailableError as error:
                 self._link.drop()
+                self._client.renew()
                 patience.pause(error)
             except ResourceExhaustedError as error:
                 if error.reason not in ("QUEUE_FULL", "RATE_LIMITED"):
@@ -420,6 +422,7 @@ class OptimizeStream:
                 self._link.connect()
             except UnavailableError as error:
                 self._link.drop()
+                self._client.renew()
                 patience.pause(error)
             else:
                 patience.succeed()
