@@ -18,10 +18,9 @@ from mnemosyne_client import Client
 from mnemosyne_client import messages as m
 
 
-def make(client, elements, durability, tensors=8):
-    parameters = [
-        m.ParameterSpec(name=f"p{i}", shape=(elements // tensors,)) for i in range(tensors)
-    ]
+def make(client, elements, durability):
+    """Makes a session of eight tensors."""
+    parameters = [m.ParameterSpec(name=f"p{i}", shape=(elements // 8,)) for i in range(8)]
     return client.create_session("adamw", parameters, durability=durability)
 
 

@@ -1,8 +1,6 @@
 #include "server/session/step_executor.h"
 
 #include <algorithm>
-#include <functional>
-#include <ranges>
 #include <tuple>
 #include <utility>
 
@@ -114,11 +112,15 @@ size_t StepExecutor::queue_length() const {
 }
 
 StepExecutor::Line& StepExecutor::NextLine() {
-  const auto waiting = [](const Line& line) { return !line.tasks.empty(); };
-  const auto order = [](const Line& line) { return std::tie(line.used, line.last_turn); };
-  return std::ranges::min(lines_ | std::views::values | std::views::filter(waiting) |
-                              std::views::transform([](Line& line) { return std::ref(line); }),
-                          {}, [&](const Line& line) { return order(line); });
+  Line* next = nullptr;
+  for (auto& [tenant, line] : lines_) {
+    if (line.tasks.empty()) continue;
+    if (next == nullptr ||
+        std::tie(line.used, line.last_turn) < std::tie(next->used, next->last_turn)) {
+      next = &line;
+    }
+  }
+  return *next;
 }
 
 void StepExecutor::Work() {
