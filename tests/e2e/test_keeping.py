@@ -154,7 +154,6 @@ def test_a_full_disk_is_told_and_stops_no_step(state):
                 break
         assert client.server_info().state_keeping.error == "DISK_FULL"
         assert client.get_session(job.session.name).durability_error == "DISK_FULL"
-    daemon.process.send_signal(signal.SIGTERM)
     assert daemon.stop() == 0
 
 
