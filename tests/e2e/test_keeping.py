@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-
 import numpy as np
 import pytest
 from e2e_chaos import Daemons, Job, discover, disturbed, train
