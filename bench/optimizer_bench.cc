@@ -153,7 +153,7 @@ void RegisterAll(const OptimizerRegistry& optimizers) {
   for (const char* isa : {"baseline", "avx2", "avx512"}) {
     const kernels::CpuOptions options = {.threads = 1, .isa = isa};
     if (!kernels::CreateBackend("cpu", options).ok()) continue;
-    for (const char* name : {"adamw", "lstm", "rnnprop"}) {
+    for (const char* name : {"adamw", "mnemosyne", "lstm", "rnnprop"}) {
       const auto factory = optimizers.Find(name, "");
       if (!factory.ok()) continue;
       benchmark::RegisterBenchmark(fmt::format("{}_{}_1_thread", name, isa).c_str(),

@@ -98,6 +98,15 @@ struct MapWeights {
   const float* b = nullptr;  // [PaddedColumns(features)], or null.
 };
 
+// Products of maps that follow each other without a bend between them, so that they cost one map;
+// FoldMaps in mnemosyne_fold.h makes them. A token of a cell is t before the perceptron, whose
+// hidden row is h.
+struct MnemosyneFolds {
+  DenseWeights cell_values;  // [w, w]: the values of cell_heads, then merge without its bias.
+  DenseWeights cell_gain;    // [w + cell_hidden, 1]: of (t, h): contract, then gain.
+  DenseWeights pool;         // [w + cell_hidden + 25, W]: the same of pool.
+};
+
 // All weights, on the device.
 struct MnemosyneWeights {
   DenseWeights embed;       // [11, w]
@@ -115,6 +124,7 @@ struct MnemosyneWeights {
   DenseWeights decoder_hidden;  // [DecoderInputCount, hidden]
   DenseWeights decision;        // [hidden, 6]
   DenseWeights gain;            // [w, 1]
+  MnemosyneFolds folds;
 };
 
 // Numbers of the weights' file that enter the arithmetic; metatrain's config.py describes them.

@@ -1,6 +1,6 @@
 // The coordinate-wise step of coordinate_sizes.h for 16 coordinates at a time: a vector's lanes are
 // coordinates, so that every weight is one broadcast. Included by kernel_loops.h, inside its
-// unnamed namespace, after mnemosyne_loops.h, whose maps of 16 cells are maps of 16 coordinates
+// unnamed namespace, after cell_loops.h, whose maps of 16 cells are maps of 16 coordinates
 // here.
 
 inline Floats Clamp(Floats x, float least, float most) {
@@ -145,8 +145,8 @@ struct CoordinateTile {
     MapCells(Take(input_count * count), told, input_count, count, count, inputs, hidden);
     for (size_t k = 0; k < count; ++k) Store(hidden + k * kLanes, Tanh(Load(hidden + k * kLanes)));
     const float* const out = Take(count * kCoordinateDecisionCount);
-    MapOutputs<kCoordinateDecisionCount>(out, Take(kCoordinateDecisionCount), count,
-                                         kCoordinateDecisionCount, hidden, decision);
+    MapOutputs<1, kCoordinateDecisionCount>(out, Take(kCoordinateDecisionCount), count,
+                                            kCoordinateDecisionCount, {hidden, 0}, {decision, 0});
 
     const Floats wanted = Splat(2) * Load(decision);
     const Floats low = Splat(knobs.eta_low), high = Splat(knobs.eta_high);

@@ -359,10 +359,10 @@ absl::Status CpuBackend::MnemosyneContext(const MnemosyneContextArgs& args) {
   contents_.assign(2 * count * blocks_.size(), 0);
   const auto work = [&](size_t i) {
     float* const own = contents_.data() + 2 * count * i;
-    for (size_t c = blocks_[i].offset; c < blocks_[i].offset + blocks_[i].count; ++c) {
-      kernels_.mnemosyne_context(args.model, memory.tokens + c * sizes.token_width,
-                                 memory.context_queries + 2 * c * features, own, own + count);
-    }
+    const size_t first = blocks_[i].offset;
+    kernels_.mnemosyne_context(args.model, blocks_[i].count,
+                               memory.tokens + first * sizes.token_width,
+                               memory.context_queries + 2 * first * features, own, own + count);
   };
   runner_.Run(blocks_, work, kContextChunks);
 
@@ -397,12 +397,25 @@ absl::Status CpuBackend::MnemosyneStep(const MnemosyneStepArgs& args) {
     }
   }
   partial_.resize(blocks_.size());
+  // Chunks of any parameters, a few at a time: positions in blocks_.
+  batches_.clear();
+  for (size_t first = 0; first < blocks_.size(); first += kMnemosyneBatch) {
+    const size_t end = std::min(first + kMnemosyneBatch, blocks_.size());
+    size_t elements = 0;
+    for (size_t i = first; i < end; ++i) elements += blocks_[i].count;
+    batches_.push_back({end - first, first, elements});
+  }
   const size_t scratch_count = kernels_.mnemosyne_scratch_count(args.model.sizes);
-  const auto work = [&](size_t i) {
-    const MnemosyneChunkStep step = ChunkStep(args, blocks_[i].segment, blocks_[i].offset);
-    partial_[i] = kernels_.mnemosyne_update(args.model, step, args.replay, Scratch(scratch_count));
+  const auto work = [&](size_t batch) {
+    const size_t first = batches_[batch].offset, count = batches_[batch].segment;
+    MnemosyneChunkStep steps[kMnemosyneBatch];
+    for (size_t r = 0; r < count; ++r) {
+      steps[r] = ChunkStep(args, blocks_[first + r].segment, blocks_[first + r].offset);
+    }
+    kernels_.mnemosyne_update(args.model, steps, count, args.replay, Scratch(scratch_count),
+                              partial_.data() + first);
   };
-  runner_.Run(blocks_, work, args.replay ? BlockRunner::kTaskElements : kChunkTaskElements);
+  runner_.Run(batches_, work, args.replay ? BlockRunner::kTaskElements : kChunkTaskElements);
   SumBlocks(blocks_, partial_, args.square_sums);
   std::ranges::fill(args.capped, size_t{0});
   for (const Block& block : blocks_) {

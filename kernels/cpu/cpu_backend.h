@@ -71,6 +71,7 @@ class CpuBackend final : public Backend {
   const KernelTable& kernels_;
   BlockRunner runner_;
   std::vector<Block> blocks_;    // Workspace.
+  std::vector<Block> batches_;   // Of chunks: their number, the first one, their elements.
   std::vector<double> partial_;  // Workspace: a sum a block.
   std::vector<int64_t> counts_;  // Workspace: a count a block.
   AxisMeans means_;              // Workspace: of second moments.

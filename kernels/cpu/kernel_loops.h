@@ -10,8 +10,10 @@
 //   finite and not denormal
 //   Floats ScaleByPowerOfTwo(x, n): x 2^n, for whole n from -126 to 127
 //   Floats ZeroNonFinite(Floats), int CountNonFinite(Floats)
-//   Floats SumRows(const float* rows): the sum of each of 16 rows of 16 floats, aligned to 64; of a
-//   row x it is (((x0 + x2) + (x1 + x3)) + ((x4 + x6) + (x5 + x7))) + (the same of x8 to x15)
+//   void SumLanes(a, b, c, d, float* sums): the sum of the lanes of each; of x it is
+//   ((y0 + y2) + (y1 + y3)) + ((y4 + y6) + (y5 + y7)), where yi = xi + x(i + 8)
+//   void TransposeFour(const float* rows, size_t stride, float* columns): of 16 rows, `stride`
+//   apart, the first four columns, [4, 16]
 //   uint32_t Signs(Floats): a word as in LionCoefficients; Floats FromSigns(uint32_t)
 // SquareSum adds up squares in float64, a sum a lane: the product of two floats is exact there.
 //   void Add(Floats), void Store(double* lanes)
@@ -230,8 +232,10 @@ double LionStep(const LionCoefficients& c, bool replay, size_t count, float* val
 #include "kernels/cpu/elementary_functions.h"
 #include "kernels/cpu/lstm_loops.h"
 #include "kernels/cpu/row_loops.h"
-// After what it is made of.
+// After what they are made of.
+#include "kernels/cpu/cell_loops.h"
 #include "kernels/cpu/mnemosyne_loops.h"
+#include "kernels/cpu/token_loops.h"
 // After what it is made of, once more.
 #include "kernels/cpu/coordinate_loops.h"
 
@@ -251,8 +255,8 @@ constexpr KernelTable MakeTable(const char* name) {
           AdditiveMemoryStep,
           DeltaMemoryStep,
           MnemosyneScratchCount,
-          MnemosyneChunkUpdate,
-          MnemosyneChunkContext};
+          MnemosyneUpdate,
+          MnemosyneContext};
 }
 
 }  // namespace

@@ -16,6 +16,9 @@
 
 namespace mnemosyne::kernels::cpu {
 
+// Most chunks that mnemosyne_update takes at once.
+constexpr size_t kMnemosyneBatch = 4;
+
 // Loops over one block of `count` elements. Those of a step return the sum of the squares of the
 // updates. Pointers are to the block's first element; they need no alignment. Elementwise results
 // of AVX2 and AVX-512 are the same bits, and so are the sums of all sets.
@@ -54,13 +57,15 @@ struct KernelTable {
   void (*delta_memory_step)(const AttentionSizes& sizes, float discount, float beta,
                             const float* phi_q, const float* phi_k, const float* value,
                             float* content, float* out);
-  // The ops of mnemosyne_step.h, for one chunk. `scratch` has mnemosyne_scratch_count floats,
-  // aligned to 64 bytes. An update returns the sum of its squares.
+  // The ops of mnemosyne_step.h. `scratch` has mnemosyne_scratch_count floats, aligned to 64 bytes.
+  // An update takes `count` chunks, at most kMnemosyneBatch, and writes the sum of the squares of
+  // each one's updates to `square_sums`; whatever the others, a chunk's bits are the same. A
+  // context takes `count` tokens and adds to `own` and `all`.
   size_t (*mnemosyne_scratch_count)(const MnemosyneSizes& sizes);
-  double (*mnemosyne_update)(const MnemosyneModel& model, const MnemosyneChunkStep& step,
-                             bool replay, float* scratch);
-  void (*mnemosyne_context)(const MnemosyneModel& model, const float* token, float* queries,
-                            float* own, float* all);
+  void (*mnemosyne_update)(const MnemosyneModel& model, const MnemosyneChunkStep* steps,
+                           size_t count, bool replay, float* scratch, double* square_sums);
+  void (*mnemosyne_context)(const MnemosyneModel& model, size_t count, const float* tokens,
+                            float* queries, float* own, float* all);
 };
 
 extern const KernelTable kBaselineKernels;

@@ -64,25 +64,38 @@ inline Floats ScaleByPowerOfTwo(Floats x, Floats n) {
   return {ScaleHalf(x.low, n.low), ScaleHalf(x.high, n.high)};
 }
 
-// Sums of the even and of the odd pairs of each quarter of two rows, next to each other.
+// Sums of the even and of the odd pairs of each half of two vectors, next to each other.
 inline __m256 AddPairs(__m256 a, __m256 b) {
   return _mm256_add_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
 }
-// The sums of half rows of four rows.
-inline __m128 AddHalfRows(const float* rows) {
-  const __m256 first = AddPairs(_mm256_load_ps(rows), _mm256_load_ps(rows + 16));
-  const __m256 second = AddPairs(_mm256_load_ps(rows + 32), _mm256_load_ps(rows + 48));
-  const __m256d a = _mm256_castps_pd(first), b = _mm256_castps_pd(second);
-  const __m256 quarters = _mm256_add_ps(_mm256_castpd_ps(_mm256_unpacklo_pd(a, b)),
-                                        _mm256_castpd_ps(_mm256_unpackhi_pd(a, b)));
-  return _mm_add_ps(_mm256_castps256_ps128(quarters), _mm256_extractf128_ps(quarters, 1));
+inline __m256 AddHalves(Floats x) { return _mm256_add_ps(x.low, x.high); }
+inline void SumLanes(Floats a, Floats b, Floats c, Floats d, float* sums) {
+  const __m256d first = _mm256_castps_pd(AddPairs(AddHalves(a), AddHalves(b)));
+  const __m256d second = _mm256_castps_pd(AddPairs(AddHalves(c), AddHalves(d)));
+  const __m256 quarters = _mm256_add_ps(_mm256_castpd_ps(_mm256_unpacklo_pd(first, second)),
+                                        _mm256_castpd_ps(_mm256_unpackhi_pd(first, second)));
+  _mm_storeu_ps(sums,
+                _mm_add_ps(_mm256_castps256_ps128(quarters), _mm256_extractf128_ps(quarters, 1)));
 }
-inline __m128 SumFourRows(const float* rows) {
-  return _mm_add_ps(AddHalfRows(rows), AddHalfRows(rows + 8));
+
+// Four numbers of a row and of the fourth one after it, one half each.
+inline __m256 LoadHalves(const float* row, size_t stride) {
+  return _mm256_set_m128(_mm_loadu_ps(row + 4 * stride), _mm_loadu_ps(row));
 }
-inline Floats SumRows(const float* rows) {
-  return {_mm256_set_m128(SumFourRows(rows + 64), SumFourRows(rows)),
-          _mm256_set_m128(SumFourRows(rows + 192), SumFourRows(rows + 128))};
+inline void TransposeFour(const float* rows, size_t stride, float* columns) {
+  for (size_t half = 0; half < 2; ++half, rows += 8 * stride, columns += 8) {
+    const __m256 x0 = LoadHalves(rows, stride), x1 = LoadHalves(rows + stride, stride);
+    const __m256 x2 = LoadHalves(rows + 2 * stride, stride);
+    const __m256 x3 = LoadHalves(rows + 3 * stride, stride);
+    const __m256d low01 = _mm256_castps_pd(_mm256_unpacklo_ps(x0, x1));
+    const __m256d high01 = _mm256_castps_pd(_mm256_unpackhi_ps(x0, x1));
+    const __m256d low23 = _mm256_castps_pd(_mm256_unpacklo_ps(x2, x3));
+    const __m256d high23 = _mm256_castps_pd(_mm256_unpackhi_ps(x2, x3));
+    _mm256_storeu_ps(columns, _mm256_castpd_ps(_mm256_unpacklo_pd(low01, low23)));
+    _mm256_storeu_ps(columns + 16, _mm256_castpd_ps(_mm256_unpackhi_pd(low01, low23)));
+    _mm256_storeu_ps(columns + 32, _mm256_castpd_ps(_mm256_unpacklo_pd(high01, high23)));
+    _mm256_storeu_ps(columns + 48, _mm256_castpd_ps(_mm256_unpackhi_pd(high01, high23)));
+  }
 }
 
 // All ones in the lanes that are finite.

@@ -33,30 +33,43 @@ inline Floats SplitExponent(Floats x, Floats* exponent) {
   const __m512i fraction = _mm512_and_si512(bits, _mm512_set1_epi32(0x007FFFFF));
   return {_mm512_castsi512_ps(_mm512_or_si512(fraction, _mm512_set1_epi32(0x3F800000)))};
 }
-inline Floats ScaleByPowerOfTwo(Floats x, Floats n) {
-  const __m512i biased = _mm512_add_epi32(_mm512_cvtps_epi32(n.v), _mm512_set1_epi32(127));
-  return {_mm512_mul_ps(x.v, _mm512_castsi512_ps(_mm512_slli_epi32(biased, 23)))};
+inline Floats ScaleByPowerOfTwo(Floats x, Floats n) { return {_mm512_scalef_ps(x.v, n.v)}; }
+
+// Sums of the even and of the odd pairs of each half of two vectors, next to each other.
+inline __m256 AddPairs(__m256 a, __m256 b) {
+  return _mm256_add_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
+}
+inline __m256 AddHalves(Floats x) {
+  return _mm256_add_ps(_mm512_castps512_ps256(x.v), _mm512_extractf32x8_ps(x.v, 1));
+}
+inline void SumLanes(Floats a, Floats b, Floats c, Floats d, float* sums) {
+  const __m256d first = _mm256_castps_pd(AddPairs(AddHalves(a), AddHalves(b)));
+  const __m256d second = _mm256_castps_pd(AddPairs(AddHalves(c), AddHalves(d)));
+  const __m256 quarters = _mm256_add_ps(_mm256_castpd_ps(_mm256_unpacklo_pd(first, second)),
+                                        _mm256_castpd_ps(_mm256_unpackhi_pd(first, second)));
+  _mm_storeu_ps(sums,
+                _mm_add_ps(_mm256_castps256_ps128(quarters), _mm256_extractf128_ps(quarters, 1)));
 }
 
-// Sums of the even and of the odd pairs of each quarter of two rows, next to each other.
-inline __m512 AddPairs(__m512 a, __m512 b) {
-  return _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+// Four numbers of the rows `row`, `row` + 4 and so on, one quarter each.
+inline __m512 LoadQuarters(const float* rows, size_t stride, size_t row) {
+  const float* const at = rows + row * stride;
+  __m512 x = _mm512_castps128_ps512(_mm_loadu_ps(at));
+  x = _mm512_insertf32x4(x, _mm_loadu_ps(at + 4 * stride), 1);
+  x = _mm512_insertf32x4(x, _mm_loadu_ps(at + 8 * stride), 2);
+  return _mm512_insertf32x4(x, _mm_loadu_ps(at + 12 * stride), 3);
 }
-// The sums of the quarters of four rows.
-inline __m512 AddQuarters(const float* rows) {
-  const __m512 first = AddPairs(_mm512_load_ps(rows), _mm512_load_ps(rows + 16));
-  const __m512 second = AddPairs(_mm512_load_ps(rows + 32), _mm512_load_ps(rows + 48));
-  const __m512d a = _mm512_castps_pd(first), b = _mm512_castps_pd(second);
-  return _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)),
-                       _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
-}
-inline __m512 AddHalves(__m512 a, __m512 b) {
-  return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xDD));
-}
-inline Floats SumRows(const float* rows) {
-  const __m512 low = AddHalves(AddQuarters(rows), AddQuarters(rows + 64));
-  const __m512 high = AddHalves(AddQuarters(rows + 128), AddQuarters(rows + 192));
-  return {AddHalves(low, high)};
+inline void TransposeFour(const float* rows, size_t stride, float* columns) {
+  const __m512 x0 = LoadQuarters(rows, stride, 0), x1 = LoadQuarters(rows, stride, 1);
+  const __m512 x2 = LoadQuarters(rows, stride, 2), x3 = LoadQuarters(rows, stride, 3);
+  const __m512d low01 = _mm512_castps_pd(_mm512_unpacklo_ps(x0, x1));
+  const __m512d high01 = _mm512_castps_pd(_mm512_unpackhi_ps(x0, x1));
+  const __m512d low23 = _mm512_castps_pd(_mm512_unpacklo_ps(x2, x3));
+  const __m512d high23 = _mm512_castps_pd(_mm512_unpackhi_ps(x2, x3));
+  _mm512_storeu_pd(columns, _mm512_unpacklo_pd(low01, low23));
+  _mm512_storeu_pd(columns + 16, _mm512_unpackhi_pd(low01, low23));
+  _mm512_storeu_pd(columns + 32, _mm512_unpacklo_pd(high01, high23));
+  _mm512_storeu_pd(columns + 48, _mm512_unpackhi_pd(high01, high23));
 }
 
 inline __mmask16 FiniteMask(Floats a) {

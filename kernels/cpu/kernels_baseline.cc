@@ -89,17 +89,21 @@ inline Floats ScaleByPowerOfTwo(const Floats& x, const Floats& n) {
   });
 }
 
-inline Floats SumRows(const float* rows) {
-  float sums[16];
+inline float SumOne(const Floats& x) {
+  const Float4 low = x.part[0] + x.part[2], high = x.part[1] + x.part[3];
+  return ((low[0] + low[2]) + (low[1] + low[3])) + ((high[0] + high[2]) + (high[1] + high[3]));
+}
+inline void SumLanes(const Floats& a, const Floats& b, const Floats& c, const Floats& d,
+                     float* sums) {
+  sums[0] = SumOne(a);
+  sums[1] = SumOne(b);
+  sums[2] = SumOne(c);
+  sums[3] = SumOne(d);
+}
+inline void TransposeFour(const float* rows, size_t stride, float* columns) {
   for (size_t row = 0; row < 16; ++row) {
-    const float* const x = rows + 16 * row;
-    float quarters[4];
-    for (size_t i = 0; i < 4; ++i) {
-      quarters[i] = (x[4 * i] + x[4 * i + 2]) + (x[4 * i + 1] + x[4 * i + 3]);
-    }
-    sums[row] = (quarters[0] + quarters[1]) + (quarters[2] + quarters[3]);
+    for (size_t k = 0; k < 4; ++k) columns[16 * k + row] = rows[row * stride + k];
   }
-  return Load(sums);
 }
 
 // All ones in the lanes that are finite: those whose exponent is not.

@@ -12,6 +12,7 @@
 
 #include "base/error.h"
 #include "base/status_macros.h"
+#include "kernels/mnemosyne_fold.h"
 #include "optim/components/feature_map.h"
 
 namespace mnemosyne::optim {
@@ -46,7 +47,8 @@ void ForEachPointer(kernels::MnemosyneWeights& weights, const Visit& visit) {
   for (DenseWeights* dense :
        {&weights.embed, &weights.cell_heads, &weights.merge, &weights.expand, &weights.contract,
         &weights.pool, &weights.memory_heads, &weights.context_heads, &weights.decoder_hidden,
-        &weights.decision, &weights.gain}) {
+        &weights.decision, &weights.gain, &weights.folds.cell_values, &weights.folds.cell_gain,
+        &weights.folds.pool}) {
     visit(dense->w);
     visit(dense->b);
   }
@@ -72,11 +74,14 @@ class Reader {
     MNEMO_RETURN_IF_ERROR(ReadTemporal());
     MNEMO_RETURN_IF_ERROR(ReadContextAndDecoder());
     MNEMO_RETURN_IF_ERROR(tensors_.Finish());
+    const size_t read = out_.packed.size();
+    out_.packed.resize(read + kernels::FoldedCount(sizes()));
     const float* const start = out_.packed.data();
     ForEachPointer(out_.model.weights, [&](const float*& pointer) {
       const auto position = reinterpret_cast<uintptr_t>(pointer);
       pointer = position == 0 ? nullptr : start + (position - 1);
     });
+    kernels::FoldMaps(out_.model, out_.packed.data() + read);
     return std::move(out_);
   }
 

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/mnemosyne_fold.h"
 #include "kernels/reference/mnemosyne_reference.h"
 #include "tests/kernels/backend_param.h"
 #include "tests/testing/random_floats.h"
@@ -205,6 +206,7 @@ class Example {
     w.decoder_hidden = Dense(DecoderInputCount(s), s.hidden);
     w.decision = Dense(s.hidden, kDecisionCount);
     w.gain = Dense(s.cell_width, 1);
+    FoldMaps(model, Numbers(FoldedCount(s)));
   }
 
   // As many cells a chunk as fit, the last one partly filled.
