@@ -1,0 +1,149 @@
+// The lanes of lanes.cuh on a CPU, one after the other: so that the program of a warp is tested on
+// machines without a GPU. Slow, and exact where a GPU approximates.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+
+namespace mnemosyne::kernels::cuda {
+
+struct HostLanes {
+  static constexpr int kCount = 32;
+
+  template <typename T>
+  struct Of {
+    std::array<T, kCount> lane{};
+
+    Of() = default;
+    Of(T x) { lane.fill(x); }  // NOLINT: a number stands for one in each lane.
+
+    template <typename F>
+    static Of Make(const F& f) {
+      Of result;
+      for (int i = 0; i < kCount; ++i)
+        result.lane[static_cast<size_t>(i)] = f(static_cast<size_t>(i));
+      return result;
+    }
+    T operator[](size_t i) const { return lane[i]; }
+
+    friend Of operator+(const Of& a, const Of& b) {
+      return Make([&](size_t i) { return static_cast<T>(a[i] + b[i]); });
+    }
+    friend Of operator-(const Of& a, const Of& b) {
+      return Make([&](size_t i) { return static_cast<T>(a[i] - b[i]); });
+    }
+    friend Of operator*(const Of& a, const Of& b) {
+      return Make([&](size_t i) { return static_cast<T>(a[i] * b[i]); });
+    }
+    friend Of operator&(const Of& a, const Of& b) {
+      return Make([&](size_t i) { return static_cast<T>(a[i] & b[i]); });
+    }
+    friend Of operator>>(const Of& a, int count) {
+      return Make([&](size_t i) { return static_cast<T>(a[i] >> count); });
+    }
+    friend Of<bool> operator<(const Of& a, const Of& b) {
+      return Of<bool>::Make([&](size_t i) { return a[i] < b[i]; });
+    }
+    friend Of<bool> operator==(const Of& a, const Of& b) {
+      return Of<bool>::Make([&](size_t i) { return a[i] == b[i]; });
+    }
+    friend Of<bool> operator&&(const Of& a, const Of& b) {
+      return Of<bool>::Make([&](size_t i) { return a[i] && b[i]; });
+    }
+  };
+
+  using Floats = Of<float>;
+  using Doubles = Of<double>;
+  using Ints = Of<int>;
+  using Bools = Of<bool>;
+
+  static Ints Lane() {
+    return Ints::Make([](size_t i) { return static_cast<int>(i); });
+  }
+  static void Sync() {}
+
+  static Floats Fma(const Floats& a, const Floats& b, const Floats& c) {
+    return Floats::Make([&](size_t i) { return std::fma(a[i], b[i], c[i]); });
+  }
+  static Doubles FmaDouble(const Doubles& a, const Doubles& b, const Doubles& c) {
+    return Doubles::Make([&](size_t i) { return std::fma(a[i], b[i], c[i]); });
+  }
+  static Doubles DivideDouble(const Doubles& a, const Doubles& b) {
+    return Doubles::Make([&](size_t i) { return a[i] / b[i]; });
+  }
+  static Doubles ToDouble(const Floats& x) {
+    return Doubles::Make([&](size_t i) { return static_cast<double>(x[i]); });
+  }
+  static Floats ToFloat(const Doubles& x) {
+    return Floats::Make([&](size_t i) { return static_cast<float>(x[i]); });
+  }
+  static Floats ToFloats(const Ints& x) {
+    return Floats::Make([&](size_t i) { return static_cast<float>(x[i]); });
+  }
+  static Floats Max(const Floats& a, const Floats& b) {
+    return Floats::Make([&](size_t i) { return std::fmax(a[i], b[i]); });
+  }
+  static Floats Min(const Floats& a, const Floats& b) {
+    return Floats::Make([&](size_t i) { return std::fmin(a[i], b[i]); });
+  }
+  static Floats Select(const Bools& which, const Floats& yes, const Floats& no) {
+    return Floats::Make([&](size_t i) { return which[i] ? yes[i] : no[i]; });
+  }
+  static Floats Divide(const Floats& a, const Floats& b) {
+    return Floats::Make([&](size_t i) { return a[i] / b[i]; });
+  }
+  static Floats Sqrt(const Floats& x) {
+    return Floats::Make([&](size_t i) { return std::sqrt(x[i]); });
+  }
+  static Floats Exp(const Floats& x) {
+    return Floats::Make([&](size_t i) { return std::exp(std::clamp(x[i], -87.0F, 88.0F)); });
+  }
+  static Floats Log(const Floats& x) {
+    return Floats::Make([&](size_t i) { return std::log(x[i]); });
+  }
+
+  static Floats Shuffle(const Floats& x, const Ints& from) {
+    return Floats::Make([&](size_t i) { return x[static_cast<size_t>(from[i] & 31)]; });
+  }
+  static Floats Exchange(const Floats& x, int mask) {
+    return Floats::Make([&](size_t i) { return x[i ^ static_cast<size_t>(mask)]; });
+  }
+  static Doubles Exchange(const Doubles& x, int mask) {
+    return Doubles::Make([&](size_t i) { return x[i ^ static_cast<size_t>(mask)]; });
+  }
+
+  static Floats Load(const float* p, const Ints& at) {
+    return Floats::Make([&](size_t i) { return p[at[i]]; });
+  }
+  static Floats LoadIf(const Bools& which, const float* p, const Ints& at) {
+    return Floats::Make([&](size_t i) { return which[i] ? p[at[i]] : 0.0F; });
+  }
+  static void StoreIf(const Bools& which, float* p, const Ints& at, const Floats& x) {
+    for (size_t i = 0; i < kCount; ++i) {
+      if (which[i]) p[at[i]] = x[i];
+    }
+  }
+  static void StoreIf(const Bools& which, double* p, const Doubles& x) {
+    for (size_t i = 0; i < kCount; ++i) {
+      if (which[i]) *p = x[i];
+    }
+  }
+  static void StoreIf(const Bools& which, uint32_t* p, const Bools& x) {
+    for (size_t i = 0; i < kCount; ++i) {
+      if (which[i]) *p = x[i] ? 1 : 0;
+    }
+  }
+  static void LoadFour(const float* p, const Ints& at, Floats (&x)[4]) {
+    for (int k = 0; k < 4; ++k) x[k] = Load(p + k, at);
+  }
+  static void StoreFour(float* p, const Ints& at, const Floats (&x)[4]) {
+    for (int k = 0; k < 4; ++k) StoreIf(true, p + k, at, x[k]);
+  }
+  static void LoadStream(const float* p, const Ints& at, Floats (&x)[4]) { LoadFour(p, at, x); }
+  static void StoreStream(float* p, const Ints& at, const Floats (&x)[4]) { StoreFour(p, at, x); }
+};
+
+}  // namespace mnemosyne::kernels::cuda

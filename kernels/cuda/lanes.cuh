@@ -1,0 +1,85 @@
+// A warp's lanes on a GPU: what mnemosyne_warp.h is written in. A number of each lane is a plain
+// float here, since a thread is a lane. The file that includes this is compiled without contraction
+// of multiply-adds, so that an expression has the same bits wherever it stands.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+namespace mnemosyne::kernels::cuda {
+
+struct WarpLanes {
+  using Floats = float;
+  using Doubles = double;
+  using Ints = int;
+  using Bools = bool;
+
+  static __device__ Ints Lane() { return static_cast<int>(threadIdx.x & 31U); }
+  static __device__ void Sync() { __syncwarp(); }
+
+  static __device__ Floats Fma(Floats a, Floats b, Floats c) { return __fmaf_rn(a, b, c); }
+  static __device__ Doubles FmaDouble(Doubles a, Doubles b, Doubles c) { return fma(a, b, c); }
+  static __device__ Doubles DivideDouble(Doubles a, Doubles b) { return a / b; }
+  static __device__ Doubles ToDouble(Floats x) { return static_cast<double>(x); }
+  static __device__ Floats ToFloat(Doubles x) { return static_cast<float>(x); }
+  static __device__ Floats ToFloats(Ints x) { return static_cast<float>(x); }
+  static __device__ Floats Max(Floats a, Floats b) { return fmaxf(a, b); }
+  static __device__ Floats Min(Floats a, Floats b) { return fminf(a, b); }
+  static __device__ Floats Select(Bools which, Floats yes, Floats no) { return which ? yes : no; }
+
+  // Within 2 units in the last place; a power of two in the argument is one in the result.
+  static __device__ Floats Divide(Floats a, Floats b) { return __fdividef(a, b); }
+  static __device__ Floats Sqrt(Floats x) {
+    float y;
+    asm("sqrt.approx.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+  }
+  static __device__ Floats Exp(Floats x) { return __expf(fminf(fmaxf(x, -87.0F), 88.0F)); }
+  static __device__ Floats Log(Floats x) { return __logf(x); }
+
+  static __device__ Floats Shuffle(Floats x, Ints from) { return __shfl_sync(kAll, x, from); }
+  static __device__ Floats Exchange(Floats x, int mask) { return __shfl_xor_sync(kAll, x, mask); }
+  static __device__ Doubles Exchange(Doubles x, int mask) { return __shfl_xor_sync(kAll, x, mask); }
+
+  static __device__ Floats Load(const float* p, Ints at) { return p[at]; }
+  static __device__ Floats LoadIf(Bools which, const float* p, Ints at) {
+    return which ? p[at] : 0.0F;
+  }
+  static __device__ void StoreIf(Bools which, float* p, Ints at, Floats x) {
+    if (which) p[at] = x;
+  }
+  static __device__ void StoreIf(Bools which, double* p, Doubles x) {
+    if (which) *p = x;
+  }
+  static __device__ void StoreIf(Bools which, uint32_t* p, Bools x) {
+    if (which) *p = x ? 1 : 0;
+  }
+
+  // Four numbers in a row, the first aligned to 16 bytes.
+  static __device__ void LoadFour(const float* p, Ints at, Floats (&x)[4]) {
+    const float4 four = *reinterpret_cast<const float4*>(p + at);
+    x[0] = four.x;
+    x[1] = four.y;
+    x[2] = four.z;
+    x[3] = four.w;
+  }
+  static __device__ void StoreFour(float* p, Ints at, const Floats (&x)[4]) {
+    *reinterpret_cast<float4*>(p + at) = make_float4(x[0], x[1], x[2], x[3]);
+  }
+  // The same past the caches, for what is not read again soon.
+  static __device__ void LoadStream(const float* p, Ints at, Floats (&x)[4]) {
+    const float4 four = __ldcs(reinterpret_cast<const float4*>(p + at));
+    x[0] = four.x;
+    x[1] = four.y;
+    x[2] = four.z;
+    x[3] = four.w;
+  }
+  static __device__ void StoreStream(float* p, Ints at, const Floats (&x)[4]) {
+    __stcs(reinterpret_cast<float4*>(p + at), make_float4(x[0], x[1], x[2], x[3]));
+  }
+
+ private:
+  static constexpr unsigned kAll = 0xFFFFFFFFU;
+};
+
+}  // namespace mnemosyne::kernels::cuda

@@ -1,0 +1,154 @@
+// The programs of the flagship's CUDA kernels, run on the CPU: their arithmetic and their indices,
+// without a GPU.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "kernels/cuda/host_lanes.h"
+#include "kernels/cuda/mnemosyne_block.h"
+#include "kernels/cuda/mnemosyne_context.h"
+#include "kernels/cuda/mnemosyne_warp.h"
+#include "kernels/mnemosyne_chunk.h"
+#include "tests/kernels/mnemosyne_example.h"
+
+namespace mnemosyne::kernels::cuda {
+namespace {
+
+// A block of one thread.
+struct OneThread {
+  template <typename F>
+  static void ForEach(size_t count, const F& f) {
+    for (size_t i = 0; i < count; ++i) f(i);
+  }
+};
+
+void RunContext(const MnemosyneContextArgs& args) {
+  const MnemosyneMemory& memory = args.memory;
+  const size_t size = ContextContentCount(args.model.sizes);
+  MnemosyneArrays arrays = {};
+  arrays.tokens = memory.tokens;
+  arrays.choices = memory.choices;
+  arrays.chunks = memory.chunks;
+  arrays.context_queries = memory.context_queries;
+  std::vector<float> scratch(ContextScratchCount(args.model.sizes));
+  std::vector<float> parts(2 * size), all(size);
+  for (size_t t = 0; t < memory.tensors.size(); ++t) {
+    const MnemosyneTensor& tensor = memory.tensors[t];
+    std::vector<float> own(size);
+    MnemosyneTensorSums& sums = args.sums[t];
+    sums = {};
+    const size_t end = tensor.first_chunk + tensor.chunk_count;
+    for (size_t first = tensor.first_chunk; first < end; first += kTileChunks) {
+      const ChunkTile tile = {static_cast<uint32_t>(first),
+                              static_cast<uint32_t>(std::min(end - first, kTileChunks)),
+                              static_cast<uint32_t>(t), 0};
+      TileSums tile_sums;
+      ContextTile<OneThread>(args.model, arrays, tile, scratch.data(), parts.data(), &tile_sums);
+      for (size_t i = 0; i < size; ++i) {
+        own[i] += parts[i];
+        all[i] += parts[size + i];
+      }
+      sums.mean_square += tile_sums.mean_square / static_cast<double>(tensor.count);
+      sums.shrink += tile_sums.shrink / static_cast<double>(tensor.chunk_count);
+    }
+    sums.shrink = std::min(sums.shrink, kShrinkMax);
+    std::copy(own.begin(), own.end(), memory.context_contents + t * size);
+  }
+  std::copy(all.begin(), all.end(), memory.context_contents + memory.tensors.size() * size);
+}
+
+// Calls run(chunk, &square_sum, &capped) for all chunks, and adds up.
+template <typename RunChunk>
+void ForChunks(const MnemosyneStepArgs& args, const RunChunk& run) {
+  for (size_t k = 0; k < args.parameters.size(); ++k) {
+    const MnemosyneTensor& tensor = args.memory.tensors[args.parameters[k]];
+    args.square_sums[k] = 0;
+    args.capped[k] = 0;
+    for (size_t c = tensor.first_chunk; c < tensor.first_chunk + tensor.chunk_count; ++c) {
+      double square_sum = -1;
+      uint32_t capped = 2;
+      run(ChunkStep(args, k, c), &square_sum, &capped);
+      args.square_sums[k] += square_sum;
+      args.capped[k] += capped;
+    }
+  }
+}
+
+void RunBlocks(const MnemosyneStepArgs& args) {
+  std::vector<double> scratch(BlockScratch::Count(args.model.sizes) / 2 + 1);
+  ForChunks(args, [&](const MnemosyneChunkStep& step, double* square_sum, uint32_t* capped) {
+    BlockChunk<OneThread> chunk(args.model, reinterpret_cast<float*>(scratch.data()), step);
+    args.replay ? chunk.Replay(square_sum, capped) : chunk.Step(square_sum, capped);
+  });
+}
+
+void RunWarps(const MnemosyneStepArgs& args) {
+  ASSERT_TRUE(WarpSizes::Fit(args.model.sizes));
+  struct alignas(16) Memory {
+    float weights[WarpWeights::kCount];
+    float scratch[WarpScratch::kCount];
+  };
+  const auto memory = std::make_unique<Memory>();
+  constexpr int kThreads = 3;  // They share the copying.
+  for (int i = 0; i < kThreads; ++i) {
+    WarpWeights::Stage(args.model.weights, memory->weights, i, kThreads);
+  }
+  const WarpModel model = WarpModel::Of(args.model);
+  ForChunks(args, [&](const MnemosyneChunkStep& step, double* square_sum, uint32_t* capped) {
+    const MnemosyneChoice before = *step.choice;
+    WarpChunk<HostLanes> chunk(model, memory->weights, memory->scratch, step, before);
+    args.replay ? chunk.Replay(square_sum, capped) : chunk.Step(square_sum, capped);
+  });
+}
+
+constexpr float kClocks[] = {1, 2, 3, 4};
+
+TEST(MnemosyneProgramsTest, ABlockHasTheNumbersOfTheReference) {
+  for (const SizesExample& sizes : AllSizes()) {
+    MnemosyneExample actual(sizes.sizes), expected(sizes.sizes);
+    for (const float clock : kClocks) {
+      actual.Run(clock, &RunContext, &RunBlocks);
+      expected.RunReference(clock);
+      ExpectSame(actual, expected, 2e-5, sizes.name + ", step " + std::to_string(clock) + ", ");
+    }
+  }
+}
+
+TEST(MnemosyneProgramsTest, AWarpHasTheNumbersOfTheReference) {
+  MnemosyneExample actual(ShippedSizes()), expected(ShippedSizes());
+  for (const float clock : kClocks) {
+    actual.Run(clock, &RunContext, &RunWarps);
+    expected.RunReference(clock);
+    ExpectSame(actual, expected, 2e-5, "step " + std::to_string(clock) + ", ");
+  }
+}
+
+// The update once more has the bits of the step, capped or not.
+TEST(MnemosyneProgramsTest, AReplayHasTheSameBits) {
+  for (const auto run : {&RunBlocks, &RunWarps}) {
+    MnemosyneExample example(ShippedSizes());
+    for (const float clock : kClocks) {
+      std::vector<float> gradients, updates;
+      std::vector<double> square_sums;
+      example.Run(clock, &RunContext, [&](const MnemosyneStepArgs& args) {
+        gradients.assign(example.values.begin(), example.values.end());
+        run(args);
+        updates.assign(example.values.begin(), example.values.end());
+        square_sums = example.square_sums;
+
+        std::copy(gradients.begin(), gradients.end(), example.values.begin());
+        run({args.model, args.memory, args.parameters, args.steps, args.sums, args.values,
+             args.square_sums, args.capped, /*replay=*/true});
+      });
+      EXPECT_EQ(updates, std::vector<float>(example.values.begin(), example.values.end()));
+      EXPECT_EQ(square_sums, example.square_sums);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace mnemosyne::kernels::cuda
