@@ -32,12 +32,6 @@ MemoryArgsOnDevice OnDevice(const MemoryArgs& args) {
           args.phi_k, args.values, args.content, args.out};
 }
 
-absl::Status NoMnemosyne() {
-  return MakeError(absl::StatusCode::kUnimplemented,
-                   "mnemosyne does not run on CUDA devices yet; use the device cpu, or another "
-                   "optimizer");
-}
-
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Backend>> CudaBackend::Create(int ordinal) {
@@ -55,16 +49,17 @@ absl::StatusOr<std::unique_ptr<Backend>> CudaBackend::Create(int ordinal) {
   MNEMO_RETURN_IF_ERROR(ToStatus(cudaGetDeviceProperties(&properties, ordinal)));
   MNEMO_RETURN_IF_ERROR(ToStatus(cudaSetDevice(ordinal)));
   MNEMO_RETURN_IF_ERROR(ToStatus(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking)));
-  return std::unique_ptr<Backend>(
-      new CudaBackend(ordinal, fmt::format("cuda:{}", ordinal), properties.name, stream));
+  return std::unique_ptr<Backend>(new CudaBackend(
+      ordinal, properties.name, static_cast<unsigned>(properties.multiProcessorCount), stream));
 }
 
-CudaBackend::CudaBackend(int ordinal, std::string name, std::string description,
+CudaBackend::CudaBackend(int ordinal, std::string description, unsigned processors,
                          cudaStream_t stream)
     : ordinal_(ordinal),
-      name_(std::move(name)),
+      name_(fmt::format("cuda:{}", ordinal)),
       description_(std::move(description)),
-      stream_(stream) {}
+      stream_(stream),
+      mnemosyne_(*this, stream, processors) {}
 
 CudaBackend::~CudaBackend() {
   cudaSetDevice(ordinal_);
@@ -277,9 +272,17 @@ absl::Status CudaBackend::CoordinateStep(const CoordinateStepArgs&) {
                    "another optimizer");
 }
 
-absl::Status CudaBackend::MnemosyneContext(const MnemosyneContextArgs&) { return NoMnemosyne(); }
+absl::Status CudaBackend::MnemosyneContext(const MnemosyneContextArgs& args) {
+  MNEMO_RETURN_IF_ERROR(Check(args));
+  MNEMO_RETURN_IF_ERROR(ToStatus(cudaSetDevice(ordinal_)));
+  return mnemosyne_.Context(args);
+}
 
-absl::Status CudaBackend::MnemosyneStep(const MnemosyneStepArgs&) { return NoMnemosyne(); }
+absl::Status CudaBackend::MnemosyneStep(const MnemosyneStepArgs& args) {
+  MNEMO_RETURN_IF_ERROR(Check(args));
+  MNEMO_RETURN_IF_ERROR(ToStatus(cudaSetDevice(ordinal_)));
+  return mnemosyne_.Step(args);
+}
 
 absl::Status CudaBackend::Synchronize() {
   MNEMO_RETURN_IF_ERROR(ToStatus(cudaSetDevice(ordinal_)));

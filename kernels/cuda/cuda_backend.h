@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "kernels/backend.h"
+#include "kernels/cuda/mnemosyne_runner.h"
 #include "kernels/segment.h"
 
 namespace mnemosyne::kernels::cuda {
@@ -48,7 +49,7 @@ class CudaBackend final : public Backend {
   absl::Status Synchronize() override;
 
  private:
-  CudaBackend(int ordinal, std::string name, std::string description, cudaStream_t stream);
+  CudaBackend(int ordinal, std::string description, unsigned processors, cudaStream_t stream);
 
   // Cuts `segments` into blocks_ and puts these, followed by `extra_size` bytes from `extra`, into
   // the workspace; reserves as much as `result_size` bytes a block behind them.
@@ -80,6 +81,8 @@ class CudaBackend final : public Backend {
   Buffer workspace_;
   size_t extra_offset_ = 0;
   size_t results_offset_ = 0;
+
+  MnemosyneRunner mnemosyne_;
 };
 
 }  // namespace mnemosyne::kernels::cuda

@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/cuda/mnemosyne_tables.h"
 #include "kernels/lstm_sizes.h"
 #include "kernels/row_sizes.h"
 #include "kernels/segment.h"
@@ -85,5 +86,23 @@ cudaError_t LaunchAdditiveMemory(const MemoryArgsOnDevice& args, size_t memories
 
 cudaError_t LaunchDeltaMemory(const MemoryArgsOnDevice& args, size_t memories, const float* betas,
                               cudaStream_t stream);
+
+// Rows of contents that LaunchMnemosyneContext needs beside its parts.
+size_t ContextRowCount(size_t tile_count);
+
+// first_tiles: [T + 1]; parts: [tile_count, 2, contents]; rows: [ContextRowCount, contents];
+// sums: [tile_count]
+cudaError_t LaunchMnemosyneContext(const MnemosyneModel& model, const MnemosyneArrays& arrays,
+                                   const ChunkTile* tiles, size_t tile_count,
+                                   const uint32_t* first_tiles, float* parts, float* rows,
+                                   TileSums* sums, cudaStream_t stream);
+
+// Floats of scratch that a block of the step needs; 0 if the model has the shipped sizes.
+size_t StepScratchCount(const MnemosyneSizes& sizes);
+
+// processors: multiprocessors of the device.
+cudaError_t LaunchMnemosyneStep(const MnemosyneModel& model, const MnemosyneArrays& arrays,
+                                const MnemosyneStepTables& tables, const MnemosyneStepSpace& space,
+                                bool replay, unsigned processors, cudaStream_t stream);
 
 }  // namespace mnemosyne::kernels::cuda

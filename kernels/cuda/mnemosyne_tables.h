@@ -51,4 +51,19 @@ struct MnemosyneStepTables {
   size_t tile_count;
 };
 
+// What the chunks of a tile have said of a step.
+struct TileResult {
+  double square_sum;
+  uint64_t capped;
+};
+
+// Where a step leaves its numbers: on the device.
+struct MnemosyneStepSpace {
+  double* square_sums;  // [tile_count, kTileChunks]
+  uint32_t* capped;     // [tile_count, kTileChunks]
+  TileResult* results;  // [tile_count]
+  float* scratch;       // [scratch_blocks, StepScratchCount]
+  unsigned scratch_blocks;
+};
+
 }  // namespace mnemosyne::kernels::cuda

@@ -109,7 +109,8 @@ struct WarpScratch {
   static constexpr int kMass = kContent + 256;             // [16]
   static constexpr int kPoolInputs = kMass + 16;           // [57], padded.
   static constexpr int kDecoderInputs = kPoolInputs + 60;  // [96]
-  static constexpr int kCount = kDecoderInputs + 96;
+  static constexpr int kSlow = kDecoderInputs + 96;        // [1024]: r2 before the step.
+  static constexpr int kCount = kSlow + 1024;
 };
 
 // What a warp is told of a model besides its weights.
@@ -337,7 +338,7 @@ class WarpChunk {
   }
 
   // r1 and s take in the gradient. The cell's sums to `sums`, means over the chunk to `means`;
-  // directions to sharp_, smooth_ and slow_.
+  // directions to sharp_ and smooth_, the old r2 to the scratch.
   MNEMOSYNE_DEVICE void Measure(F (&sums)[kSums], F (&means)[kSums]) {
     const F scale(at_.step->gradient_scale), rate(at_.step->rate_fast);
     const F square_rate(at_.step->rate_square), share(share_);
@@ -348,7 +349,12 @@ class WarpChunk {
       LoadFour(at_.values, j, sharp_[j]);
       LoadFour(at_.square, j, squares[j]);
       LoadFour(at_.fast, j, smooth_[j]);
-      LoadFour(at_.slow, j, slow_[j]);
+    }
+    MNEMOSYNE_UNROLL_ALL
+    for (int j = 0; j < kLoads; ++j) {
+      F slows[4];
+      LoadFour(at_.slow, j, slows);
+      W::StoreFour(scratch_ + WarpScratch::kSlow + 128 * j, lane_ * 4, slows);
     }
     MNEMOSYNE_UNROLL_ALL
     for (int j = 0; j < kLoads; ++j) {
@@ -402,9 +408,11 @@ class WarpChunk {
                                  F (&sums)[kSums]) {
     MNEMOSYNE_UNROLL_ALL
     for (int k = 0; k < kSums; ++k) sums[k] = F(0.0F);
+    F slows[4];
+    W::LoadFour(scratch_ + WarpScratch::kSlow + 128 * j, lane_ * 4, slows);
     MNEMOSYNE_UNROLL_ALL
     for (int i = 0; i < 4; ++i) {
-      const F g = sharp_[j][i], old = smooth_[j][i], slow = slow_[j][i];
+      const F g = sharp_[j][i], old = smooth_[j][i], slow = slows[i];
       const F inverse = InverseRoot(squares[i], floor_);
       const F sharp = g * inverse, smooth = W::Fma(g - old, rate, old) * inverse;
       const F previous = W::Fma(before_fast * inverse, old, before_slow * slow);
@@ -810,14 +818,16 @@ class WarpChunk {
     for (int j = 0; j < kLoads; ++j) {
       // Load j has the cells of four lanes.
       const F gain = W::Shuffle(gain_, (lane_ & 24) + j);
+      F slows[4];
+      W::LoadFour(scratch_ + WarpScratch::kSlow + 128 * j, lane_ * 4, slows);
       MNEMOSYNE_UNROLL_ALL
       for (int i = 0; i < 4; ++i) {
-        const F sharp = sharp_scale_ * sharp_[j][i], old = slow_[j][i];
-        slow_[j][i] = W::Fma(rate, sharp - old, old);
-        sharp_[j][i] = reading.Update(sharp, smooth_[j][i], slow_[j][i], gain);
+        const F sharp = sharp_scale_ * sharp_[j][i], old = slows[i];
+        slows[i] = W::Fma(rate, sharp - old, old);
+        sharp_[j][i] = reading.Update(sharp, smooth_[j][i], slows[i], gain);
         AddSquare(sharp_[j][i], sum);
       }
-      StoreFour(at_.slow, j, slow_[j]);
+      StoreFour(at_.slow, j, slows);
     }
     D total = Total(sum);
     const double limit = static_cast<double>(at_.step->limit);
@@ -871,7 +881,7 @@ class WarpChunk {
   const I cell_;
   const MnemosyneChoice& choice_;
 
-  F sharp_[kLoads][4], smooth_[kLoads][4], slow_[kLoads][4];
+  F sharp_[kLoads][4], smooth_[kLoads][4];
   F mean_square_, floor_, sharp_scale_, gain_;
   F log_sharp_, log_fast_, log_slow_, log_step_;
   F weight_sharp_, weight_fast_, weight_slow_, step_, shrink_, growth_;

@@ -1,0 +1,188 @@
+#include "kernels/cuda/mnemosyne_runner.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/error.h"
+#include "base/status_macros.h"
+#include "kernels/cuda/launchers.h"
+
+namespace mnemosyne::kernels::cuda {
+namespace {
+
+constexpr size_t kAlignment = 64;
+constexpr unsigned kScratchBlocksPerProcessor = 4;
+
+size_t AlignUp(size_t size) { return (size + kAlignment - 1) / kAlignment * kAlignment; }
+
+absl::Status ToStatus(cudaError_t error) {
+  if (error == cudaSuccess) return absl::OkStatus();
+  return Internal("device fault: {}", cudaGetErrorString(error));
+}
+
+MnemosyneArrays ArraysOf(const MnemosyneMemory& memory, float* values) {
+  return {.values = values,
+          .fast = memory.fast,
+          .square = memory.square,
+          .slow = memory.slow,
+          .tokens = memory.tokens,
+          .content = memory.content,
+          .mass = memory.mass,
+          .gains = memory.gains,
+          .choices = memory.choices,
+          .chunks = memory.chunks,
+          .positions = memory.positions,
+          .context_queries = memory.context_queries,
+          .context_contents = memory.context_contents,
+          .tensor_count = memory.tensors.size()};
+}
+
+// Places in a piece of memory, one after the other.
+class Places {
+ public:
+  template <typename T>
+  size_t Take(size_t count) {
+    const size_t start = end_;
+    end_ += AlignUp(count * sizeof(T));
+    return start;
+  }
+  size_t end() const { return end_; }
+
+ private:
+  size_t end_ = 0;
+};
+
+}  // namespace
+
+absl::StatusOr<std::byte*> MnemosyneRunner::Reserve(Buffer& buffer, size_t size) {
+  if (buffer.size() < size) {
+    MNEMO_RETURN_IF_ERROR(backend_.Synchronize());
+    buffer = Buffer();  // Free before asking for more.
+    MNEMO_ASSIGN_OR_RETURN(buffer, backend_.Allocate(size));
+  }
+  return buffer.data();
+}
+
+void MnemosyneRunner::AddTiles(const MnemosyneMemory& memory, size_t tensor, size_t taking) {
+  const MnemosyneTensor& t = memory.tensors[tensor];
+  for (size_t first = 0; first < t.chunk_count; first += kTileChunks) {
+    tiles_.push_back({.first_chunk = static_cast<uint32_t>(t.first_chunk + first),
+                      .count = static_cast<uint32_t>(std::min(kTileChunks, t.chunk_count - first)),
+                      .tensor = static_cast<uint32_t>(tensor),
+                      .taking = static_cast<uint32_t>(taking)});
+  }
+}
+
+template <typename T>
+size_t MnemosyneRunner::Stage(std::span<const T> items) {
+  const size_t place = AlignUp(staging_.size());
+  staging_.resize(place + items.size_bytes());
+  if (!items.empty()) std::memcpy(staging_.data() + place, items.data(), items.size_bytes());
+  return place;
+}
+
+absl::StatusOr<const std::byte*> MnemosyneRunner::UploadStaged() {
+  MNEMO_ASSIGN_OR_RETURN(std::byte* const tables, Reserve(tables_, staging_.size()));
+  MNEMO_RETURN_IF_ERROR(backend_.Upload(staging_.data(), tables, staging_.size()));
+  return tables;
+}
+
+absl::Status MnemosyneRunner::Context(const MnemosyneContextArgs& args) {
+  const MnemosyneMemory& memory = args.memory;
+  const size_t tensors = memory.tensors.size();
+  if (tensors == 0) return absl::OkStatus();
+  tiles_.clear();
+  first_tiles_.clear();
+  for (size_t t = 0; t < tensors; ++t) {
+    first_tiles_.push_back(static_cast<uint32_t>(tiles_.size()));
+    AddTiles(memory, t, t);
+  }
+  first_tiles_.push_back(static_cast<uint32_t>(tiles_.size()));
+  staging_.clear();
+  const size_t tiles_at = Stage(std::span<const ChunkTile>(tiles_));
+  const size_t first_at = Stage(std::span<const uint32_t>(first_tiles_));
+  MNEMO_ASSIGN_OR_RETURN(const std::byte* const tables, UploadStaged());
+
+  const size_t size = ContextContentCount(args.model.sizes);
+  Places places;
+  const size_t parts_at = places.Take<float>(2 * tiles_.size() * size);
+  const size_t rows_at = places.Take<float>(ContextRowCount(tiles_.size()) * size);
+  const size_t sums_at = places.Take<TileSums>(tiles_.size());
+  MNEMO_ASSIGN_OR_RETURN(std::byte* const space, Reserve(space_, places.end()));
+  MNEMO_RETURN_IF_ERROR(ToStatus(LaunchMnemosyneContext(
+      args.model, ArraysOf(memory, nullptr), reinterpret_cast<const ChunkTile*>(tables + tiles_at),
+      tiles_.size(), reinterpret_cast<const uint32_t*>(tables + first_at),
+      reinterpret_cast<float*>(space + parts_at), reinterpret_cast<float*>(space + rows_at),
+      reinterpret_cast<TileSums*>(space + sums_at), stream_)));
+  tile_sums_.resize(tiles_.size());
+  MNEMO_RETURN_IF_ERROR(backend_.Download(space + sums_at,
+                                          reinterpret_cast<std::byte*>(tile_sums_.data()),
+                                          tile_sums_.size() * sizeof(TileSums)));
+  for (size_t t = 0; t < tensors; ++t) {
+    MnemosyneTensorSums sums;
+    for (size_t tile = first_tiles_[t]; tile < first_tiles_[t + 1]; ++tile) {
+      sums.mean_square += tile_sums_[tile].mean_square;
+      sums.shrink += tile_sums_[tile].shrink;
+    }
+    sums.mean_square /= static_cast<double>(memory.tensors[t].count);
+    sums.shrink =
+        std::min(sums.shrink / static_cast<double>(memory.tensors[t].chunk_count), kShrinkMax);
+    args.sums[t] = sums;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status MnemosyneRunner::Step(const MnemosyneStepArgs& args) {
+  const MnemosyneMemory& memory = args.memory;
+  if (args.parameters.empty()) return absl::OkStatus();
+  tiles_.clear();
+  for (size_t k = 0; k < args.parameters.size(); ++k) AddTiles(memory, args.parameters[k], k);
+  mean_squares_.clear();
+  for (const MnemosyneTensorSums& sums : args.sums) {
+    mean_squares_.push_back(static_cast<float>(sums.mean_square));
+  }
+  staging_.clear();
+  const size_t tiles_at = Stage(std::span<const ChunkTile>(tiles_));
+  const size_t tensors_at = Stage(memory.tensors);
+  const size_t steps_at = Stage(args.steps);
+  const size_t means_at = Stage(std::span<const float>(mean_squares_));
+  MNEMO_ASSIGN_OR_RETURN(const std::byte* const tables, UploadStaged());
+  const MnemosyneStepTables on_device = {
+      .tiles = reinterpret_cast<const ChunkTile*>(tables + tiles_at),
+      .tensors = reinterpret_cast<const MnemosyneTensor*>(tables + tensors_at),
+      .steps = reinterpret_cast<const MnemosyneTensorStep*>(tables + steps_at),
+      .mean_squares = reinterpret_cast<const float*>(tables + means_at),
+      .tile_count = tiles_.size()};
+
+  const unsigned scratch_blocks = kScratchBlocksPerProcessor * processors_;
+  Places places;
+  const size_t sums_at = places.Take<double>(tiles_.size() * kTileChunks);
+  const size_t capped_at = places.Take<uint32_t>(tiles_.size() * kTileChunks);
+  const size_t results_at = places.Take<TileResult>(tiles_.size());
+  MNEMO_ASSIGN_OR_RETURN(std::byte* const space, Reserve(space_, places.end()));
+  MNEMO_ASSIGN_OR_RETURN(
+      std::byte* const scratch,
+      Reserve(scratch_, scratch_blocks * StepScratchCount(args.model.sizes) * sizeof(float)));
+  const MnemosyneStepSpace step_space = {
+      .square_sums = reinterpret_cast<double*>(space + sums_at),
+      .capped = reinterpret_cast<uint32_t*>(space + capped_at),
+      .results = reinterpret_cast<TileResult*>(space + results_at),
+      .scratch = reinterpret_cast<float*>(scratch),
+      .scratch_blocks = scratch_blocks};
+  MNEMO_RETURN_IF_ERROR(
+      ToStatus(LaunchMnemosyneStep(args.model, ArraysOf(memory, args.values), on_device, step_space,
+                                   args.replay, processors_, stream_)));
+  results_.resize(tiles_.size());
+  MNEMO_RETURN_IF_ERROR(backend_.Download(space + results_at,
+                                          reinterpret_cast<std::byte*>(results_.data()),
+                                          results_.size() * sizeof(TileResult)));
+  std::fill(args.square_sums.begin(), args.square_sums.end(), 0.0);
+  std::fill(args.capped.begin(), args.capped.end(), size_t{0});
+  for (size_t tile = 0; tile < tiles_.size(); ++tile) {
+    args.square_sums[tiles_[tile].taking] += results_[tile].square_sum;
+    args.capped[tiles_[tile].taking] += results_[tile].capped;
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace mnemosyne::kernels::cuda

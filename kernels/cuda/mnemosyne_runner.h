@@ -1,0 +1,56 @@
+// Runs the flagship's kernels: cuts a session's chunks into tiles, tells the device of a step, and
+// adds up what tiles say.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstddef>
+#include <span>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "kernels/backend.h"
+#include "kernels/cuda/mnemosyne_tables.h"
+#include "kernels/mnemosyne_step.h"
+
+namespace mnemosyne::kernels::cuda {
+
+// Thread-safety and errors: as Backend, whose part it is. Arguments are assumed to be checked.
+class MnemosyneRunner {
+ public:
+  // Of a backend that outlives this and runs on `stream`, on a device of `processors`
+  // multiprocessors.
+  MnemosyneRunner(Backend& backend, cudaStream_t stream, unsigned processors)
+      : backend_(backend), stream_(stream), processors_(processors) {}
+
+  absl::Status Context(const MnemosyneContextArgs& args);
+  absl::Status Step(const MnemosyneStepArgs& args);
+
+ private:
+  // Device memory of at least `size` bytes, kept for the next call.
+  absl::StatusOr<std::byte*> Reserve(Buffer& buffer, size_t size);
+
+  // Appends the tiles of a parameter to tiles_.
+  void AddTiles(const MnemosyneMemory& memory, size_t tensor, size_t taking);
+
+  // Appends `items` to staging_, aligned; returns their place.
+  template <typename T>
+  size_t Stage(std::span<const T> items);
+
+  // Copies staging_ to the device.
+  absl::StatusOr<const std::byte*> UploadStaged();
+
+  Backend& backend_;
+  const cudaStream_t stream_;
+  const unsigned processors_;
+
+  std::vector<ChunkTile> tiles_;
+  std::vector<uint32_t> first_tiles_;
+  std::vector<float> mean_squares_;
+  std::vector<TileSums> tile_sums_;
+  std::vector<TileResult> results_;
+  std::vector<std::byte> staging_;
+  Buffer tables_, space_, scratch_;
+};
+
+}  // namespace mnemosyne::kernels::cuda

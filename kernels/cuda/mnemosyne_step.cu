@@ -1,0 +1,268 @@
+// The flagship's kernels. Level 2 takes a tile of chunks to a block; the step takes a chunk to a
+// warp where the model has the shipped sizes, else to a block.
+#include "kernels/cuda/block_threads.cuh"
+#include "kernels/cuda/lanes.cuh"
+#include "kernels/cuda/launchers.h"
+#include "kernels/cuda/mnemosyne_block.h"
+#include "kernels/cuda/mnemosyne_context.h"
+#include "kernels/cuda/mnemosyne_warp.h"
+
+namespace mnemosyne::kernels::cuda {
+namespace {
+
+constexpr int kContextThreads = 256;
+constexpr int kBlockThreads = 128;  // Of the step for any sizes.
+constexpr int kWarps = 4;           // Of a block of the step for the shipped sizes.
+constexpr unsigned kRows = 64;      // Rows that SumRows makes one of.
+
+__global__ void __launch_bounds__(kContextThreads)
+    Context(const __grid_constant__ MnemosyneModel model,
+            const __grid_constant__ MnemosyneArrays arrays, const ChunkTile* __restrict__ tiles,
+            size_t contents_size, float* __restrict__ contents, TileSums* __restrict__ sums) {
+  extern __shared__ float scratch[];
+  const ChunkTile tile = tiles[blockIdx.x];
+  ContextTile<BlockThreads>(model, arrays, tile, scratch, contents + 2 * blockIdx.x * contents_size,
+                            sums + blockIdx.x);
+}
+
+// contents[t] is the sum of what its tiles add, in their order: a block takes a parameter.
+__global__ void SumTensorTiles(const uint32_t* __restrict__ first_tiles, size_t size,
+                               const float* __restrict__ parts, float* __restrict__ contents) {
+  const size_t t = blockIdx.x, first = first_tiles[t], end = first_tiles[t + 1];
+  for (size_t i = threadIdx.x; i < size; i += blockDim.x) {
+    float sum = 0;
+#pragma unroll 8
+    for (size_t tile = first; tile < end; ++tile) sum += parts[2 * tile * size + i];
+    contents[t * size + i] = sum;
+  }
+}
+
+// Row r of `to` is the sum of up to kRows rows of `from` [count], `stride` floats apart.
+__global__ void SumRows(const float* __restrict__ from, size_t count, size_t stride, size_t size,
+                        float* __restrict__ to) {
+  const size_t first = static_cast<size_t>(blockIdx.x) * kRows;
+  const size_t end = first + kRows < count ? first + kRows : count;
+  for (size_t i = threadIdx.x; i < size; i += blockDim.x) {
+    float sum = 0;
+#pragma unroll 8
+    for (size_t row = first; row < end; ++row) sum += from[row * stride + i];
+    to[blockIdx.x * size + i] = sum;
+  }
+}
+
+__device__ MnemosyneChunkStep ChunkStepOf(const MnemosyneModel& model,
+                                          const MnemosyneArrays& arrays,
+                                          const MnemosyneStepTables& tables, const ChunkTile& tile,
+                                          size_t c) {
+  const MnemosyneSizes& sizes = model.sizes;
+  const size_t features = sizes.memory_heads * sizes.memory_map.features;
+  const size_t contents = sizes.context_map.features * (sizes.memory_width + 1);
+  const MnemosyneChunk& chunk = arrays.chunks[c];
+  MnemosyneChunkStep step;
+  step.chunk = &chunk;
+  step.tensor = tables.tensors + tile.tensor;
+  step.step = tables.steps + tile.taking;
+  step.values = arrays.values + chunk.offset;
+  step.fast = arrays.fast + chunk.offset;
+  step.square = arrays.square + chunk.offset;
+  step.slow = arrays.slow + chunk.offset;
+  step.token = arrays.tokens + c * sizes.token_width;
+  step.content = arrays.content + c * features * sizes.memory_width;
+  step.mass = arrays.mass + c * features;
+  step.gains = arrays.gains + chunk.first_cell;
+  step.choice = arrays.choices + c;
+  step.positions = arrays.positions + 2 * chunk.first_cell * sizes.positional;
+  step.tensor_mean_square = tables.mean_squares[tile.tensor];
+  step.context_query = arrays.context_queries + 2 * c * sizes.context_map.features;
+  step.context_contents = arrays.context_contents + tile.tensor * contents;
+  step.context_all = arrays.context_contents + arrays.tensor_count * contents;
+  return step;
+}
+
+// What the warps of a block have in shared memory.
+struct alignas(16) WarpTask {
+  float scratch[WarpScratch::kCount];
+  MnemosyneChunkStep step;
+  MnemosyneChoice before;
+  MnemosyneChunk chunk;
+  MnemosyneTensor tensor;
+  MnemosyneTensorStep tensor_step;
+};
+struct alignas(16) WarpShared {
+  float weights[(WarpWeights::kCount + 3) / 4 * 4];
+  WarpTask tasks[kWarps];
+};
+
+// Warps take the chunks of all tiles in turns. `square_sums` and `capped` are [tiles, kTileChunks].
+template <bool kReplay>
+__global__ void __launch_bounds__(32 * kWarps, 2)
+    StepWarps(const __grid_constant__ MnemosyneModel model,
+              const __grid_constant__ WarpModel warp_model,
+              const __grid_constant__ MnemosyneArrays arrays,
+              const __grid_constant__ MnemosyneStepTables tables, double* __restrict__ square_sums,
+              uint32_t* __restrict__ capped) {
+  extern __shared__ float4 memory[];
+  WarpShared& shared = *reinterpret_cast<WarpShared*>(memory);
+  if (!kReplay) {
+    WarpWeights::Stage(model.weights, shared.weights, static_cast<int>(threadIdx.x), 32 * kWarps);
+    __syncthreads();
+  }
+  WarpTask& task = shared.tasks[threadIdx.x / 32];
+  const size_t turns = static_cast<size_t>(gridDim.x) * kWarps;
+  for (size_t item = blockIdx.x * kWarps + threadIdx.x / 32; item < tables.tile_count * kTileChunks;
+       item += turns) {
+    const ChunkTile tile = tables.tiles[item / kTileChunks];
+    if (item % kTileChunks >= tile.count) continue;
+    __syncwarp();  // All lanes are done with the last chunk.
+    if (threadIdx.x % 32 == 0) {
+      task.step = ChunkStepOf(model, arrays, tables, tile, tile.first_chunk + item % kTileChunks);
+      task.before = *task.step.choice;
+      task.chunk = *task.step.chunk;
+      task.tensor = *task.step.tensor;
+      task.tensor_step = *task.step.step;
+      task.step.chunk = &task.chunk;
+      task.step.tensor = &task.tensor;
+      task.step.step = &task.tensor_step;
+    }
+    __syncwarp();
+    WarpChunk<WarpLanes> chunk(warp_model, shared.weights, task.scratch, task.step, task.before);
+    if (kReplay) {
+      chunk.Replay(square_sums + item, capped + item);
+    } else {
+      chunk.Step(square_sums + item, capped + item);
+    }
+  }
+}
+
+template <bool kReplay>
+__global__ void __launch_bounds__(kBlockThreads)
+    StepBlocks(const __grid_constant__ MnemosyneModel model,
+               const __grid_constant__ MnemosyneArrays arrays,
+               const __grid_constant__ MnemosyneStepTables tables, float* __restrict__ scratch,
+               size_t scratch_count, double* __restrict__ square_sums,
+               uint32_t* __restrict__ capped) {
+  float* const own = scratch + blockIdx.x * scratch_count;
+  for (size_t item = blockIdx.x; item < tables.tile_count * kTileChunks; item += gridDim.x) {
+    const ChunkTile tile = tables.tiles[item / kTileChunks];
+    if (item % kTileChunks >= tile.count) continue;
+    const MnemosyneChunkStep step =
+        ChunkStepOf(model, arrays, tables, tile, tile.first_chunk + item % kTileChunks);
+    BlockChunk<BlockThreads> chunk(model, own, step);
+    if (kReplay) {
+      chunk.Replay(square_sums + item, capped + item);
+    } else {
+      chunk.Step(square_sums + item, capped + item);
+    }
+  }
+}
+
+// Adds up the chunks of each tile, in order: a thread takes a tile.
+__global__ void SumTileChunks(const ChunkTile* __restrict__ tiles, size_t tile_count,
+                              const double* __restrict__ square_sums,
+                              const uint32_t* __restrict__ capped, TileResult* __restrict__ to) {
+  const size_t tile = static_cast<size_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (tile >= tile_count) return;
+  TileResult result = {0, 0};
+  for (size_t i = tile * kTileChunks; i < tile * kTileChunks + tiles[tile].count; ++i) {
+    result.square_sum += square_sums[i];
+    result.capped += capped[i];
+  }
+  to[tile] = result;
+}
+
+unsigned Blocks(size_t count, size_t size) {
+  return static_cast<unsigned>((count + size - 1) / size);
+}
+
+template <typename Kernel>
+cudaError_t AllowShared(Kernel kernel, size_t bytes) {
+  return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                              static_cast<int>(bytes));
+}
+
+template <bool kReplay>
+cudaError_t LaunchWarps(const MnemosyneModel& model, const MnemosyneArrays& arrays,
+                        const MnemosyneStepTables& tables, const MnemosyneStepSpace& space,
+                        unsigned processors, cudaStream_t stream) {
+  const cudaError_t error = AllowShared(StepWarps<kReplay>, sizeof(WarpShared));
+  if (error != cudaSuccess) return error;
+  const unsigned needed = Blocks(tables.tile_count * kTileChunks, kWarps);
+  const unsigned blocks = needed < 2 * processors ? needed : 2 * processors;
+  StepWarps<kReplay><<<blocks, 32 * kWarps, sizeof(WarpShared), stream>>>(
+      model, WarpModel::Of(model), arrays, tables, space.square_sums, space.capped);
+  return cudaGetLastError();
+}
+
+template <bool kReplay>
+cudaError_t LaunchBlocks(const MnemosyneModel& model, const MnemosyneArrays& arrays,
+                         const MnemosyneStepTables& tables, const MnemosyneStepSpace& space,
+                         cudaStream_t stream) {
+  const unsigned needed = static_cast<unsigned>(tables.tile_count * kTileChunks);
+  const unsigned blocks = needed < space.scratch_blocks ? needed : space.scratch_blocks;
+  StepBlocks<kReplay><<<blocks, kBlockThreads, 0, stream>>>(model, arrays, tables, space.scratch,
+                                                            BlockScratch::Count(model.sizes),
+                                                            space.square_sums, space.capped);
+  return cudaGetLastError();
+}
+
+}  // namespace
+
+size_t StepScratchCount(const MnemosyneSizes& sizes) {
+  return WarpSizes::Fit(sizes) ? 0 : BlockScratch::Count(sizes);
+}
+
+cudaError_t LaunchMnemosyneContext(const MnemosyneModel& model, const MnemosyneArrays& arrays,
+                                   const ChunkTile* tiles, size_t tile_count,
+                                   const uint32_t* first_tiles, float* parts, float* rows,
+                                   TileSums* sums, cudaStream_t stream) {
+  const size_t size = model.sizes.context_map.features * (model.sizes.memory_width + 1);
+  const size_t shared = ContextScratchCount(model.sizes) * sizeof(float);
+  cudaError_t error = AllowShared(Context, shared);
+  if (error != cudaSuccess) return error;
+  Context<<<static_cast<unsigned>(tile_count), kContextThreads, shared, stream>>>(
+      model, arrays, tiles, size, parts, sums);
+  SumTensorTiles<<<static_cast<unsigned>(arrays.tensor_count), kContextThreads, 0, stream>>>(
+      first_tiles, size, parts, arrays.context_contents);
+  float* const all = arrays.context_contents + arrays.tensor_count * size;
+  const float* from = parts + size;
+  size_t count = tile_count, stride = 2 * size;
+  while (true) {
+    const unsigned blocks = Blocks(count, kRows);
+    float* const to = blocks == 1 ? all : rows;
+    SumRows<<<blocks, kContextThreads, 0, stream>>>(from, count, stride, size, to);
+    if (blocks == 1) break;
+    from = to;
+    rows = to + blocks * size;
+    count = blocks;
+    stride = size;
+  }
+  return cudaGetLastError();
+}
+
+size_t ContextRowCount(size_t tile_count) {
+  size_t rows = 0;
+  while (tile_count > kRows) {
+    tile_count = (tile_count + kRows - 1) / kRows;
+    rows += tile_count;
+  }
+  return rows;
+}
+
+cudaError_t LaunchMnemosyneStep(const MnemosyneModel& model, const MnemosyneArrays& arrays,
+                                const MnemosyneStepTables& tables, const MnemosyneStepSpace& space,
+                                bool replay, unsigned processors, cudaStream_t stream) {
+  cudaError_t error;
+  if (WarpSizes::Fit(model.sizes)) {
+    error = replay ? LaunchWarps<true>(model, arrays, tables, space, processors, stream)
+                   : LaunchWarps<false>(model, arrays, tables, space, processors, stream);
+  } else {
+    error = replay ? LaunchBlocks<true>(model, arrays, tables, space, stream)
+                   : LaunchBlocks<false>(model, arrays, tables, space, stream);
+  }
+  if (error != cudaSuccess) return error;
+  SumTileChunks<<<Blocks(tables.tile_count, 128), 128, 0, stream>>>(
+      tables.tiles, tables.tile_count, space.square_sums, space.capped, space.results);
+  return cudaGetLastError();
+}
+
+}  // namespace mnemosyne::kernels::cuda
