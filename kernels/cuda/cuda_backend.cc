@@ -59,6 +59,7 @@ CudaBackend::CudaBackend(int ordinal, std::string description, unsigned processo
       name_(fmt::format("cuda:{}", ordinal)),
       description_(std::move(description)),
       stream_(stream),
+      coordinate_(*this, stream),
       mnemosyne_(*this, stream, processors) {}
 
 CudaBackend::~CudaBackend() {
@@ -266,10 +267,10 @@ absl::Status CudaBackend::DeltaMemory(const DeltaMemoryArgs& args) {
   });
 }
 
-absl::Status CudaBackend::CoordinateStep(const CoordinateStepArgs&) {
-  return MakeError(absl::StatusCode::kUnimplemented,
-                   "mnemosyne-coordinate does not run on CUDA devices yet; use the device cpu, or "
-                   "another optimizer");
+absl::Status CudaBackend::CoordinateStep(const CoordinateStepArgs& args) {
+  MNEMO_RETURN_IF_ERROR(Check(args));
+  MNEMO_RETURN_IF_ERROR(ToStatus(cudaSetDevice(ordinal_)));
+  return coordinate_.Step(args);
 }
 
 absl::Status CudaBackend::MnemosyneContext(const MnemosyneContextArgs& args) {

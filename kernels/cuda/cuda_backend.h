@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "kernels/backend.h"
+#include "kernels/cuda/coordinate_runner.h"
 #include "kernels/cuda/mnemosyne_runner.h"
 #include "kernels/segment.h"
 
@@ -82,6 +83,7 @@ class CudaBackend final : public Backend {
   size_t extra_offset_ = 0;
   size_t results_offset_ = 0;
 
+  CoordinateRunner coordinate_;
   MnemosyneRunner mnemosyne_;
 };
 

@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/cuda/coordinate_tables.h"
 #include "kernels/cuda/mnemosyne_tables.h"
 #include "kernels/lstm_sizes.h"
 #include "kernels/row_sizes.h"
@@ -86,6 +87,10 @@ cudaError_t LaunchAdditiveMemory(const MemoryArgsOnDevice& args, size_t memories
 
 cudaError_t LaunchDeltaMemory(const MemoryArgsOnDevice& args, size_t memories, const float* betas,
                               cudaStream_t stream);
+
+// Leaves the sums of squares of the updates' blocks in tables.square_sums.
+cudaError_t LaunchCoordinateStep(const CoordinateTables& tables, const CoordinateModel& model,
+                                 const CoordinateArrays& arrays, bool replay, cudaStream_t stream);
 
 // Rows of contents that LaunchMnemosyneContext needs beside its parts.
 size_t ContextRowCount(size_t tile_count);

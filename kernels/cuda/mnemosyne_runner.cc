@@ -1,7 +1,6 @@
 #include "kernels/cuda/mnemosyne_runner.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "base/error.h"
 #include "base/status_macros.h"
@@ -10,10 +9,7 @@
 namespace mnemosyne::kernels::cuda {
 namespace {
 
-constexpr size_t kAlignment = 64;
 constexpr unsigned kScratchBlocksPerProcessor = 4;
-
-size_t AlignUp(size_t size) { return (size + kAlignment - 1) / kAlignment * kAlignment; }
 
 absl::Status ToStatus(cudaError_t error) {
   if (error == cudaSuccess) return absl::OkStatus();
@@ -37,31 +33,7 @@ MnemosyneArrays ArraysOf(const MnemosyneMemory& memory, float* values) {
           .tensor_count = memory.tensors.size()};
 }
 
-// Places in a piece of memory, one after the other.
-class Places {
- public:
-  template <typename T>
-  size_t Take(size_t count) {
-    const size_t start = end_;
-    end_ += AlignUp(count * sizeof(T));
-    return start;
-  }
-  size_t end() const { return end_; }
-
- private:
-  size_t end_ = 0;
-};
-
 }  // namespace
-
-absl::StatusOr<std::byte*> MnemosyneRunner::Reserve(Buffer& buffer, size_t size) {
-  if (buffer.size() < size) {
-    MNEMO_RETURN_IF_ERROR(backend_.Synchronize());
-    buffer = Buffer();  // Free before asking for more.
-    MNEMO_ASSIGN_OR_RETURN(buffer, backend_.Allocate(size));
-  }
-  return buffer.data();
-}
 
 void MnemosyneRunner::AddTiles(const MnemosyneMemory& memory, size_t tensor, size_t taking) {
   const MnemosyneTensor& t = memory.tensors[tensor];
@@ -71,20 +43,6 @@ void MnemosyneRunner::AddTiles(const MnemosyneMemory& memory, size_t tensor, siz
                       .tensor = static_cast<uint32_t>(tensor),
                       .taking = static_cast<uint32_t>(taking)});
   }
-}
-
-template <typename T>
-size_t MnemosyneRunner::Stage(std::span<const T> items) {
-  const size_t place = AlignUp(staging_.size());
-  staging_.resize(place + items.size_bytes());
-  if (!items.empty()) std::memcpy(staging_.data() + place, items.data(), items.size_bytes());
-  return place;
-}
-
-absl::StatusOr<const std::byte*> MnemosyneRunner::UploadStaged() {
-  MNEMO_ASSIGN_OR_RETURN(std::byte* const tables, Reserve(tables_, staging_.size()));
-  MNEMO_RETURN_IF_ERROR(backend_.Upload(staging_.data(), tables, staging_.size()));
-  return tables;
 }
 
 absl::Status MnemosyneRunner::Context(const MnemosyneContextArgs& args) {
@@ -98,22 +56,22 @@ absl::Status MnemosyneRunner::Context(const MnemosyneContextArgs& args) {
     AddTiles(memory, t, t);
   }
   first_tiles_.push_back(static_cast<uint32_t>(tiles_.size()));
-  staging_.clear();
-  const size_t tiles_at = Stage(std::span<const ChunkTile>(tiles_));
-  const size_t first_at = Stage(std::span<const uint32_t>(first_tiles_));
-  MNEMO_ASSIGN_OR_RETURN(const std::byte* const tables, UploadStaged());
+  staging_.Clear();
+  const size_t tiles_at = staging_.Add(tiles_);
+  const size_t first_at = staging_.Add(first_tiles_);
+  MNEMO_RETURN_IF_ERROR(staging_.Upload(backend_));
 
   const size_t size = ContextContentCount(args.model.sizes);
   Places places;
   const size_t parts_at = places.Take<float>(2 * tiles_.size() * size);
   const size_t rows_at = places.Take<float>(ContextRowCount(tiles_.size()) * size);
   const size_t sums_at = places.Take<TileSums>(tiles_.size());
-  MNEMO_ASSIGN_OR_RETURN(std::byte* const space, Reserve(space_, places.end()));
+  MNEMO_ASSIGN_OR_RETURN(std::byte* const space, space_.Get(backend_, places.end()));
   MNEMO_RETURN_IF_ERROR(ToStatus(LaunchMnemosyneContext(
-      args.model, ArraysOf(memory, nullptr), reinterpret_cast<const ChunkTile*>(tables + tiles_at),
-      tiles_.size(), reinterpret_cast<const uint32_t*>(tables + first_at),
-      reinterpret_cast<float*>(space + parts_at), reinterpret_cast<float*>(space + rows_at),
-      reinterpret_cast<TileSums*>(space + sums_at), stream_)));
+      args.model, ArraysOf(memory, nullptr), staging_.At<ChunkTile>(tiles_at), tiles_.size(),
+      staging_.At<uint32_t>(first_at), reinterpret_cast<float*>(space + parts_at),
+      reinterpret_cast<float*>(space + rows_at), reinterpret_cast<TileSums*>(space + sums_at),
+      stream_)));
   tile_sums_.resize(tiles_.size());
   MNEMO_RETURN_IF_ERROR(backend_.Download(space + sums_at,
                                           reinterpret_cast<std::byte*>(tile_sums_.data()),
@@ -141,28 +99,27 @@ absl::Status MnemosyneRunner::Step(const MnemosyneStepArgs& args) {
   for (const MnemosyneTensorSums& sums : args.sums) {
     mean_squares_.push_back(static_cast<float>(sums.mean_square));
   }
-  staging_.clear();
-  const size_t tiles_at = Stage(std::span<const ChunkTile>(tiles_));
-  const size_t tensors_at = Stage(memory.tensors);
-  const size_t steps_at = Stage(args.steps);
-  const size_t means_at = Stage(std::span<const float>(mean_squares_));
-  MNEMO_ASSIGN_OR_RETURN(const std::byte* const tables, UploadStaged());
-  const MnemosyneStepTables on_device = {
-      .tiles = reinterpret_cast<const ChunkTile*>(tables + tiles_at),
-      .tensors = reinterpret_cast<const MnemosyneTensor*>(tables + tensors_at),
-      .steps = reinterpret_cast<const MnemosyneTensorStep*>(tables + steps_at),
-      .mean_squares = reinterpret_cast<const float*>(tables + means_at),
-      .tile_count = tiles_.size()};
+  staging_.Clear();
+  const size_t tiles_at = staging_.Add(tiles_);
+  const size_t tensors_at = staging_.Add(memory.tensors);
+  const size_t steps_at = staging_.Add(args.steps);
+  const size_t means_at = staging_.Add(mean_squares_);
+  MNEMO_RETURN_IF_ERROR(staging_.Upload(backend_));
+  const MnemosyneStepTables on_device = {.tiles = staging_.At<ChunkTile>(tiles_at),
+                                         .tensors = staging_.At<MnemosyneTensor>(tensors_at),
+                                         .steps = staging_.At<MnemosyneTensorStep>(steps_at),
+                                         .mean_squares = staging_.At<float>(means_at),
+                                         .tile_count = tiles_.size()};
 
   const unsigned scratch_blocks = kScratchBlocksPerProcessor * processors_;
   Places places;
   const size_t sums_at = places.Take<double>(tiles_.size() * kTileChunks);
   const size_t capped_at = places.Take<uint32_t>(tiles_.size() * kTileChunks);
   const size_t results_at = places.Take<TileResult>(tiles_.size());
-  MNEMO_ASSIGN_OR_RETURN(std::byte* const space, Reserve(space_, places.end()));
+  MNEMO_ASSIGN_OR_RETURN(std::byte* const space, space_.Get(backend_, places.end()));
   MNEMO_ASSIGN_OR_RETURN(
       std::byte* const scratch,
-      Reserve(scratch_, scratch_blocks * StepScratchCount(args.model.sizes) * sizeof(float)));
+      scratch_.Get(backend_, scratch_blocks * StepScratchCount(args.model.sizes) * sizeof(float)));
   const MnemosyneStepSpace step_space = {
       .square_sums = reinterpret_cast<double*>(space + sums_at),
       .capped = reinterpret_cast<uint32_t*>(space + capped_at),

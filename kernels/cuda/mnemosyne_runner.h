@@ -5,12 +5,12 @@
 #include <cuda_runtime_api.h>
 
 #include <cstddef>
-#include <span>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "kernels/backend.h"
 #include "kernels/cuda/mnemosyne_tables.h"
+#include "kernels/cuda/staging.h"
 #include "kernels/mnemosyne_step.h"
 
 namespace mnemosyne::kernels::cuda {
@@ -27,18 +27,8 @@ class MnemosyneRunner {
   absl::Status Step(const MnemosyneStepArgs& args);
 
  private:
-  // Device memory of at least `size` bytes, kept for the next call.
-  absl::StatusOr<std::byte*> Reserve(Buffer& buffer, size_t size);
-
   // Appends the tiles of a parameter to tiles_.
   void AddTiles(const MnemosyneMemory& memory, size_t tensor, size_t taking);
-
-  // Appends `items` to staging_, aligned; returns their place.
-  template <typename T>
-  size_t Stage(std::span<const T> items);
-
-  // Copies staging_ to the device.
-  absl::StatusOr<const std::byte*> UploadStaged();
 
   Backend& backend_;
   const cudaStream_t stream_;
@@ -49,8 +39,8 @@ class MnemosyneRunner {
   std::vector<float> mean_squares_;
   std::vector<TileSums> tile_sums_;
   std::vector<TileResult> results_;
-  std::vector<std::byte> staging_;
-  Buffer tables_, space_, scratch_;
+  Staging staging_;
+  Reserve space_, scratch_;
 };
 
 }  // namespace mnemosyne::kernels::cuda

@@ -9,17 +9,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "kernels/cuda/device_functions.h"
 #include "kernels/mnemosyne_sizes.h"
-
-#ifdef __CUDACC__
-#define MNEMOSYNE_DEVICE __device__ __forceinline__
-#define MNEMOSYNE_ANYWHERE __host__ __device__
-#define MNEMOSYNE_UNROLL_ALL _Pragma("unroll")
-#else
-#define MNEMOSYNE_DEVICE inline
-#define MNEMOSYNE_ANYWHERE inline
-#define MNEMOSYNE_UNROLL_ALL
-#endif
 
 namespace mnemosyne::kernels::cuda {
 

@@ -7,119 +7,17 @@
 #include "kernels/cpu/instruction_set.h"
 #include "kernels/reference/coordinate_reference.h"
 #include "tests/kernels/backend_param.h"
-#include "tests/testing/random_floats.h"
+#include "tests/kernels/coordinate_example.h"
 
 namespace mnemosyne::kernels {
 namespace {
-
-CoordinateSizes MakeSizes(size_t key, size_t value, size_t heads, size_t hidden,
-                          FeatureMapShape shape, size_t features, bool bias = false) {
-  return {.key_width = key,
-          .value_width = value,
-          .heads = heads,
-          .map = {shape, key, features, 0.5F, 0.01F},
-          .map_bias = bias,
-          .hidden = hidden};
-}
-
-const CoordinateSizes kUsual = MakeSizes(4, 4, 2, 24, FeatureMapShape::kExponential, 4);
-const CoordinateSizes kAllSizes[] = {
-    kUsual,
-    MakeSizes(3, 5, 1, 7, FeatureMapShape::kExponential, 6, true),
-    MakeSizes(1, 1, 1, 1, FeatureMapShape::kRelu, 1),
-    MakeSizes(32, 32, 8, 64, FeatureMapShape::kRelu, 32),
-    MakeSizes(2, 3, 3, 17, FeatureMapShape::kHyperbolic, 6),
-    MakeSizes(5, 2, 2, 9, FeatureMapShape::kElu, 5),
-    MakeSizes(2, 4, 2, 24, FeatureMapShape::kDpfp, 12),
-};
-
-std::string Describe(const CoordinateSizes& sizes) {
-  return fmt::format("map {}, {} heads, {} hidden", static_cast<int>(sizes.map.shape), sizes.heads,
-                     sizes.hidden);
-}
-
-// A step with all that it needs, on the host.
-struct Example {
-  CoordinateModel model;
-  std::vector<Segment> segments;
-  std::vector<CoordinateTensor> tensors;
-  std::vector<float> told, weights;
-  std::vector<float> values, fast, slow, square, log_step, update, content, mass;
-  std::vector<double> sums;
-
-  // Tensors shorter than a tile, with and without a rest, with axes of length 1, and longer than a
-  // block; between them gaps.
-  explicit Example(const CoordinateSizes& sizes, bool large = false) {
-    model.sizes = sizes;
-    model.knobs = {.gate_cam = 0.9F,
-                   .correction = 0.8F,
-                   .eta_rise = 0.05F,
-                   .eta_smoothing = 0.2F,
-                   .eta_low = -8,
-                   .eta_high = 2,
-                   .eta_temper = 0.7F,
-                   .epsilon = 1e-5F};
-    for (size_t head = 0; head < sizes.heads; ++head) {
-      model.discounts[head] = 1 - 0.3F / static_cast<float>(1 + head);
-    }
-    size_t offset = 5;
-    std::vector<std::vector<size_t>> shapes = {
-        {}, {1}, {15}, {16}, {33}, {1, 1}, {17, 9}, {1, 40}, {40, 1}, {3, 4, 5}, {3, 1, 2, 7, 2}};
-    if (large) shapes.insert(shapes.end(), {{40000}, {300, 130}, {4, 40, 30, 20}});
-    for (const std::vector<size_t>& shape : shapes) {
-      CoordinateTensor tensor;
-      size_t count = 1;
-      for (const size_t length : shape) {
-        tensor.shape[tensor.rank++] = length;
-        count *= length;
-      }
-      const auto k = static_cast<float>(segments.size());
-      tensor.gradient_scale = segments.size() % 2 == 0 ? 1.0F : -0.3F;
-      tensor.mass_fast = 1 + 0.5F * k;
-      tensor.mass_slow = 2 + k;
-      tensor.mass_square = 2 + 3 * k;
-      tensor.prior_step = 0.01F;
-      tensors.push_back(tensor);
-      segments.push_back({offset, count});
-      offset += count + 7;
-    }
-    sums.assign(segments.size(), -1);
-    told = testing::NormalFloats(segments.size() * sizes.hidden, 1);
-    weights = testing::NormalFloats(CoordinateWeightCount(sizes), 2);
-    const float scale = 1 / std::sqrt(static_cast<float>(CoordinateInputCount(sizes)));
-    for (float& weight : weights) weight *= scale;
-    values = testing::NormalFloats(offset, 3);
-    // Sizes from 1e-6 to 1.
-    for (size_t i = 0; i < offset; ++i) values[i] *= std::pow(10.0F, -static_cast<float>(i % 7));
-    fast = testing::NormalFloats(offset, 4);
-    slow = testing::NormalFloats(offset, 5);
-    square = testing::NormalFloats(offset, 6);
-    for (size_t i = 0; i < offset; ++i) square[i] = square[i] * square[i] + fast[i] * fast[i];
-    log_step = testing::NormalFloats(offset, 7);
-    update = testing::NormalFloats(offset, 8);
-    content = testing::NormalFloats(offset * CoordinateContentCount(sizes), 9);
-    mass = testing::NormalFloats(offset * CoordinateMassCount(sizes), 10);
-    for (float& number : mass) number = std::abs(number) + 0.1F;
-  }
-
-  CoordinateStepArgs Args(bool replay = false) {
-    return {segments,      tensors,        told,        model,         weights.data(),
-            values.data(), fast.data(),    slow.data(), square.data(), log_step.data(),
-            update.data(), content.data(), mass.data(), sums,          replay};
-  }
-
-  // What a step may change.
-  std::vector<std::vector<float>> Memory() const {
-    return {values, fast, slow, square, log_step, update, content, mass};
-  }
-};
 
 class CoordinateStepTest : public BackendTest {
  protected:
   void SetUp() override {
     BackendTest::SetUp();
     if (backend_ == nullptr) return;
-    Example nothing(kUsual);
+    CoordinateExample nothing(kUsualCoordinateSizes);
     CoordinateStepArgs args = nothing.Args();
     args.segments = {};
     args.tensors = {};
@@ -131,7 +29,7 @@ class CoordinateStepTest : public BackendTest {
   }
 
   // Takes a step on the backend; what `example` holds goes to the device and back.
-  absl::Status Take(Example& example, bool replay = false) {
+  absl::Status Take(CoordinateExample& example, bool replay = false) {
     const Buffer weights = Put(example.weights);
     CoordinateStepArgs args = example.Args(replay);
     args.weights = weights.as<float>();
@@ -151,19 +49,10 @@ class CoordinateStepTest : public BackendTest {
   }
 };
 
-void ExpectNear(const std::vector<float>& actual, const std::vector<float>& expected,
-                double tolerance) {
-  ASSERT_EQ(actual.size(), expected.size());
-  for (size_t i = 0; i < actual.size(); ++i) {
-    const double scale = std::max(1.0, std::abs(static_cast<double>(expected[i])));
-    ASSERT_NEAR(actual[i], expected[i], tolerance * scale) << "element " << i;
-  }
-}
-
 TEST_P(CoordinateStepTest, MatchesReference) {
-  for (const CoordinateSizes& sizes : kAllSizes) {
+  for (const CoordinateSizes& sizes : kAllCoordinateSizes) {
     SCOPED_TRACE(Describe(sizes));
-    Example actual(sizes), expected(sizes);
+    CoordinateExample actual(sizes), expected(sizes);
     reference::CoordinateStep(expected.Args());
 
     ASSERT_OK(Take(actual));
@@ -183,7 +72,8 @@ TEST_P(CoordinateStepTest, MatchesReference) {
 }
 
 TEST_P(CoordinateStepTest, MatchesReferenceOverManyBlocks) {
-  Example actual(kUsual, /*large=*/true), expected(kUsual, /*large=*/true);
+  CoordinateExample actual(kUsualCoordinateSizes, /*large=*/true),
+      expected(kUsualCoordinateSizes, /*large=*/true);
   reference::CoordinateStep(expected.Args());
 
   ASSERT_OK(Take(actual));
@@ -193,13 +83,13 @@ TEST_P(CoordinateStepTest, MatchesReferenceOverManyBlocks) {
 }
 
 TEST_P(CoordinateStepTest, ReplaysTheSameBitsAndLeavesTheStateAlone) {
-  for (const CoordinateSizes& sizes : kAllSizes) {
+  for (const CoordinateSizes& sizes : kAllCoordinateSizes) {
     SCOPED_TRACE(Describe(sizes));
-    Example stepped(sizes);
+    CoordinateExample stepped(sizes);
     const std::vector<float> gradients = stepped.values;
     ASSERT_OK(Take(stepped));
 
-    Example replayed = stepped;
+    CoordinateExample replayed = stepped;
     replayed.values = gradients;
     ASSERT_OK(Take(replayed, /*replay=*/true));
 
@@ -209,8 +99,8 @@ TEST_P(CoordinateStepTest, ReplaysTheSameBitsAndLeavesTheStateAlone) {
 }
 
 TEST_P(CoordinateStepTest, LeavesElementsOutsideTheSegmentsAlone) {
-  const Example before(kUsual);
-  Example after(kUsual);
+  const CoordinateExample before(kUsualCoordinateSizes);
+  CoordinateExample after(kUsualCoordinateSizes);
 
   ASSERT_OK(Take(after));
 
@@ -229,12 +119,12 @@ TEST_P(CoordinateStepTest, LeavesElementsOutsideTheSegmentsAlone) {
 
 // Coordinates that know the same of their tensor decide the same, wherever they are.
 TEST_P(CoordinateStepTest, GivesACoordinateTheSameBitsWhereverItIs) {
-  Example example(kUsual);
+  CoordinateExample example(kUsualCoordinateSizes);
   example.segments = {{0, 100}};
   example.tensors.resize(1);
   example.tensors[0].rank = 1;
   example.tensors[0].shape[0] = 100;
-  example.told.resize(kUsual.hidden);
+  example.told.resize(kUsualCoordinateSizes.hidden);
   example.sums.resize(1);
   std::ranges::fill(example.values, 0.25F);
   for (auto* arena : {&example.fast, &example.slow, &example.square, &example.log_step,
@@ -257,9 +147,9 @@ TEST_P(CoordinateStepTest, StaysFiniteWithAnyFiniteGradient) {
                             std::numeric_limits<float>::lowest(),
                             1e18F,
                             1e-20F};
-  for (const CoordinateSizes& sizes : kAllSizes) {
+  for (const CoordinateSizes& sizes : kAllCoordinateSizes) {
     SCOPED_TRACE(Describe(sizes));
-    Example example(sizes);
+    CoordinateExample example(sizes);
     for (size_t step = 0; step < 4; ++step) {
       for (size_t i = 0; i < example.values.size(); ++i) {
         example.values[i] = extremes[(i + step * 3) % std::size(extremes)];
@@ -273,7 +163,7 @@ TEST_P(CoordinateStepTest, StaysFiniteWithAnyFiniteGradient) {
 }
 
 TEST_P(CoordinateStepTest, DoesNotMoveWithoutAnyGradient) {
-  Example example(kUsual);
+  CoordinateExample example(kUsualCoordinateSizes);
   for (auto* arena : {&example.values, &example.fast, &example.slow, &example.square}) {
     std::ranges::fill(*arena, 0.0F);
   }
@@ -287,49 +177,54 @@ TEST_P(CoordinateStepTest, DoesNotMoveWithoutAnyGradient) {
 
 TEST_P(CoordinateStepTest, RefusesArgumentsThatDoNotAgree) {
   const auto expect_refusal = [&](const auto& change, const char* text) {
-    Example example(kUsual);
+    CoordinateExample example(kUsualCoordinateSizes);
     CoordinateStepArgs args = example.Args();
     change(example, args);
     EXPECT_THAT(backend_->CoordinateStep(args),
                 testing::IsError(absl::StatusCode::kInvalidArgument, text));
   };
   using Args = CoordinateStepArgs;
-  expect_refusal([](Example& e, Args&) { e.model.sizes.hidden = 65; }, "hidden is 65");
-  expect_refusal([](Example& e, Args&) { e.model.sizes.heads = 9; }, "heads is 9");
-  expect_refusal([](Example& e, Args&) { e.model.sizes.key_width = 0; }, "key_width is 0");
-  expect_refusal([](Example& e, Args&) { e.model.sizes.key_width = 5; }, "has 4 inputs");
-  expect_refusal([](Example& e, Args&) { e.tensors[6].shape[1] = 8; }, "wrong shape");
-  expect_refusal([](Example& e, Args&) { e.tensors[6].shape[1] = 0; }, "wrong shape");
-  expect_refusal([](Example& e, Args&) { e.tensors[6].rank = 9; }, "wrong rank");
-  expect_refusal([](Example&, Args& a) { a.told = a.told.first(3); }, "told has 3 elements");
-  expect_refusal([](Example&, Args& a) { a.tensors = {}; }, "tensors has 0 elements");
-  expect_refusal([](Example&, Args& a) { a.weights = nullptr; }, "missing arena: weights");
+  expect_refusal([](CoordinateExample& e, Args&) { e.model.sizes.hidden = 65; }, "hidden is 65");
+  expect_refusal([](CoordinateExample& e, Args&) { e.model.sizes.heads = 9; }, "heads is 9");
+  expect_refusal([](CoordinateExample& e, Args&) { e.model.sizes.key_width = 0; },
+                 "key_width is 0");
+  expect_refusal([](CoordinateExample& e, Args&) { e.model.sizes.key_width = 5; }, "has 4 inputs");
+  expect_refusal([](CoordinateExample& e, Args&) { e.tensors[6].shape[1] = 8; }, "wrong shape");
+  expect_refusal([](CoordinateExample& e, Args&) { e.tensors[6].shape[1] = 0; }, "wrong shape");
+  expect_refusal([](CoordinateExample& e, Args&) { e.tensors[6].rank = 9; }, "wrong rank");
+  expect_refusal([](CoordinateExample&, Args& a) { a.told = a.told.first(3); },
+                 "told has 3 elements");
+  expect_refusal([](CoordinateExample&, Args& a) { a.tensors = {}; }, "tensors has 0 elements");
+  expect_refusal([](CoordinateExample&, Args& a) { a.weights = nullptr; },
+                 "missing arena: weights");
   for (float* Args::*arena : {&Args::values, &Args::fast, &Args::slow, &Args::square,
                               &Args::log_step, &Args::update, &Args::content, &Args::mass}) {
-    expect_refusal([&](Example&, Args& a) { a.*arena = nullptr; }, "missing arena");
+    expect_refusal([&](CoordinateExample&, Args& a) { a.*arena = nullptr; }, "missing arena");
   }
 }
 
 INSTANTIATE_TEST_SUITE_P(Backends, CoordinateStepTest, kAllBackends, BackendParamName);
 
-Example TakeOnCpu(const CoordinateSizes& sizes, bool large, const CpuOptions& options) {
-  Example example(sizes, large);
+CoordinateExample TakeOnCpu(const CoordinateSizes& sizes, bool large, const CpuOptions& options) {
+  CoordinateExample example(sizes, large);
   auto backend = CreateBackend("cpu", options);
   EXPECT_OK(backend);
   EXPECT_OK((*backend)->CoordinateStep(example.Args()));
   return example;
 }
 
-bool HaveSameBits(const Example& a, const Example& b) {
+bool HaveSameBits(const CoordinateExample& a, const CoordinateExample& b) {
   return a.Memory() == b.Memory() && a.sums == b.sums;
 }
 
 TEST(CoordinateStepOnCpuTest, GivesTheSameBitsWhateverTheThreads) {
   for (const cpu::KernelTable* kernels : cpu::SupportedKernels()) {
-    const Example expected = TakeOnCpu(kUsual, true, {.threads = 1, .isa = kernels->name});
+    const CoordinateExample expected =
+        TakeOnCpu(kUsualCoordinateSizes, true, {.threads = 1, .isa = kernels->name});
     for (const int threads : {2, 3, 7}) {
-      EXPECT_TRUE(HaveSameBits(TakeOnCpu(kUsual, true, {.threads = threads, .isa = kernels->name}),
-                               expected))
+      EXPECT_TRUE(HaveSameBits(
+          TakeOnCpu(kUsualCoordinateSizes, true, {.threads = threads, .isa = kernels->name}),
+          expected))
           << kernels->name << ", " << threads << " threads";
     }
   }
@@ -337,7 +232,7 @@ TEST(CoordinateStepOnCpuTest, GivesTheSameBitsWhateverTheThreads) {
 
 TEST(CoordinateStepOnCpuTest, GivesTheSameBitsWithAvx2AndAvx512) {
   if (!cpu::FindKernels("avx512").ok()) GTEST_SKIP() << "no AVX-512";
-  for (const CoordinateSizes& sizes : kAllSizes) {
+  for (const CoordinateSizes& sizes : kAllCoordinateSizes) {
     EXPECT_TRUE(HaveSameBits(TakeOnCpu(sizes, false, {.threads = 1, .isa = "avx2"}),
                              TakeOnCpu(sizes, false, {.threads = 1, .isa = "avx512"})))
         << Describe(sizes);
