@@ -44,21 +44,28 @@ struct CellRows {
 
 // kOutputs outputs of x W + b for kGroups groups; rows of W are `stride` apart.
 template <size_t kGroups, size_t kOutputs>
-inline void MapOutputs(const float* w, const float* b, size_t inputs, size_t stride,
-                       const CellRows& x, const CellRows& y) {
+inline void MapOutputs(const float* w, const float* b, size_t inputs, size_t stride, CellRows x,
+                       CellRows y) {
   Floats sums[kOutputs][kGroups];
+  MNEMOSYNE_UNROLL
   for (size_t k = 0; k < kOutputs; ++k) {
+    MNEMOSYNE_UNROLL
     for (size_t g = 0; g < kGroups; ++g) sums[k][g] = Splat(b == nullptr ? 0 : b[k]);
   }
   for (size_t i = 0; i < inputs; ++i) {
     Floats values[kGroups];
+    MNEMOSYNE_UNROLL
     for (size_t g = 0; g < kGroups; ++g) values[g] = Load(x.Row(g, i));
+    MNEMOSYNE_UNROLL
     for (size_t k = 0; k < kOutputs; ++k) {
       const Floats weight = Splat(w[i * stride + k]);
+      MNEMOSYNE_UNROLL
       for (size_t g = 0; g < kGroups; ++g) sums[k][g] = Fma(weight, values[g], sums[k][g]);
     }
   }
+  MNEMOSYNE_UNROLL
   for (size_t k = 0; k < kOutputs; ++k) {
+    MNEMOSYNE_UNROLL
     for (size_t g = 0; g < kGroups; ++g) Store(y.Row(g, k), sums[k][g]);
   }
 }
@@ -66,7 +73,7 @@ inline void MapOutputs(const float* w, const float* b, size_t inputs, size_t str
 // x W + b for kGroups groups; b may be null.
 template <size_t kGroups>
 inline void MapGroups(const float* w, const float* b, size_t inputs, size_t stride, size_t outputs,
-                      const CellRows& x, const CellRows& y) {
+                      CellRows x, CellRows y) {
   const auto bias = [&](size_t k) { return b == nullptr ? nullptr : b + k; };
   size_t k = 0;
   for (; k + kOutputsAtOnce <= outputs; k += kOutputsAtOnce) {
@@ -136,8 +143,8 @@ inline void BendProjection(const FeatureMapSizes& sizes, const float* x, float* 
 
 // Features phi of kGroups groups: x [inputs, 16], phi [features, 16].
 template <size_t kGroups>
-inline void GroupFeatures(const FeatureMapSizes& sizes, const MapWeights& weights,
-                          const CellRows& x, const CellRows& phi) {
+inline void GroupFeatures(const FeatureMapSizes& sizes, const MapWeights& weights, CellRows x,
+                          CellRows phi) {
   const size_t count = ProjectionCount(sizes);
   if (count > 0) {
     MapGroups<kGroups>(weights.w, weights.b, sizes.inputs, PaddedColumns(count), count, x, phi);

@@ -10,7 +10,9 @@ std::vector<const KernelTable*> SupportedKernels() {
   // The compiler's check also asks whether the operating system saves the registers.
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   if (avx2) supported.push_back(&kAvx2Kernels);
-  if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq")) {
+  const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+                      __builtin_cpu_supports("avx512vl");
+  if (avx2 && avx512) {
     supported.push_back(&kAvx512Kernels);
   }
 #endif

@@ -3,6 +3,8 @@
 //
 // Floats is 16 lanes of float32, whatever the width of a register:
 //   Floats Load(const float*), void Store(float*, Floats), Floats Splat(float)
+//   Floats LoadFirst(const float*, size_t width): the first lanes, 1 to 16, from memory; the others
+//   are 0. void StoreFirst(float*, Floats, size_t width)
 //   + - * / on lanes, Floats Sqrt(Floats), Floats Min(a, b), Floats Max(a, b), and
 //   Floats Fma(a, b, c): a * b + c, rounded once where the instruction set can
 //   Floats SelectLess(a, b, x, y): x in the lanes where a < b, else y
@@ -22,6 +24,13 @@
 #include <stdint.h>
 
 #include "kernels/cpu/kernel_table.h"
+
+// Before a short loop over an array of vectors: where g++ unrolls it late, the array is in memory.
+#if defined(__clang__)
+#define MNEMOSYNE_UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define MNEMOSYNE_UNROLL _Pragma("GCC unroll 16")
+#endif
 
 namespace mnemosyne::kernels::cpu {
 namespace {
@@ -234,8 +243,9 @@ double LionStep(const LionCoefficients& c, bool replay, size_t count, float* val
 #include "kernels/cpu/row_loops.h"
 // After what they are made of.
 #include "kernels/cpu/cell_loops.h"
-#include "kernels/cpu/mnemosyne_loops.h"
 #include "kernels/cpu/token_loops.h"
+// After these two.
+#include "kernels/cpu/mnemosyne_loops.h"
 // After what it is made of, once more.
 #include "kernels/cpu/coordinate_loops.h"
 
@@ -261,3 +271,5 @@ constexpr KernelTable MakeTable(const char* name) {
 
 }  // namespace
 }  // namespace mnemosyne::kernels::cpu
+
+#undef MNEMOSYNE_UNROLL

@@ -71,7 +71,7 @@ struct KernelTable {
 extern const KernelTable kBaselineKernels;
 #if defined(__x86_64__)
 extern const KernelTable kAvx2Kernels;    // Needs AVX2 and FMA.
-extern const KernelTable kAvx512Kernels;  // Needs AVX2, FMA, AVX-512F and AVX-512DQ.
+extern const KernelTable kAvx512Kernels;  // Needs AVX2, FMA, AVX-512F, -DQ and -VL.
 #endif
 
 }  // namespace mnemosyne::kernels::cpu

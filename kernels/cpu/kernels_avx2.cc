@@ -19,6 +19,22 @@ inline void Store(float* target, Floats x) {
   _mm256_storeu_ps(target, x.low);
   _mm256_storeu_ps(target + 8, x.high);
 }
+// All ones in those of the lanes from `first` on that are among the first `width`.
+inline __m256i FirstMask(int first, size_t width) {
+  const __m256i lanes =
+      _mm256_add_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_set1_epi32(first));
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(width)), lanes);
+}
+inline Floats LoadFirst(const float* source, size_t width) {
+  if (width == 16) return Load(source);
+  return {_mm256_maskload_ps(source, FirstMask(0, width)),
+          _mm256_maskload_ps(source + 8, FirstMask(8, width))};
+}
+inline void StoreFirst(float* target, Floats x, size_t width) {
+  if (width == 16) return Store(target, x);
+  _mm256_maskstore_ps(target, FirstMask(0, width), x.low);
+  _mm256_maskstore_ps(target + 8, FirstMask(8, width), x.high);
+}
 inline Floats Splat(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
 inline Floats operator+(Floats a, Floats b) {
   return {_mm256_add_ps(a.low, b.low), _mm256_add_ps(a.high, b.high)};

@@ -1,4 +1,4 @@
-// The loops for AVX-512F and AVX-512DQ: a vector is one register.
+// The loops for AVX-512F, AVX-512DQ and AVX-512VL: a vector is one register.
 #include <immintrin.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -14,6 +14,13 @@ struct Floats {
 
 inline Floats Load(const float* source) { return {_mm512_loadu_ps(source)}; }
 inline void Store(float* target, Floats x) { _mm512_storeu_ps(target, x.v); }
+inline __mmask16 FirstMask(size_t width) { return static_cast<__mmask16>((1U << width) - 1); }
+inline Floats LoadFirst(const float* source, size_t width) {
+  return {_mm512_maskz_loadu_ps(FirstMask(width), source)};
+}
+inline void StoreFirst(float* target, Floats x, size_t width) {
+  _mm512_mask_storeu_ps(target, FirstMask(width), x.v);
+}
 inline Floats Splat(float x) { return {_mm512_set1_ps(x)}; }
 inline Floats operator+(Floats a, Floats b) { return {_mm512_add_ps(a.v, b.v)}; }
 inline Floats operator-(Floats a, Floats b) { return {_mm512_sub_ps(a.v, b.v)}; }

@@ -33,6 +33,18 @@ inline Floats Load(const float* source) {
   return result;
 }
 inline void Store(float* target, const Floats& x) { memcpy(target, x.part, sizeof(x.part)); }
+inline Floats LoadFirst(const float* source, size_t width) {
+  if (width == 16) return Load(source);
+  float lanes[16] = {};
+  for (size_t i = 0; i < width; ++i) lanes[i] = source[i];
+  return Load(lanes);
+}
+inline void StoreFirst(float* target, const Floats& x, size_t width) {
+  if (width == 16) return Store(target, x);
+  float lanes[16];
+  Store(lanes, x);
+  for (size_t i = 0; i < width; ++i) target[i] = lanes[i];
+}
 inline Floats Splat(float x) {
   return Map([&](int) { return Float4{x, x, x, x}; });
 }

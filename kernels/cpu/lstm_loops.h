@@ -9,18 +9,6 @@ constexpr size_t kUnitsAtOnce = 1;
 #endif
 constexpr size_t kGates = 4;
 
-// The first `width` lanes from memory; the others are 0.
-inline Floats LoadFirst(const float* source, size_t width) {
-  return width == kLanes ? Load(source) : Load(Tail(source, width).lanes);
-}
-
-inline void StoreFirst(float* target, Floats x, size_t width) {
-  if (width == kLanes) return Store(target, x);
-  Tail tail(target, 0);
-  Store(tail.lanes, x);
-  tail.CopyTo(target, width);
-}
-
 // Up to 16 elements at work.
 struct LstmTile {
   const LstmSizes& sizes;

@@ -150,9 +150,8 @@ inline Floats Clamped(Floats gradient, Floats scale) {
 
 // 1 / root(s), 0 where nothing was seen.
 inline Floats InverseRoot(Floats square, Floats floor) {
-  const Floats zero = Splat(0), one = Splat(1);
-  const Floats safe = SelectLess(zero, square, square, one);
-  return SelectLess(zero, square, one / (Sqrt(safe) + floor), zero);
+  const Floats zero = Splat(0);
+  return SelectLess(zero, square, Splat(1) / (Sqrt(square) + floor), zero);
 }
 
 // What an update is made with.
@@ -272,6 +271,7 @@ struct ChunkWork {
         const float *const squares = x.At(x.square, cell), *const slows = x.At(x.slow, cell);
         float* const smooth_at = smooths + cell * x.stride;
         Floats sums[kSize];
+        MNEMOSYNE_UNROLL
         for (size_t k = 0; k < kSize; ++k) sums[k] = Splat(0);
         for (size_t i = 0; i < x.stride; i += kLanes) {
           const Floats g = Clamped(Load(values + i), scale), old = Load(fasts + i);
@@ -313,9 +313,11 @@ struct ChunkWork {
   void AverageSums(float* means) const {
     const Floats share = Splat(1 / static_cast<float>(x.count));
     Floats all[kCellSumCount];
+    MNEMOSYNE_UNROLL
     for (size_t k = 0; k < kCellSumCount; ++k) all[k] = Splat(0);
     for (size_t group = 0; group < groups; ++group) {
       const float* const sums = Sums(group);
+      MNEMOSYNE_UNROLL
       for (size_t k = 0; k < kCellSumCount; ++k) {
         all[k] = Fma(share, Load(sums + k * kLanes), all[k]);
       }
@@ -334,11 +336,13 @@ struct ChunkWork {
     const CellRows rows = Rows(layout.features, kCellFeatureCount), tokens = Tokens(group);
     for (size_t g = 0; g < kGroups; ++g) {
       Floats sums[kCellSumCount], features[kCellFeatureCount];
+      MNEMOSYNE_UNROLL
       for (size_t k = 0; k < kCellSumCount; ++k) sums[k] = Load(Sums(group + g) + k * kLanes);
       Statistics(sums, least, features);
       const Floats size = sums[kSize];
       features[9] = LogRatio(sums[kSquare], size * Splat(choice.mean_square), least);
       features[10] = LogRatio(sums[kSlow2], size * Splat(mean_slow2), least);
+      MNEMOSYNE_UNROLL
       for (size_t k = 0; k < kCellFeatureCount; ++k) Store(rows.Row(g, k), features[k]);
     }
     const size_t width = sizes.cell_width;
@@ -415,16 +419,19 @@ struct ChunkWork {
   template <size_t kGroups, size_t kFeatures>
   void AddContent(const CellRows& keys, size_t m, const float* rows, float* content) const {
     Floats sums[kFeatures];
+    MNEMOSYNE_UNROLL
     for (size_t k = 0; k < kFeatures; ++k) sums[k] = Load(content + k * layout.columns);
     for (size_t g = 0; g < kGroups; ++g) {
       const float* const key = keys.Row(g, m);
       for (size_t c = 0; c < kLanes; ++c) {
         const Floats value = Load(rows + (g * kLanes + c) * kLanes);
+        MNEMOSYNE_UNROLL
         for (size_t k = 0; k < kFeatures; ++k) {
           sums[k] = Fma(Splat(key[k * kLanes + c]), value, sums[k]);
         }
       }
     }
+    MNEMOSYNE_UNROLL
     for (size_t k = 0; k < kFeatures; ++k) Store(content + k * layout.columns, sums[k]);
   }
 
@@ -463,13 +470,16 @@ struct ChunkWork {
     for (size_t first = 0; first < columns; first += kLanes) {
       const Floats bias = Load(map.b + first);
       Floats sums[kFeatures];
+      MNEMOSYNE_UNROLL
       for (size_t k = 0; k < kFeatures; ++k) sums[k] = Splat(Mass()[m + k]) * bias;
       for (size_t d = 0; d < sizes.cell_width; ++d) {
         const Floats row = Load(map.w + d * columns + first);
+        MNEMOSYNE_UNROLL
         for (size_t k = 0; k < kFeatures; ++k) {
           sums[k] = Fma(Splat(content[k * columns + d]), row, sums[k]);
         }
       }
+      MNEMOSYNE_UNROLL
       for (size_t k = 0; k < kFeatures; ++k) Store(merged + k * columns + first, sums[k]);
     }
   }
@@ -498,30 +508,44 @@ struct ChunkWork {
     }
     MapGroups<kGroups>(weights.expand.w, weights.expand.b, width, PaddedColumns(hidden_width),
                        hidden_width, tokens, hidden);
-    for (size_t g = 0; g < kGroups; ++g) FinishCells(group + g, tokens, hidden, g);
+    FinishCells<kGroups>(group, tokens, hidden);
   }
 
-  // Gains of a group's cells, and its part of the sums over tokens and hidden rows.
-  void FinishCells(size_t group, const CellRows& tokens, const CellRows& hidden, size_t g) const {
+  // Gains of a tile's cells, and its part of the sums over tokens and hidden rows.
+  template <size_t kGroups>
+  void FinishCells(size_t group, const CellRows& tokens, const CellRows& hidden) const {
     const size_t width = sizes.cell_width, stride = PaddedColumns(1);
     const DenseWeights& map = weights.folds.cell_gain;
-    const size_t cells = CellsOf(group);
-    const Floats mask = FirstLanes(cells);
-    float* const sums = scratch + layout.token_sums;
-    Floats gain = Splat(map.b[0]);
+    const Floats mask = FirstLanes(CellsOf(group + kGroups - 1));  // Only the last may be partial.
+    Floats gains[kGroups];
+    MNEMOSYNE_UNROLL
+    for (size_t g = 0; g < kGroups; ++g) gains[g] = Splat(map.b[0]);
+    // Adds row k of what tokens and hidden rows are together.
+    const auto add = [&](size_t k, const Floats(&values)[kGroups]) {
+      const Floats weight = Splat(map.w[k * stride]);
+      float* const at_sum = scratch + layout.token_sums + k * kLanes;
+      Floats sum = Load(at_sum);
+      for (size_t g = 0; g < kGroups; ++g) {
+        gains[g] = Fma(weight, values[g], gains[g]);
+        sum = g + 1 < kGroups ? sum + values[g] : Fma(values[g], mask, sum);
+      }
+      Store(at_sum, sum);
+    };
+    Floats values[kGroups];
     for (size_t d = 0; d < width; ++d) {
-      const Floats value = Load(tokens.Row(g, d));
-      gain = Fma(Splat(map.w[d * stride]), value, gain);
-      Store(sums + d * kLanes, Fma(value, mask, Load(sums + d * kLanes)));
+      MNEMOSYNE_UNROLL
+      for (size_t g = 0; g < kGroups; ++g) values[g] = Load(tokens.Row(g, d));
+      add(d, values);
     }
     for (size_t k = 0; k < sizes.cell_hidden; ++k) {
-      const Floats value = Max(Load(hidden.Row(g, k)), Splat(0));
-      gain = Fma(Splat(map.w[(width + k) * stride]), value, gain);
-      float* const sum = sums + (width + k) * kLanes;
-      Store(sum, Fma(value, mask, Load(sum)));
+      MNEMOSYNE_UNROLL
+      for (size_t g = 0; g < kGroups; ++g) values[g] = Max(Load(hidden.Row(g, k)), Splat(0));
+      add(width + k, values);
     }
-    const Floats log_gain = Splat(knobs.gate_cell_gain * kLogGainRange) * Tanh(gain);
-    StoreFirst(at.gains + group * kLanes, Exp(log_gain), cells);
+    for (size_t g = 0; g < kGroups; ++g) {
+      const Floats log_gain = Splat(knobs.gate_cell_gain * kLogGainRange) * Tanh(gains[g]);
+      StoreFirst(at.gains + (group + g) * kLanes, Exp(log_gain), CellsOf(group + g));
+    }
   }
 
   // Level 1; the means of tokens and of the hidden rows to `means` [w + cell_hidden], padded.
@@ -684,8 +708,10 @@ struct BatchWork {
     for (size_t k = 0; k < kCellSumCount; k += 4) {
       TransposeFour(Means(0) + k, kLanes, lanes + k * kLanes);
     }
+    MNEMOSYNE_UNROLL
     for (size_t k = 0; k < kCellSumCount; ++k) sums[k] = Load(lanes + k * kLanes);
     Statistics(sums, Load(least), features);
+    MNEMOSYNE_UNROLL
     for (size_t k = 0; k < kChunkStatisticCount; ++k) Store(lanes + k * kLanes, features[k]);
     Store(lanes + kChunkStatisticCount * kLanes,
           LogRatio(Load(old_mean_squares), Load(tensors), Load(least)));
@@ -834,17 +860,17 @@ void MnemosyneContext(const MnemosyneModel& model, size_t count, const float* to
   const size_t features = sizes.context_map.features, head_size = 2 * key + width;
   constexpr size_t kWidth = kMnemosyneWidthMax;
   constexpr size_t kJoined = 6 * kWidth;
-  alignas(64) float inputs_data[kTokensAtOnce * 2 * kWidth];
+  float rest[kTokensAtOnce * 2 * kWidth];
   alignas(64) float joined_data[kTokensAtOnce * kJoined];
   alignas(64) float phi_data[kTokensAtOnce * kWidth];
-  const TokenRows inputs = {inputs_data, 2 * kWidth}, joined = {joined_data, kJoined};
-  const TokenRows phi = {phi_data, kWidth};
+  const TokenRows joined = {joined_data, kJoined}, phi = {phi_data, kWidth};
   for (size_t first = 0; first < count; first += kTokensAtOnce) {
     const size_t here = count - first < kTokensAtOnce ? count - first : kTokensAtOnce;
-    for (size_t r = 0; r < kTokensAtOnce; ++r) {
-      for (size_t i = 0; i < token; ++i) {
-        inputs.Row(r)[i] = r < here ? tokens[(first + r) * token + i] : 0;
-      }
+    TokenRows inputs = {const_cast<float*>(tokens) + first * token, token};
+    if (here < kTokensAtOnce) {
+      for (size_t i = 0; i < here * token; ++i) rest[i] = inputs.data[i];
+      for (size_t i = here * token; i < kTokensAtOnce * token; ++i) rest[i] = 0;
+      inputs.data = rest;
     }
     MapTokens(model.weights.context_heads, token, 2 * head_size, inputs, joined);
     for (size_t head = 0; head < 2; ++head) {

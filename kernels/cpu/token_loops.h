@@ -18,29 +18,36 @@ struct TokenRows {
 // kVectors vectors of columns of x W + b; rows of W are `w_stride` apart.
 template <size_t kVectors>
 inline void MapTokenColumns(const float* w, const float* b, size_t inputs, size_t w_stride,
-                            const TokenRows& x, const TokenRows& y) {
+                            TokenRows x, TokenRows y) {
   Floats sums[kTokensAtOnce][kVectors];
+  MNEMOSYNE_UNROLL
   for (size_t r = 0; r < kTokensAtOnce; ++r) {
+    MNEMOSYNE_UNROLL
     for (size_t v = 0; v < kVectors; ++v) {
       sums[r][v] = b == nullptr ? Splat(0) : Load(b + v * kLanes);
     }
   }
   for (size_t i = 0; i < inputs; ++i) {
     Floats weights[kVectors];
+    MNEMOSYNE_UNROLL
     for (size_t v = 0; v < kVectors; ++v) weights[v] = Load(w + i * w_stride + v * kLanes);
+    MNEMOSYNE_UNROLL
     for (size_t r = 0; r < kTokensAtOnce; ++r) {
       const Floats value = Splat(x.Row(r)[i]);
+      MNEMOSYNE_UNROLL
       for (size_t v = 0; v < kVectors; ++v) sums[r][v] = Fma(value, weights[v], sums[r][v]);
     }
   }
+  MNEMOSYNE_UNROLL
   for (size_t r = 0; r < kTokensAtOnce; ++r) {
+    MNEMOSYNE_UNROLL
     for (size_t v = 0; v < kVectors; ++v) Store(y.Row(r) + v * kLanes, sums[r][v]);
   }
 }
 
 // x W + b of kTokensAtOnce rows, padded; b may be null.
-inline void MapTokens(const float* w, const float* b, size_t inputs, size_t outputs,
-                      const TokenRows& x, const TokenRows& y) {
+inline void MapTokens(const float* w, const float* b, size_t inputs, size_t outputs, TokenRows x,
+                      TokenRows y) {
   const size_t stride = PaddedColumns(outputs);
   const auto bias = [&](size_t k) { return b == nullptr ? nullptr : b + k; };
   size_t k = 0;
@@ -54,13 +61,14 @@ inline void MapTokens(const float* w, const float* b, size_t inputs, size_t outp
   }
 }
 
-inline void MapTokens(const DenseWeights& weights, size_t inputs, size_t outputs,
-                      const TokenRows& x, const TokenRows& y) {
+inline void MapTokens(const DenseWeights& weights, size_t inputs, size_t outputs, TokenRows x,
+                      TokenRows y) {
   MapTokens(weights.w, weights.b, inputs, outputs, x, y);
 }
 
 // In place, up to the padding.
 inline void TanhTokens(size_t count, const TokenRows& x) {
+  MNEMOSYNE_UNROLL
   for (size_t r = 0; r < kTokensAtOnce; ++r) {
     for (size_t i = 0; i < count; i += kLanes) Store(x.Row(r) + i, Tanh(Load(x.Row(r) + i)));
   }
@@ -70,6 +78,7 @@ inline void TanhTokens(size_t count, const TokenRows& x) {
 inline void BoundTokens(size_t width, const TokenRows& x, float (&halves)[kTokensAtOnce]) {
   alignas(64) float sums[kTokensAtOnce];
   Floats squares[kTokensAtOnce];
+  MNEMOSYNE_UNROLL
   for (size_t r = 0; r < kTokensAtOnce; ++r) {
     squares[r] = Splat(0);
     for (size_t i = 0; i < width; i += kLanes) {
@@ -78,6 +87,7 @@ inline void BoundTokens(size_t width, const TokenRows& x, float (&halves)[kToken
     }
   }
   SumLanes(squares[0], squares[1], squares[2], squares[3], sums);
+  MNEMOSYNE_UNROLL
   for (size_t r = 0; r < kTokensAtOnce; ++r) {
     const Floats square = Splat(sums[r]), above = square + Splat(1);
     const Floats factor = Splat(1) / Sqrt(above);
@@ -96,6 +106,7 @@ inline void TokenFeatures(const FeatureMapSizes& sizes, const MapWeights& weight
   if (sizes.shape == FeatureMapShape::kExponential) {
     MapTokens(weights.w, weights.b, sizes.inputs, sizes.features, x, phi);
     const Floats scale = Splat(sizes.scale);
+    MNEMOSYNE_UNROLL
     for (size_t r = 0; r < kTokensAtOnce; ++r) {
       for (size_t k = 0; k < sizes.features; k += kLanes) {
         float* const at = phi.Row(r) + k;
