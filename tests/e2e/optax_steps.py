@@ -1,9 +1,10 @@
 """Takes steps with Optax, from and to tensors in a file; run in meta-training's environment.
 
-usage: python optax_steps.py OPTIMIZER FIRST_STEP LAST_STEP INPUT OUTPUT
+usage: python optax_steps.py FIRST_STEP LAST_STEP INPUT OUTPUT
 
-The files are of numpy.savez: `p<i>` are the parameters, `<slot>/<i>` the tensors of the daemon's
-state, `step` how many steps it has. An input without `step` begins anew.
+The files are of numpy.savez: for each optimizer `<name>:p<i>` are the parameters,
+`<name>:<slot>/<i>` the tensors of the daemon's state, `<name>:step` how many steps it has. An input
+without `step` begins anew.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import optax
 MODULE = Path(__file__).parents[2] / "client/python/src/mnemosyne_client/optax_state.py"
 SLOTS = {"sgd": ["momentum_buffer"], "adam": ["exp_avg", "exp_avg_sq"]}
 SLOTS |= {"adamw": SLOTS["adam"], "lion": ["exp_avg"]}
+LEAVES = 3
 TRANSFORMATIONS = {
     "sgd": optax.sgd(0.05, momentum=0.9),
     "adam": optax.adam(0.05),
@@ -57,14 +59,10 @@ class PlainState:
         return views
 
 
-def main():
-    """Runs the steps."""
-    name, first, last, source, target = sys.argv[1:]
-    module = load_module()
-    given = np.load(source)
+def run(module, name, first, last, given):
+    """Takes one optimizer's steps; returns what is left of them."""
     # A tree with dicts in it, whose keys JAX sorts.
-    count = sum(key.startswith("p") for key in given)
-    leaves = [given[f"p{i}"] for i in range(count)]
+    leaves = [given[f"p{i}"] for i in range(LEAVES)]
     params = {"body": {"a": leaves[0], "b": leaves[1]}, "head": [leaves[2]]}
     transformation = TRANSFORMATIONS[name]
     opt_state = transformation.init(params)
@@ -73,17 +71,32 @@ def main():
         for (slot, parameter), values in state.tensors().items():
             values[...] = given[f"{slot}/{parameter}"]
         opt_state = module.state_to_optax(state, opt_state)
-    for step in range(int(first), int(last) + 1):
+    for step in range(first, last + 1):
         rng = np.random.default_rng(step)
-        flat = module.leaves_of(params)
-        noisy = [(np.asarray(p) + rng.normal(size=p.shape)).astype(np.float32) for p in flat]
+        noisy = [
+            (np.asarray(p) + rng.normal(size=p.shape)).astype(np.float32)
+            for p in module.leaves_of(params)
+        ]
         gradients = {"body": {"a": noisy[0], "b": noisy[1]}, "head": [noisy[2]]}
         updates, opt_state = transformation.update(gradients, opt_state, params)
         params = optax.apply_updates(params, updates)
-    module.state_from_optax(opt_state, state, int(last))
+    module.state_from_optax(opt_state, state, last)
     tensors = {f"{slot}/{i}": values for (slot, i), values in state.tensors().items()}
     flat = {f"p{i}": np.asarray(p) for i, p in enumerate(module.leaves_of(params))}
-    np.savez(target, step=np.int64(state.header.step), **tensors, **flat)
+    return {"step": np.int64(state.header.step), **tensors, **flat}
+
+
+def main():
+    """Runs the steps of all optimizers."""
+    first, last, source, target = sys.argv[1:]
+    module = load_module()
+    file = np.load(source)
+    results = {}
+    for name in TRANSFORMATIONS:
+        given = {key.split(":")[1]: file[key] for key in file if key.startswith(f"{name}:")}
+        result = run(module, name, int(first), int(last), given)
+        results |= {f"{name}:{key}": value for key, value in result.items()}
+    np.savez(target, **results)
 
 
 if __name__ == "__main__":

@@ -39,18 +39,23 @@ needs_optax = pytest.mark.skipif(
 )
 
 
-def run_optax(name: str, first: int, last: int, values: dict, folder: Path) -> dict:
+def run_optax(first: int, last: int, jobs: dict[str, dict], folder: Path) -> dict[str, dict]:
+    """Takes steps with all of Optax's optimizers, from and to values by their names."""
     source, target = folder / "in.npz", folder / "out.npz"
-    np.savez(source, **values)
+    np.savez(source, **{f"{name}:{key}": v for name, job in jobs.items() for key, v in job.items()})
     program = Path(__file__).with_name("optax_steps.py")
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     subprocess.run(
-        [optax_python(), program, name, str(first), str(last), source, target],
+        [optax_python(), program, str(first), str(last), source, target],
         check=True,
         env={**environment, "JAX_PLATFORMS": "cpu"},
     )
+    results: dict[str, dict] = {name: {} for name in jobs}
     with np.load(target) as file:
-        return dict(file)
+        for key, values in file.items():
+            name, rest = key.split(":")
+            results[name][rest] = values
+    return results
 
 
 def part_of(name: str, tensors: dict, count: int):
@@ -85,35 +90,42 @@ def take_steps(job: Job, steps: int) -> None:
 
 
 @needs_optax
-@pytest.mark.parametrize("name", DAEMON)
-def test_comes_from_optax_and_goes_back_with_the_same_continuation(tcp_client, tmp_path, name):
+def test_comes_from_optax_and_goes_back_with_the_same_continuation(tcp_client, tmp_path):
     start = {f"p{i}": np.ones(shape, np.float32) for i, shape in enumerate(SHAPES)}
-    whole = run_optax(name, 1, 18, start, tmp_path)
-    first = run_optax(name, 1, 6, start, tmp_path)
+    whole = run_optax(1, 18, dict.fromkeys(DAEMON, start), tmp_path)
+    first = run_optax(1, 6, dict.fromkeys(DAEMON, start), tmp_path)
 
-    job = make_job(tcp_client, name)
+    middle = {name: continue_here(tcp_client, name, values) for name, values in first.items()}
+
+    last = run_optax(13, 18, middle, tmp_path)
+    for name in DAEMON:
+        for i in range(len(SHAPES)):
+            np.testing.assert_allclose(
+                last[name][f"p{i}"], whole[name][f"p{i}"], rtol=2e-5, atol=2e-6, err_msg=name
+            )
+
+
+def continue_here(client, name: str, values: dict) -> dict:
+    """Takes steps 7 to 12 in the daemon."""
+    job = make_job(client, name)
     tensors = {
-        (slot, i): first[f"{slot}/{i}"] for slot in slots_of(name) for i in range(len(SHAPES))
+        (slot, i): values[f"{slot}/{i}"] for slot in slots_of(name) for i in range(len(SHAPES))
     }
     state = state_from_optax(
-        part_of(name, tensors, 6), tcp_client.export_state(job.session), int(first["step"])
+        part_of(name, tensors, 6), client.export_state(job.session), int(values["step"])
     )
-    tcp_client.import_state(job.session, state)
+    client.import_state(job.session, state)
     job.step = 6
-    job.parameters = [first[f"p{i}"].copy() for i in range(len(SHAPES))]
+    job.parameters = [values[f"p{i}"].copy() for i in range(len(SHAPES))]
     take_steps(job, 6)
-
-    exported = tcp_client.export_state(job.session)
+    exported = client.export_state(job.session)
     assert exported.header.step == 12
-    middle = {f"p{i}": p for i, p in enumerate(job.parameters)} | {"step": np.int64(12)}
-    for (slot, i), values in exported.tensors().items():
+    client.delete_session(job.session)
+    results = {f"p{i}": p for i, p in enumerate(job.parameters)} | {"step": np.int64(12)}
+    for (slot, i), tensor in exported.tensors().items():
         if slot in slots_of(name):
-            middle[f"{slot}/{i}"] = values
-    last = run_optax(name, 13, 18, middle, tmp_path)
-    tcp_client.delete_session(job.session)
-
-    for i in range(len(SHAPES)):
-        np.testing.assert_allclose(last[f"p{i}"], whole[f"p{i}"], rtol=2e-5, atol=2e-6)
+            results[f"{slot}/{i}"] = tensor
+    return results
 
 
 @pytest.mark.parametrize("name", DAEMON)
