@@ -4,6 +4,7 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdlib>
 #include <map>
@@ -37,15 +38,14 @@ class Plan {
     Action action;
     {
       const std::lock_guard lock(mutex_);
-      if (log_ >= 0 && seen_.emplace(name).second) {
-        const std::string line = std::string(name) + "\n";
-        if (::write(log_, line.data(), line.size()) < 0) log_ = -1;
-      }
+      if (seen_.emplace(name).second) Tell(std::string(name));
       const auto found = actions_.find(name);
       if (found == actions_.end()) return 0;
       const int pass = ++passes_[found->first];
       action = found->second;
       if (action.pass != 0 && action.pass != pass) return 0;
+      if (action.pass == 0 && action.kind == Action::Kind::kKill && pass > 1) return 0;
+      if (pass == std::max(action.pass, 1)) Tell("met " + std::string(name));
     }
     switch (action.kind) {
       case Action::Kind::kKill:
@@ -62,6 +62,12 @@ class Plan {
   }
 
  private:
+  // A line of the log; in one write, so that lines of two daemons do not mix.
+  void Tell(std::string line) {
+    line += '\n';
+    if (log_ >= 0 && ::write(log_, line.data(), line.size()) < 0) log_ = -1;
+  }
+
   void Parse(const std::string& text) {
     std::istringstream entries(text);
     for (std::string entry; std::getline(entries, entry, ';');) {

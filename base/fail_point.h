@@ -7,7 +7,8 @@
 //   error:N    the operation fails with that errno;
 // and after an `@` which pass through the point it is, from 1; without it kill means the first
 // pass, delay and error mean every one. MNEMOSYNE_FAIL_POINT_LOG names a file to which each point
-// that is passed for the first time appends its name.
+// that is passed for the first time appends its name, and `met` and its name when what is asked for
+// happens there first.
 //
 // In other builds FAIL_POINT is 0, and the name is not even evaluated.
 #pragma once

@@ -1,10 +1,13 @@
 #!/usr/bin/env bash
-# Puts a daemon under mixed load for a time: sessions come, step, are killed off, leave memory and
-# come back. Fails if its resident memory, file descriptors or threads grow after the warm-up.
+# Puts a daemon under mixed load for a time: sessions of all optimizers come, step, break off, leave
+# memory and come back. Fails if the mean of its resident memory, file descriptors or threads in the
+# last third is 1 % above that of the third before.
 #
-# usage: scripts/soak.sh --minutes N [--report FILE]
+# usage: scripts/soak.sh --minutes N [--report FILE] [--plot FILE]
+#   --report   where the report goes, in Markdown (default: standard output)
+#   --plot     where a plot over time goes, as SVG
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export MNEMOSYNED="${MNEMOSYNED:-$PWD/build/dev/bin/mnemosyned}"
 PYTHONPATH="$PWD/tests/e2e:$PWD/client/python/src${PYTHONPATH:+:$PYTHONPATH}" \
-  exec .venv/bin/python tests/e2e/soak_report.py "$@"
+  exec "${PYTHON:-.venv/bin/python}" tests/e2e/soak_report.py "$@"

@@ -1,6 +1,7 @@
 #include "mnemosyne/optimize_stream.h"
 
 #include <algorithm>
+#include <random>
 #include <utility>
 
 #include "base/error.h"
@@ -12,7 +13,7 @@
 #include "client/cpp/step_reader.h"
 #include "client/cpp/step_writer.h"
 #include "client/cpp/stream_impl.h"
-#include "mnemosyne/v1/optimizer_service.pb.h"
+#include "mnemosyne/v1/optimizer_service.grpc.pb.h"
 #include "proto/codec/frame_writer.h"
 
 namespace mnemosyne {
@@ -48,7 +49,9 @@ OptimizeStream::Impl::Impl(std::string target, Credentials credentials, std::str
       session_(std::move(session)),
       token_(std::move(token)),
       element_counts_(std::move(element_counts)),
-      options_(std::move(options)) {}
+      options_(std::move(options)),
+      stream_id_((uint64_t{std::random_device()()} << 32 | std::random_device()()) | 1),
+      replay_(options_.replay_bytes, options_.replay_folder) {}
 
 OptimizeStream::Impl::~Impl() {
   {
@@ -78,6 +81,7 @@ absl::Status OptimizeStream::Impl::Open() {
 
 absl::Status OptimizeStream::Impl::Connect(Time deadline) {
   if (!channel_) channel_ = MakeChannel(target_, credentials_);
+  MNEMO_RETURN_IF_ERROR(CheckNotSuperseded(deadline));
   v1::OpenStream open;
   open.set_session(session_);
   open.set_token(token_);
@@ -86,7 +90,10 @@ absl::Status OptimizeStream::Impl::Connect(Time deadline) {
   open.set_update_encoding(static_cast<v1::DataType>(options_.update_encoding));
   open.set_accept_loss(options_.accept_loss);
   open.set_checksums(options_.checksums);
+  open.set_stream_id(stream_id_);
+  open.set_attempt(++attempts_);
 
+  ++blind_opens_;
   stream_ = std::make_unique<RawStream>(channel_, kMethod, kInboxMax, CallMetadata(credentials_));
   const auto answer_end = std::min(deadline, steady_clock::now() + options_.open_timeout);
   grpc::ByteBuffer answer;
@@ -99,9 +106,34 @@ absl::Status OptimizeStream::Impl::Connect(Time deadline) {
                                                     : ProtocolViolation("no answer to open");
   } else if (absl::IsDeadlineExceeded(status) && !HasReason(status)) {
     status = Unavailable("the daemon did not answer the opening of a stream in time");
+    channel_.reset();
   }
   if (!status.ok()) Drop(status);
   return status;
+}
+
+absl::Status OptimizeStream::Impl::CheckNotSuperseded(Time deadline) {
+  if (open_count_ == 0) return absl::OkStatus();
+  v1::GetSessionRequest request;
+  request.set_name(session_);
+  v1::GetSessionResponse response;
+  grpc::ClientContext context;
+  for (const auto& [key, value] : CallMetadata(credentials_)) context.AddMetadata(key, value);
+  const auto now = steady_clock::now();
+  context.set_deadline(std::chrono::system_clock::now() +
+                       std::min<steady_clock::duration>(deadline - now, options_.open_timeout));
+  absl::Status status =
+      FromGrpc(v1::OptimizerService::NewStub(channel_)->GetSession(&context, request, &response));
+  if (absl::IsDeadlineExceeded(status) && !HasReason(status)) {
+    status = Unavailable("the daemon did not tell in time who holds the session");
+    channel_.reset();
+  }
+  MNEMO_RETURN_IF_ERROR(status);
+  if (response.session().epoch() <= epoch_ + blind_opens_) return absl::OkStatus();
+  fatal_ = WithReason(MakeError(absl::StatusCode::kAborted,
+                                "somebody else has held the session since this stream broke"),
+                      "SUPERSEDED");
+  return fatal_;
 }
 
 absl::Status OptimizeStream::Impl::Hear(const v1::StreamOpened& opened) {
@@ -116,8 +148,16 @@ absl::Status OptimizeStream::Impl::Hear(const v1::StreamOpened& opened) {
   }
   if (opened.cell_elements() < 1) return ProtocolViolation("a chunk grid without cells");
   grid_.emplace(element_counts_, static_cast<size_t>(opened.cell_elements()));
-  if (open_count_++ == 0) last_step_ = opened.last_applied_step();
+  daemon_step_ = opened.last_applied_step();
+  keeps_sessions_ = opened.keeps_sessions();
+  if (open_count_++ == 0) {
+    last_step_ = daemon_step_;
+  } else {
+    Tell(StreamEvent::Kind::kReconnected,
+         fmt::format("connected again; the daemon is at step {}", daemon_step_));
+  }
   epoch_ = opened.epoch();
+  blind_opens_ = 0;
   if (opened.heartbeat_seconds() > 0) heartbeat_ = std::chrono::seconds(opened.heartbeat_seconds());
   return absl::OkStatus();
 }
@@ -125,14 +165,51 @@ absl::Status OptimizeStream::Impl::Hear(const v1::StreamOpened& opened) {
 absl::StatusOr<StepResult> OptimizeStream::Impl::Step(Tensors gradients, MutableTensors updates,
                                                       const StepOptions& options) {
   MNEMO_RETURN_IF_ERROR(CheckTensors(element_counts_, gradients, updates, options));
-  const absl::MutexLock lock(&mutex_);
-  const int64_t step = options.step > 0 ? options.step : last_step_ + 1;
-  stepping_ = true;
-  auto result = TryUntilAnswered(
-      {step, gradients, updates, options, steady_clock::now() + options_.step_timeout});
-  stepping_ = false;
-  if (result.ok()) last_step_ = std::max(last_step_, step);
+  absl::StatusOr<StepResult> result;
+  std::vector<StreamEvent> events;
+  {
+    const absl::MutexLock lock(&mutex_);
+    const int64_t step = options.step > 0 ? options.step : last_step_ + 1;
+    const Job job = {step, gradients, updates, options,
+                     steady_clock::now() + options_.step_timeout};
+    stepping_ = true;
+    result = TryUntilAnswered(job);
+    stepping_ = false;
+    if (result.ok()) {
+      Keep(job, *result);
+      last_step_ = std::max(last_step_, step);
+    }
+    events.swap(events_);
+  }
+  if (options_.on_event) {
+    for (const StreamEvent& event : events) options_.on_event(event);
+  }
   return result;
+}
+
+void OptimizeStream::Impl::Keep(const Job& job, const StepResult& result) {
+  daemon_step_ = std::max(daemon_step_, job.step);
+  if (result.durability_error != durability_error_) {
+    durability_error_ = result.durability_error;
+    Tell(StreamEvent::Kind::kDurability,
+         fmt::format("the daemon's error with keeping steps is now: {}",
+                     durability_error_.empty() ? "none" : durability_error_));
+  }
+  if (!keeps_sessions_) return;
+  replay_.Trim(result.last_durable_step);
+  if (job.step <= result.last_durable_step) return;
+  const absl::Status kept = replay_.Add(job.step, job.gradients, job.options);
+  if (!kept.ok()) {
+    Tell(StreamEvent::Kind::kDurability,
+         fmt::format("the gradients of step {} are not kept: {}", job.step, ErrorMessage(kept)),
+         job.step, job.step);
+  }
+}
+
+void OptimizeStream::Impl::Tell(StreamEvent::Kind kind, std::string message, int64_t first,
+                                int64_t last) {
+  if (!options_.on_event) return;
+  events_.push_back({kind, std::move(message), first, last});
 }
 
 absl::StatusOr<StepResult> OptimizeStream::Impl::TryUntilAnswered(const Job& job) {
@@ -154,12 +231,56 @@ absl::StatusOr<StepResult> OptimizeStream::Impl::TryUntilAnswered(const Job& job
 absl::StatusOr<StepResult> OptimizeStream::Impl::Try(const Job& job) {
   MNEMO_RETURN_IF_ERROR(fatal_);
   if (!stream_) MNEMO_RETURN_IF_ERROR(Connect(job.deadline));
+  MNEMO_RETURN_IF_ERROR(SendLostSteps(job));
+  return TryOnce(job);
+}
 
+absl::Status OptimizeStream::Impl::SendLostSteps(const Job& job) {
+  const int64_t first = daemon_step_ + 1;
+  const int64_t last = std::min(last_step_, job.step - 1);
+  if (first > last) return absl::OkStatus();
+  if (!replay_.Has(first, last)) {
+    if (!options_.accept_loss) {
+      const int64_t stands = daemon_step_;
+      Drop(absl::OkStatus());
+      return WithReason(
+          FailedPrecondition("the session stands at step {}, this client at {} and has not kept "
+                             "the gradients in between; load a checkpoint into the session to go "
+                             "on",
+                             stands, last_step_),
+          "STATE_MISMATCH");
+    }
+    daemon_step_ = last;
+    Tell(StreamEvent::Kind::kLost,
+         fmt::format("the daemon lost steps {} to {} for good", first, last), first, last);
+    return absl::OkStatus();
+  }
+  // Their updates were applied the first time.
+  std::vector<std::vector<float>> passed_over(element_counts_.size());
+  std::vector<std::span<float>> targets;
+  for (size_t i = 0; i < passed_over.size(); ++i) {
+    passed_over[i].resize(element_counts_[i]);
+    targets.emplace_back(passed_over[i]);
+  }
+  for (int64_t step = first; step <= last; ++step) {
+    MNEMO_ASSIGN_OR_RETURN(const ReplayBuffer::Step kept, replay_.Get(step));
+    const Job again = {step, kept.gradients, targets, kept.options, job.deadline};
+    MNEMO_RETURN_IF_ERROR(TryOnce(again).status());
+    daemon_step_ = step;
+  }
+  Tell(StreamEvent::Kind::kResent, fmt::format("the daemon had lost steps {} to {}", first, last),
+       first, last);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<StepResult> OptimizeStream::Impl::TryOnce(const Job& job) {
   Lease lease;
   bool refused = false;
+  bool is_silent = false;
   auto result = Exchange(job, lease, refused);
   if (!result.ok() && absl::IsDeadlineExceeded(result.status()) && !HasReason(result.status())) {
     result = Unavailable("the daemon is silent");
+    is_silent = true;
   }
   if (!result.ok() && !refused) Drop(result.status());
 
@@ -167,7 +288,8 @@ absl::StatusOr<StepResult> OptimizeStream::Impl::Try(const Job& job) {
   // has not yet. After a failure a socket may hold some; closing its connection frees them.
   while (!lease.free() && stream_ && stream_->Pump(steady_clock::now())) {
   }
-  if (!lease.free() && !stream_) channel_.reset();
+  // A network that loses everything does not say so: silence ends the connection, too.
+  if (!stream_ && (is_silent || !lease.free())) channel_.reset();
   lease.WaitUntilFree();
   return result;
 }

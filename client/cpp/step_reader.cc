@@ -96,6 +96,7 @@ absl::StatusOr<StepResult> StepReader::Finish(const v1::StepDone& done,
                                    done.skipped_parameters().end());
   result.decays = decays_;
   result.last_durable_step = done.last_durable_step();
+  result.durability_error = done.durability_error();
   result.replayed = done.replayed();
   result.receive_seconds = done.receive_seconds();
   result.queue_seconds = done.queue_seconds();

@@ -12,6 +12,7 @@
 #include "absl/synchronization/mutex.h"
 #include "client/cpp/lease.h"
 #include "client/cpp/raw_stream.h"
+#include "client/cpp/replay_buffer.h"
 #include "mnemosyne/credentials.h"
 #include "mnemosyne/optimize_stream.h"
 #include "mnemosyne/v1/optimize_stream.pb.h"
@@ -55,11 +56,21 @@ class OptimizeStream::Impl {
   };
 
   absl::Status Connect(Time deadline) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Before reopening: Aborted with reason SUPERSEDED if somebody else has had the session since.
+  absl::Status CheckNotSuperseded(Time deadline) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status Hear(const v1::StreamOpened& opened) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Waits before the next try; false if `deadline` comes first.
   bool WaitFor(std::chrono::milliseconds wait, Time deadline) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::StatusOr<StepResult> TryUntilAnswered(const Job& job) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::StatusOr<StepResult> Try(const Job& job) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Sends the steps before `job` that the daemon has lost.
+  absl::Status SendLostSteps(const Job& job) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Sends a step once over the open stream.
+  absl::StatusOr<StepResult> TryOnce(const Job& job) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Keeps a step as long as the daemon could lose it.
+  void Keep(const Job& job, const StepResult& result) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Tell(StreamEvent::Kind kind, std::string message, int64_t first = 0, int64_t last = 0)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Sends a step and reads its answer. `refused` tells an error that the stream survives.
   absl::StatusOr<StepResult> Exchange(const Job& job, Lease& lease, bool& refused)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -80,6 +91,7 @@ class OptimizeStream::Impl {
   const std::string token_;
   const std::vector<size_t> element_counts_;
   const StreamOptions options_;
+  const uint64_t stream_id_;  // Not 0.
 
   mutable absl::Mutex mutex_;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
@@ -92,6 +104,14 @@ class OptimizeStream::Impl {
   int64_t epoch_ ABSL_GUARDED_BY(mutex_) = 0;
   int64_t open_count_ ABSL_GUARDED_BY(mutex_) = 0;
   std::chrono::seconds heartbeat_ ABSL_GUARDED_BY(mutex_){30};
+  int64_t attempts_ ABSL_GUARDED_BY(mutex_) = 0;  // Openings that were tried.
+  // Openings whose answer was lost: each may have advanced the session's epoch.
+  int64_t blind_opens_ ABSL_GUARDED_BY(mutex_) = 0;
+  int64_t daemon_step_ ABSL_GUARDED_BY(mutex_) = 0;  // The last that the daemon is known to have.
+  bool keeps_sessions_ ABSL_GUARDED_BY(mutex_) = false;
+  std::string durability_error_ ABSL_GUARDED_BY(mutex_);
+  ReplayBuffer replay_ ABSL_GUARDED_BY(mutex_);
+  std::vector<StreamEvent> events_ ABSL_GUARDED_BY(mutex_);  // Not told yet.
 
   std::vector<std::vector<float>> updates_;  // [parameters], of StepAndApply.
 

@@ -183,6 +183,7 @@ absl::Status OptimizeConversation::TakeMessage() {
     return Violation("chunks or `end` came without `begin`");
   }
   for (const codec::ChunkView& chunk : current_->frame.chunks) {
+    FAIL_POINT("stream.chunk");
     if (discarding_) break;
     if (const absl::Status status = step_->Place(chunk); !status.ok()) RefuseStep(status);
   }
@@ -192,6 +193,7 @@ absl::Status OptimizeConversation::TakeMessage() {
 }
 
 absl::Status OptimizeConversation::Open(const v1::OpenStream& open) {
+  FAIL_POINT("stream.open");
   const absl::Status status = TryOpen(open);
   if (owner_.record) owner_.record("Optimize", open.session(), status);
   return status;
@@ -212,11 +214,12 @@ absl::Status OptimizeConversation::TryOpen(const v1::OpenStream& open) {
   checksums_ = open.checksums();
   accepts_loss_ = open.accept_loss();
   revision_ = std::clamp(open.protocol_revision(), 1, kProtocolRevision);
-  MNEMO_ASSIGN_OR_RETURN(epoch_,
-                         session->Take([weak = weak_from_this()](const absl::Status& status) {
-                           if (const auto self = weak.lock())
-                             self->Post([&raw = *self, status] { raw.Finish(status); });
-                         }));
+  MNEMO_ASSIGN_OR_RETURN(epoch_, session->Take(
+                                     [weak = weak_from_this()](const absl::Status& status) {
+                                       if (const auto self = weak.lock())
+                                         self->Post([&raw = *self, status] { raw.Finish(status); });
+                                     },
+                                     {.stream = open.stream_id(), .attempt = open.attempt()}));
   session_ = std::move(session);
   state_ = State::kTaking;
   return AskTurn(&OptimizeConversation::TurnToOpen);
@@ -347,6 +350,7 @@ void OptimizeConversation::RefuseStep(const absl::Status& status) {
 
 void OptimizeConversation::Finish(const absl::Status& status) {
   if (state_ == State::kFinished) return;
+  FAIL_POINT("stream.finish");
   state_ = State::kFinished;
   finish_time_ = clock_.MonotonicNow();
   current_.reset();

@@ -208,16 +208,14 @@ grpc::ServerUnaryReactor* OptimizerService::ListSessions(grpc::CallbackServerCon
   return Answer(context, caller.ok() ? List(*caller, *request, *response) : caller.status());
 }
 
-absl::Status OptimizerService::Update(const Caller& caller, const v1::UpdateSessionRequest& request,
+absl::Status OptimizerService::Update(Session& session, const v1::UpdateSessionRequest& request,
                                       v1::UpdateSessionResponse& response) {
-  MNEMO_ASSIGN_OR_RETURN(std::shared_ptr<Session> session,
-                         store_.FindWithToken(caller, request.name(), request.token()));
-  SessionSpec spec = session->spec();
+  SessionSpec spec = session.spec();
   MNEMO_RETURN_IF_ERROR(MergeSpec(request.spec(), request.update_mask(), spec));
   MNEMO_RETURN_IF_ERROR(CheckSessionSpec(spec));
-  MNEMO_ASSIGN_OR_RETURN(auto rules, ResolveRules(spec, session->optimizer()));
-  session->SetRules(std::move(spec), std::move(rules));
-  *response.mutable_session() = ToProto(*session, /*with_parameters=*/false);
+  MNEMO_ASSIGN_OR_RETURN(auto rules, ResolveRules(spec, session.optimizer()));
+  session.SetRules(std::move(spec), std::move(rules));
+  *response.mutable_session() = ToProto(session, /*with_parameters=*/false);
   return absl::OkStatus();
 }
 
@@ -226,9 +224,39 @@ grpc::ServerUnaryReactor* OptimizerService::UpdateSession(grpc::CallbackServerCo
                                                           v1::UpdateSessionResponse* response) {
   const auto caller = gatekeeper_.Identify(*context);
   if (!caller.ok()) return Answer(context, caller.status());
-  const absl::Status status = Update(*caller, *request, *response);
-  gatekeeper_.Record(*context, *caller, "UpdateSession", request->name(), status);
-  return Answer(context, status);
+  const auto session = store_.FindWithToken(*caller, request->name(), request->token());
+  grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
+  const auto update = [this, session, request, response] {
+    return session.ok() ? Update(**session, *request, *response) : session.status();
+  };
+  const auto answer = [this, context, caller = *caller, request,
+                       reactor](const absl::Status& status) {
+    gatekeeper_.Record(*context, caller, "UpdateSession", request->name(), status);
+    reactor->Finish(ToGrpcStatus(status));
+  };
+  SessionKeeper* const keeper = store_.keeper();
+  if (keeper == nullptr || !session.ok()) {
+    answer(update());
+    return reactor;
+  }
+  // Whether or not the rules could be kept, they are in force.
+  const auto update_and_keep = [session, keeper, update, answer] {
+    const absl::Status status = update();
+    if (!status.ok()) return answer(status);
+    keeper->KeepRules(*session, [answer](const absl::Status&) { answer(absl::OkStatus()); });
+  };
+  if ((*session)->resident()) {
+    update_and_keep();
+    return reactor;
+  }
+  // Loading brings back the rules of its snapshot, so it comes first.
+  const absl::Status asked = store_.AskTurn(
+      *session,
+      [answer, update_and_keep](const absl::StatusOr<std::unique_ptr<Turnstile::Turn>>& turn) {
+        turn.ok() ? update_and_keep() : answer(turn.status());
+      });
+  if (!asked.ok()) answer(asked);
+  return reactor;
 }
 
 absl::Status OptimizerService::Delete(const Caller& caller, const v1::DeleteSessionRequest& request,

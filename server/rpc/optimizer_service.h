@@ -95,8 +95,8 @@ class OptimizerService final : public RawOptimizeService {
 
   // A watch on a call that lasts; errors as StreamRegistry::Add.
   absl::StatusOr<std::shared_ptr<CallWatch>> WatchCall(grpc::CallbackServerContext* context);
-  absl::Status Update(const Caller& caller, const v1::UpdateSessionRequest& request,
-                      v1::UpdateSessionResponse& response);
+  static absl::Status Update(Session& session, const v1::UpdateSessionRequest& request,
+                             v1::UpdateSessionResponse& response);
   absl::Status Delete(const Caller& caller, const v1::DeleteSessionRequest& request,
                       bool from_socket);
   absl::Status List(const Caller& caller, const v1::ListSessionsRequest& request,

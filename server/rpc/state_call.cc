@@ -20,6 +20,9 @@ namespace {
 // Bytes of a state in one message.
 constexpr size_t kPartBytes = 1 << 20;
 
+// How often room is made for an import, should others take it.
+constexpr int kRoomTries = 5;
+
 absl::Status Violation(std::string_view what) {
   return WithReason(InvalidArgument("{}", what), "PROTOCOL_VIOLATION");
 }
@@ -95,6 +98,7 @@ class ExportReactor final : public grpc::ServerWriteReactor<v1::ExportStateRespo
   }
 
   void WriteHeader() {
+    FAIL_POINT("export.header");
     std::vector<optim::StateTensor> tensors = session_->state().optimizer->Tensors();
     *message_.mutable_part()->mutable_header() = MakeStateHeader(*session_, tensors);
     cursor_ = std::make_unique<TensorCursor>(std::move(tensors));
@@ -103,10 +107,12 @@ class ExportReactor final : public grpc::ServerWriteReactor<v1::ExportStateRespo
 
   void WriteNext(kernels::Backend& backend) {
     if (cursor_->at_end()) {
+      FAIL_POINT("export.end");
       ended_ = true;
       message_.mutable_part()->mutable_end()->set_crc32c(crc32c_);
       return StartWrite(&message_);
     }
+    FAIL_POINT("export.data");
     std::string& data = *message_.mutable_part()->mutable_data();
     data.resize(kPartBytes);
     auto* target = reinterpret_cast<std::byte*>(data.data());
@@ -186,13 +192,32 @@ class ImportReactor final : public grpc::ServerReadReactor<v1::ImportStateReques
 
   absl::Status TakeHeader() {
     if (session_ != nullptr) return Violation("a second header came");
+    FAIL_POINT("import.header");
     MNEMO_ASSIGN_OR_RETURN(session_,
                            store_.FindWithToken(owner_.caller, message_.name(), message_.token()));
     MNEMO_RETURN_IF_ERROR(session_->CheckUsable());
     MNEMO_ASSIGN_OR_RETURN(share_, store_.quotas().Take(session_->tenant(),
                                                         {.memory_bytes = session_->state_bytes()}));
-    MNEMO_ASSIGN_OR_RETURN(reservation_, store_.budget().Reserve(session_->state_bytes()));
     header_ = message_.part().header();
+    return Reserve(kRoomTries);
+  }
+
+  absl::Status Reserve(int room_tries) {
+    auto reserved = store_.budget().Reserve(session_->state_bytes());
+    if (reserved.ok()) {
+      reservation_ = *std::move(reserved);
+      return MakeState();
+    }
+    if (store_.keeper() == nullptr || room_tries == 0) return reserved.status();
+    // Other sessions leave memory for it. Somebody else may be quicker.
+    store_.keeper()->MakeRoom(session_->state_bytes(),
+                              [this, room_tries](const absl::Status& made) {
+                                EndOnError(Reserve(made.ok() ? room_tries - 1 : 0));
+                              });
+    return absl::OkStatus();
+  }
+
+  absl::Status MakeState() {
     return Submit([this](StepExecutor::Device&) -> absl::Status {
       MNEMO_ASSIGN_OR_RETURN(state_, session_->rule().Init(session_->layout()));
       std::vector<optim::StateTensor> tensors = state_->Tensors();
@@ -205,6 +230,7 @@ class ImportReactor final : public grpc::ServerReadReactor<v1::ImportStateReques
 
   absl::Status TakeData() {
     if (cursor_ == nullptr) return Violation("data came before the header");
+    FAIL_POINT("import.data");
     return Submit([this](StepExecutor::Device& device) -> absl::Status {
       const std::string& data = message_.part().data();
       const auto* source = reinterpret_cast<const std::byte*>(data.data());
@@ -223,6 +249,7 @@ class ImportReactor final : public grpc::ServerReadReactor<v1::ImportStateReques
   }
 
   absl::Status TakeEnd() {
+    FAIL_POINT("import.end");
     if (cursor_ == nullptr) return Violation("the end came before the header");
     if (!cursor_->at_end()) {
       return WithReason(DataLoss("the state is shorter than its header says; nothing was changed"),
@@ -259,6 +286,7 @@ class ImportReactor final : public grpc::ServerReadReactor<v1::ImportStateReques
   }
 
   void Answer() {
+    FAIL_POINT("import.answer");
     *response_.mutable_session() = ToProto(*session_, /*with_parameters=*/false);
     End(absl::OkStatus());
   }

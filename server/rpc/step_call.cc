@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/fail_point.h"
 #include "base/status_macros.h"
 #include "server/rpc/session_codec.h"
 #include "server/rpc/status_codec.h"
@@ -86,6 +87,7 @@ absl::Status StepCall::TryStart() {
 }
 
 absl::Status StepCall::TryStep(std::unique_ptr<Turnstile::Turn> turn) {
+  FAIL_POINT("unary.step");
   MNEMO_RETURN_IF_ERROR(session_->CheckHolder(epoch_));
   MNEMO_ASSIGN_OR_RETURN(std::unique_ptr<PendingStep> step,
                          PendingStep::Begin(session_, std::move(turn), FromProto(request_.begin()),
@@ -110,6 +112,7 @@ absl::Status StepCall::TryStep(std::unique_ptr<Turnstile::Turn> turn) {
 }
 
 void StepCall::Answer(PendingStep& step) {
+  FAIL_POINT("unary.answer");
   response_.set_epoch(epoch_);
   *response_.mutable_done() = ToProto(step.outcome(), session_->progress());
   while (!step.exhausted()) {

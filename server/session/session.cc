@@ -110,12 +110,20 @@ void Session::SetRules(SessionSpec spec, std::shared_ptr<const StepRules> rules)
   rules_ = std::move(rules);
 }
 
-absl::StatusOr<int64_t> Session::Take(Eviction eviction) {
+absl::StatusOr<int64_t> Session::Take(Eviction eviction, const Opening& opening) {
   Eviction evicted;
   int64_t epoch = 0;
   {
     MutexLock lock(&mutex_);
     if (!closed_.ok()) return closed_;
+    if (opening.stream != 0 && opening.stream == opening_.stream &&
+        opening.attempt <= opening_.attempt) {
+      return WithReason(MakeError(absl::StatusCode::kAborted,
+                                  fmt::format("opening {} of this stream came after opening {}",
+                                              opening.attempt, opening_.attempt)),
+                        "STALE_OPENING");
+    }
+    opening_ = opening;
     evicted = std::exchange(eviction_, std::move(eviction));
     epoch = ++progress_.epoch;
     progress_.held = true;

@@ -58,6 +58,13 @@ class Session {
     std::function<void()> stepped;       // A step was applied.
   };
 
+  // Which opening of which stream a holder is; stream 0 for one that is no stream, or is opened
+  // once.
+  struct Opening {
+    uint64_t stream = 0;
+    int64_t attempt = 0;
+  };
+
   // What a session is made of.
   struct Parts {
     std::string name;
@@ -140,8 +147,10 @@ class Session {
   void SetRules(SessionSpec spec, std::shared_ptr<const StepRules> rules);
 
   // Makes the caller the holder, and returns its epoch. The holder before is evicted with Aborted,
-  // reason SUPERSEDED. NotFound if the session was deleted, Internal if it is quarantined.
-  absl::StatusOr<int64_t> Take(Eviction eviction);
+  // reason SUPERSEDED. NotFound if the session was deleted, Internal if it is quarantined, Aborted
+  // with reason STALE_OPENING if a later opening of the same stream came before.
+  absl::StatusOr<int64_t> Take(Eviction eviction, const Opening& opening);
+  absl::StatusOr<int64_t> Take(Eviction eviction) { return Take(std::move(eviction), Opening()); }
 
   // Lets go, if `epoch` still holds.
   void Release(int64_t epoch);
@@ -207,6 +216,7 @@ class Session {
   std::shared_ptr<const StepRules> rules_ ABSL_GUARDED_BY(mutex_);
   Progress progress_ ABSL_GUARDED_BY(mutex_);
   Eviction eviction_ ABSL_GUARDED_BY(mutex_);
+  Opening opening_ ABSL_GUARDED_BY(mutex_);      // The last one that took it.
   absl::Status closed_ ABSL_GUARDED_BY(mutex_);  // Not ok once nobody may take it.
 };
 

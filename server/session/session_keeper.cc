@@ -23,7 +23,9 @@ using std::chrono::milliseconds;
 
 constexpr milliseconds kLookPeriod(500);
 constexpr milliseconds kPatience(10'000);  // Of a snapshot for its session's turn.
+constexpr milliseconds kRulesPatience(1'000);
 constexpr milliseconds kNoPatience(0);
+constexpr milliseconds kBusyPause(5);  // Before sessions in the middle of a step are asked again.
 constexpr size_t kExpiredKept = 64;
 constexpr int kWriterNiceness = 5;
 
@@ -39,6 +41,7 @@ SessionKeeper::Worker::Worker(const char* name, Task idle, milliseconds period)
 }
 
 void SessionKeeper::Worker::Submit(Task task) {
+  FAIL_POINT("keeper.submit");
   MutexLock lock(&mutex_);
   queue_.push_back(std::move(task));
 }
@@ -74,6 +77,7 @@ void SessionKeeper::Worker::Work() {
       }
     }
     if (task) {
+      FAIL_POINT("keeper.take");
       task();
     } else if (idle_) {
       idle_();
@@ -88,6 +92,7 @@ SessionKeeper::SessionKeeper(std::unique_ptr<StateFolder> folder, KeeperOptions 
       budget_(budget),
       executor_(executor),
       clock_(clock),
+      writing_(std::make_shared<Turnstile>()),
       syncer_("mnemo-sync", nullptr, milliseconds(10'000)),
       loader_("mnemo-load", nullptr, milliseconds(10'000)),
       writer_(
@@ -139,11 +144,11 @@ void SessionKeeper::Adopt(const std::shared_ptr<Session>& session) {
       if (const auto alive = weak.lock()) {
         // The step holds the turn, so that the log and the state stay.
         const absl::Status synced = alive->state().log->Sync();
-        if (synced.ok()) {
+        if (synced.ok() && SnapshotStep(*alive) != kNoStep) {
           alive->ReportDurable(alive->state().last_step);
-          MutexLock lock(&mutex_);
-          kept_[std::string(alive->id())].log_bytes = alive->state().log->byte_count();
-        } else {
+          const int64_t log_bytes = alive->state().log->byte_count();
+          Remember(*alive, [&](Kept& kept) { kept.log_bytes = log_bytes; });
+        } else if (!synced.ok()) {
           Note(synced, *alive, "a step cannot be made durable");
         }
       }
@@ -169,8 +174,10 @@ void SessionKeeper::Adopt(const std::shared_ptr<Session>& session) {
   session->SetHooks(std::move(hooks));
   session->ReportDurable(session->progress().last_step);
   MutexLock lock(&mutex_);
-  kept_[std::string(session->id())] = {session, session->progress().last_step,
-                                       /*log_bytes=*/0, clock_.MonotonicNow()};
+  Kept& kept = kept_[std::string(session->id())];
+  kept.session = session;
+  kept.step = session->progress().last_step;
+  kept.tried = clock_.MonotonicNow();
 }
 
 void SessionKeeper::KeepNew(const std::shared_ptr<Session>& session, Done done) {
@@ -226,8 +233,7 @@ absl::Status SessionKeeper::LoadNow(const std::shared_ptr<Session>& session) {
   MNEMO_RETURN_IF_ERROR(session->CheckUsable());
   auto reservation = budget_.Reserve(session->memory_bytes());
   if (!reservation.ok()) {
-    MNEMO_RETURN_IF_ERROR(FreeRoom(session->memory_bytes(), session.get()));
-    reservation = budget_.Reserve(session->memory_bytes());
+    reservation = FreeRoom(session->memory_bytes(), session.get());
     MNEMO_RETURN_IF_ERROR(reservation.status());
   }
   session->SetReservation(*std::move(reservation));
@@ -256,37 +262,55 @@ absl::Status SessionKeeper::LoadNow(const std::shared_ptr<Session>& session) {
        {"logged_steps", report->logged_steps},
        {"bytes", report->byte_count},
        {"seconds", report->seconds}});
+  Remember(*session, [&](Kept& kept) {
+    kept.step = report->generation.step;
+    kept.new_rules = false;
+  });
   MutexLock lock(&mutex_);
   ++health_.load_count;
-  kept_[std::string(session->id())].step = report->generation.step;
   return absl::OkStatus();
 }
 
 void SessionKeeper::MakeRoom(int64_t bytes, Done done) {
-  loader_.Submit(
-      [this, bytes, done = std::move(done)] { done(FreeRoom(bytes, /*for_whom=*/nullptr)); });
+  loader_.Submit([this, bytes, done = std::move(done)] {
+    // The room is free before anybody is told of it.
+    const absl::Status status = FreeRoom(bytes, /*for_whom=*/nullptr).status();
+    done(status);
+  });
 }
 
-absl::Status SessionKeeper::FreeRoom(int64_t bytes, const Session* for_whom) {
-  std::vector<std::shared_ptr<Session>> idle = Alive();
-  std::ranges::sort(idle, {}, [](const auto& session) { return session->touched(); });
-  for (const auto& session : idle) {
-    if (budget_.bytes_max() - budget_.bytes_reserved() >= bytes) break;
-    if (session.get() == for_whom || !session->resident()) continue;
-    (void)Evict(session);
+absl::StatusOr<MemoryBudget::Reservation> SessionKeeper::FreeRoom(int64_t bytes,
+                                                                  const Session* for_whom) {
+  const Clock::Monotonic end = clock_.MonotonicNow() + kPatience;
+  const auto has_room = [&] { return budget_.bytes_max() - budget_.bytes_reserved() >= bytes; };
+  bool may_help = bytes <= budget_.bytes_max();
+  auto reservation = budget_.Reserve(bytes);
+  while (!reservation.ok() && may_help) {
+    may_help = false;
+    std::vector<std::shared_ptr<Session>> idle = Alive();
+    std::ranges::sort(idle, {}, [](const auto& session) { return session->touched(); });
+    for (const auto& session : idle) {
+      if (has_room()) break;
+      if (session.get() == for_whom || !session->resident()) continue;
+      // One that is in a step can go after it.
+      if (ErrorReason(Evict(session)) == "BUSY") may_help = clock_.MonotonicNow() < end;
+    }
+    reservation = budget_.Reserve(bytes);
+    if (!reservation.ok() && may_help) std::this_thread::sleep_for(kBusyPause);
   }
-  return budget_.Reserve(bytes).status();
+  return reservation;
 }
 
-std::unique_ptr<Turnstile::Turn> SessionKeeper::AwaitTurn(Session& session, milliseconds patience) {
-  if (patience == kNoPatience) return session.turnstile().Try();
+std::unique_ptr<Turnstile::Turn> SessionKeeper::AwaitTurn(Turnstile& turnstile,
+                                                          milliseconds patience) {
+  if (patience == kNoPatience) return turnstile.Try();
   struct Wait {
     Mutex mutex;
     bool given_up ABSL_GUARDED_BY(mutex) = false;
     std::unique_ptr<Turnstile::Turn> turn ABSL_GUARDED_BY(mutex);
   };
   const auto wait = std::make_shared<Wait>();
-  const absl::Status asked = session.turnstile().Ask([wait](std::unique_ptr<Turnstile::Turn> turn) {
+  const absl::Status asked = turnstile.Ask([wait](std::unique_ptr<Turnstile::Turn> turn) {
     MutexLock lock(&wait->mutex);
     if (!wait->given_up) wait->turn = std::move(turn);
   });
@@ -295,6 +319,29 @@ std::unique_ptr<Turnstile::Turn> SessionKeeper::AwaitTurn(Session& session, mill
   lock.AwaitFor(patience, [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return wait->turn != nullptr; });
   wait->given_up = wait->turn == nullptr;
   return std::move(wait->turn);
+}
+
+std::unique_ptr<Turnstile::Turn> SessionKeeper::AwaitWriting() {
+  std::unique_ptr<Turnstile::Turn> writing;
+  while (writing == nullptr) writing = AwaitTurn(*writing_, kPatience);
+  return writing;
+}
+
+absl::StatusOr<SessionKeeper::Turns> SessionKeeper::AwaitBoth(Session& session,
+                                                              milliseconds patience) {
+  const Clock::Monotonic end = clock_.MonotonicNow() + patience;
+  while (true) {
+    const auto left = std::chrono::duration_cast<milliseconds>(end - clock_.MonotonicNow());
+    Turns turns;
+    turns.session = AwaitTurn(session.turnstile(), std::max(left, kNoPatience));
+    if (turns.session == nullptr) return Busy();
+    turns.writing = writing_->Try();
+    if (turns.writing != nullptr) return turns;
+    turns.session.reset();
+    turns.writing = AwaitWriting();
+    turns.session = session.turnstile().Try();
+    if (turns.session != nullptr) return turns;
+  }
 }
 
 // Room for one more snapshot of the session, within the bound.
@@ -311,21 +358,20 @@ absl::Status SessionKeeper::CheckDisk(const Session& session) const {
 absl::Status SessionKeeper::SnapshotNow(const std::shared_ptr<Session>& session,
                                         const std::string& pin, milliseconds patience,
                                         int64_t step) {
-  MutexLock writing(&writing_);
   MNEMO_RETURN_IF_ERROR(session->CheckUsable());
-  const bool behind = session->progress().last_step != SnapshotStep(*session);
-  if (session->resident() && behind) {
+  std::unique_ptr<Turnstile::Turn> writing;
+  if (session->resident() && IsBehind(*session)) {
     // Its pages are touched here, before any step has to wait.
     CaptureBuffer buffer(session->state_bytes(), options_.buffer_bytes);
-    std::unique_ptr<Turnstile::Turn> turn = AwaitTurn(*session, patience);
-    {
-      MutexLock lock(&mutex_);
-      kept_[std::string(session->id())].tried = clock_.MonotonicNow();
-    }
-    if (turn == nullptr) return Busy();
+    auto turns = AwaitBoth(*session, patience);
+    Remember(*session, [&](Kept& kept) { kept.tried = clock_.MonotonicNow(); });
+    MNEMO_RETURN_IF_ERROR(turns.status());
+    writing = std::move(turns->writing);
     if (session->resident()) {
-      MNEMO_RETURN_IF_ERROR(SnapshotInTurn(session, std::move(turn), buffer));
+      MNEMO_RETURN_IF_ERROR(SnapshotInTurn(session, std::move(turns->session), buffer));
     }
+  } else {
+    writing = AwaitWriting();
   }
   const int64_t taken = SnapshotStep(*session);
   if (step != 0 && taken != step) {
@@ -343,18 +389,23 @@ absl::Status SessionKeeper::SnapshotInTurn(const std::shared_ptr<Session>& sessi
   MNEMO_RETURN_IF_ERROR(session->CheckUsable());
   const SessionFolder folder = FolderOf(*session);
   const absl::Status room = CheckDisk(*session);
+  // From here on other rules are newer than the snapshot.
+  bool had_new_rules = false;
+  Remember(*session, [&](Kept& kept) { had_new_rules = std::exchange(kept.new_rules, false); });
   const auto report = room.ok() ? TakeSnapshot(session, std::move(turn), folder, buffer, executor_)
                                 : absl::StatusOr<SnapshotReport>(room);
   if (!report.ok()) {
+    Remember(*session, [&](Kept& kept) { kept.new_rules |= had_new_rules; });
     if (session->CheckUsable().ok()) Note(report.status(), *session, "snapshot failed");
     return report.status();
   }
   const int64_t step = report->generation.step;
-  {
-    MutexLock lock(&mutex_);
-    Kept& kept = kept_[std::string(session->id())];
+  Remember(*session, [&](Kept& kept) {
     kept.step = step;
     kept.log_bytes = 0;
+  });
+  {
+    MutexLock lock(&mutex_);
     ++health_.snapshot_count;
     health_.last_snapshot_seconds = report->total_seconds;
     health_.last_held_seconds = report->held_seconds;
@@ -379,7 +430,7 @@ absl::Status SessionKeeper::Evict(const std::shared_ptr<Session>& session) {
   MNEMO_RETURN_IF_ERROR(SnapshotNow(session, {}, kNoPatience));
   const std::unique_ptr<Turnstile::Turn> turn = session->turnstile().Try();
   // A step in between keeps it.
-  if (turn == nullptr || session->progress().last_step != SnapshotStep(*session)) return Busy();
+  if (turn == nullptr || IsBehind(*session)) return Busy();
   FAIL_POINT("evict");
   MNEMO_RETURN_IF_ERROR(CallDevice(executor_, [&](StepExecutor::Device&) {
     session->Unload();
@@ -398,12 +449,18 @@ void SessionKeeper::KeepReplaced(std::shared_ptr<Session> session,
   loader_.Submit([this, session = std::move(session), shared, done = std::move(done)] {
     absl::Status status;
     {
-      MutexLock writing(&writing_);
+      const std::unique_ptr<Turnstile::Turn> writing = AwaitWriting();
       CaptureBuffer buffer(session->state_bytes(), options_.buffer_bytes);
       status = SnapshotInTurn(session, std::move(*shared), buffer);
       if (status.ok()) {
         const SessionFolder folder = FolderOf(*session);
-        folder.RemoveLogsBefore(folder.Generations().front().number);
+        const std::vector<Generation> generations = folder.Generations();
+        if (!generations.empty()) folder.RemoveLogsBefore(generations.front().number);
+      } else if (session->CheckUsable().ok()) {
+        const SessionFolder folder = FolderOf(*session);
+        for (const Generation& generation : folder.Generations()) folder.SetAside(generation);
+        Remember(*session, [](Kept& kept) { kept.step = kNoStep; });
+        session->ReportDurable(0, ErrorReason(status));
       }
     }
     shared->reset();
@@ -420,13 +477,23 @@ void SessionKeeper::Snapshot(const std::shared_ptr<Session>& session, std::strin
   });
 }
 
+void SessionKeeper::KeepRules(const std::shared_ptr<Session>& session, Done done) {
+  Remember(*session, [](Kept& kept) { kept.new_rules = true; });
+  writer_.Submit([this, session, done = std::move(done)] {
+    FAIL_POINT("rules.keep");
+    const absl::Status status = SnapshotNow(session, {}, kRulesPatience);
+    FAIL_POINT("rules.kept");
+    done(status);
+  });
+}
+
 void SessionKeeper::Rewind(std::shared_ptr<Session> session, std::unique_ptr<Turnstile::Turn> turn,
                            std::string pin, Done done) {
   auto shared = std::make_shared<std::unique_ptr<Turnstile::Turn>>(std::move(turn));
   loader_.Submit(
       [this, session = std::move(session), shared, pin = std::move(pin), done = std::move(done)] {
         const auto rewind = [&]() -> absl::Status {
-          MutexLock writing(&writing_);
+          std::unique_ptr<Turnstile::Turn> writing = AwaitWriting();
           const SessionFolder folder = FolderOf(*session);
           MNEMO_ASSIGN_OR_RETURN(const std::filesystem::path path, folder.FindPin(pin));
           MNEMO_ASSIGN_OR_RETURN(auto reader, SnapshotReader::Open(path));
@@ -440,6 +507,7 @@ void SessionKeeper::Rewind(std::shared_ptr<Session> session, std::unique_ptr<Tur
             session->Unload();
             return absl::OkStatus();
           }));
+          writing.reset();  // To make room others may have to be written.
           return LoadNow(session);
         };
         const absl::Status status = rewind();
@@ -464,7 +532,7 @@ size_t SessionKeeper::SnapshotAll(Clock::Monotonic deadline) {
   FAIL_POINT("drain.begin");
   size_t left = 0;
   for (const auto& session : Alive()) {
-    if (!session->resident() || session->progress().last_step == SnapshotStep(*session)) continue;
+    if (!session->resident() || !IsBehind(*session)) continue;
     const auto patience =
         std::chrono::duration_cast<milliseconds>(deadline - clock_.MonotonicNow());
     if (patience <= kNoPatience) {
@@ -509,6 +577,13 @@ int64_t SessionKeeper::SnapshotStep(const Session& session) const {
   return found == kept_.end() ? 0 : found->second.step;
 }
 
+bool SessionKeeper::IsBehind(const Session& session) const {
+  const int64_t step = session.progress().last_step;
+  MutexLock lock(&mutex_);
+  const auto found = kept_.find(session.id());
+  return found != kept_.end() && (found->second.step != step || found->second.new_rules);
+}
+
 // Takes the snapshots that are due, and sends away who is idle. On the writer's thread.
 void SessionKeeper::LookAfterAll() {
   for (const auto& session : Alive()) {
@@ -531,14 +606,15 @@ void SessionKeeper::LookAfterAll() {
     const double idle = Seconds(clock_.MonotonicNow() - session->touched());
     const Session::Progress progress = session->progress();
     const int64_t behind = progress.last_step - step;
-    if (session->resident() && behind != 0) {
+    if (session->resident() && IsBehind(*session)) {
       // After a failure, not more often than once in a while.
       const bool rested = progress.durability_error.empty() || since >= 5;
       const bool by_time =
           options_.snapshot_seconds > 0 && since >= static_cast<double>(options_.snapshot_seconds);
       const bool by_steps = options_.snapshot_steps > 0 && behind >= options_.snapshot_steps;
       const bool by_log = log_bytes > options_.log_bytes_max;
-      if (rested && (by_time || by_steps || by_log)) {
+      const bool has_none = step == kNoStep;
+      if (rested && (by_time || by_steps || by_log || has_none)) {
         (void)SnapshotNow(session, {}, kPatience);
       }
     }

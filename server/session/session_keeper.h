@@ -87,8 +87,8 @@ class SessionKeeper {
   void Load(std::shared_ptr<Session> session, std::unique_ptr<Turnstile::Turn> turn,
             TurnCallback ready);
 
-  // Sends idle sessions to the disk until `bytes` can be reserved, then calls `done`; ok if they
-  // can.
+  // Sends sessions to the disk until `bytes` can be reserved, those first that idled longest, then
+  // calls `done`; ok if they can. Sessions in the middle of a step are waited for.
   void MakeRoom(int64_t bytes, Done done);
 
   // Takes a snapshot now, pins it if `pin` is not empty, and calls `done` with its step.
@@ -96,11 +96,18 @@ class SessionKeeper {
   void Snapshot(const std::shared_ptr<Session>& session, std::string pin, int64_t step,
                 std::function<void(absl::StatusOr<int64_t>)> done);
 
+  // Calls `done` when the rules that the session was just given would survive, or cannot. A
+  // snapshot does it: steps that are sent again after a crash must be those that the rules were
+  // made for.
+  void KeepRules(const std::shared_ptr<Session>& session, Done done);
+
   // Goes back to a pinned snapshot in `turn`: durably first, then in memory.
   void Rewind(std::shared_ptr<Session> session, std::unique_ptr<Turnstile::Turn> turn,
               std::string pin, Done done);
 
   // Keeps a state that was put in the place of the session's own in `turn`, which ends meanwhile.
+  // If that fails, the session has no snapshot until one succeeds: the state that was replaced must
+  // not come back.
   void KeepReplaced(std::shared_ptr<Session> session, std::unique_ptr<Turnstile::Turn> turn,
                     Done done);
 
@@ -115,11 +122,14 @@ class SessionKeeper {
   const KeeperOptions& options() const { return options_; }
 
  private:
+  static constexpr int64_t kNoStep = -1;
+
   // What is known of a session's snapshots.
   struct Kept {
     std::weak_ptr<Session> session;
-    int64_t step = 0;        // Of the newest snapshot.
+    int64_t step = 0;        // Of the newest snapshot; kNoStep if none is of this state.
     int64_t log_bytes = 0;   // Of the log behind it.
+    bool new_rules = false;  // The session's rules are not those of the snapshot.
     Clock::Monotonic tried;  // When a snapshot was tried last.
   };
   using Task = std::function<void()>;
@@ -148,24 +158,46 @@ class SessionKeeper {
 
   SessionFolder FolderOf(const Session& session) const { return folder_->Session(session.id()); }
 
-  // The session's turn, waited for at most `patience`; null if it does not come.
-  static std::unique_ptr<Turnstile::Turn> AwaitTurn(Session& session,
+  // What a snapshot needs: its session's turn, and that of all who write snapshots.
+  struct Turns {
+    std::unique_ptr<Turnstile::Turn> session;
+    std::unique_ptr<Turnstile::Turn> writing;
+  };
+
+  // A turn, waited for at most `patience`; null if it does not come.
+  static std::unique_ptr<Turnstile::Turn> AwaitTurn(Turnstile& turnstile,
                                                     std::chrono::milliseconds patience);
+
+  // The turn to write, waited for as long as it takes.
+  std::unique_ptr<Turnstile::Turn> AwaitWriting();
+
+  // Both turns. The session's is waited for `patience` at most, and without the other one in hand:
+  // who has the session's may be waiting to write. Unavailable (BUSY) if it does not come.
+  absl::StatusOr<Turns> AwaitBoth(Session& session, std::chrono::milliseconds patience);
 
   absl::Status SnapshotNow(const std::shared_ptr<Session>& session, const std::string& pin,
                            std::chrono::milliseconds patience, int64_t step = 0);
   absl::Status SnapshotInTurn(const std::shared_ptr<Session>& session,
-                              std::unique_ptr<Turnstile::Turn> turn, CaptureBuffer& buffer)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(writing_);
+                              std::unique_ptr<Turnstile::Turn> turn, CaptureBuffer& buffer);
   absl::Status Evict(const std::shared_ptr<Session>& session);
   absl::Status CheckDisk(const Session& session) const;
   absl::Status LoadNow(const std::shared_ptr<Session>& session);
   absl::Status OpenLog(Session& session);
-  absl::Status FreeRoom(int64_t bytes, const Session* for_whom);
+  absl::StatusOr<MemoryBudget::Reservation> FreeRoom(int64_t bytes, const Session* for_whom);
   void Note(const absl::Status& status, const Session& session, std::string_view words);
   void LookAfterAll();
   std::vector<std::shared_ptr<Session>> Alive();
   int64_t SnapshotStep(const Session& session) const;
+  // Whether the newest snapshot is not of the session as it is.
+  bool IsBehind(const Session& session) const;
+
+  // What is known of a session, unless it is forgotten already.
+  template <typename Change>
+  void Remember(const Session& session, Change change) {
+    MutexLock lock(&mutex_);
+    const auto found = kept_.find(session.id());
+    if (found != kept_.end()) change(found->second);
+  }
 
   const std::unique_ptr<StateFolder> folder_;
   const KeeperOptions options_;
@@ -173,7 +205,7 @@ class SessionKeeper {
   StepExecutor& executor_;
   const Clock& clock_;
 
-  Mutex writing_;  // Held while a snapshot is taken: one at a time, and one buffer.
+  const std::shared_ptr<Turnstile> writing_;  // Of those who write snapshots: one at a time.
 
   mutable Mutex mutex_;
   std::map<std::string, Kept, std::less<>> kept_ ABSL_GUARDED_BY(mutex_);  // By id.

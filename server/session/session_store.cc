@@ -37,6 +37,9 @@ constexpr int64_t kBytesPerSession = 16 * 1024;
 // Beyond any machine's memory, and far from where a count of bytes would overflow.
 constexpr size_t kArenaElementsMax = size_t{1} << 48;
 
+// How often room is made for a session, should others take it.
+constexpr int kRoomTries = 5;
+
 int64_t TableBytes(const optim::ParameterLayout& layout, size_t cell_elements) {
   int64_t bytes = kBytesPerSession;
   for (size_t i = 0; i < layout.parameters().size(); ++i) {
@@ -126,10 +129,10 @@ absl::StatusOr<std::shared_ptr<Session>> SessionStore::Prepare(
 }
 
 void SessionStore::Make(const Identity& identity, SessionSpec spec,
-                        optim::OptimizerFactoryPtr factory, bool may_make_room) {
+                        optim::OptimizerFactoryPtr factory, int room_tries) {
   const absl::Status submitted = executor_.Submit(
       identity.request.first,
-      [this, identity, spec, factory, may_make_room](StepExecutor::Device& device) {
+      [this, identity, spec, factory, room_tries](StepExecutor::Device& device) {
         auto prepared = Prepare(identity, spec, factory, device);
         if (keeper_ == nullptr) return Finish(identity.request, std::move(prepared));
         if (prepared.ok()) {
@@ -139,7 +142,7 @@ void SessionStore::Make(const Identity& identity, SessionSpec spec,
             Finish(RequestKey(session->tenant(), session->request_id()), session);
           });
         }
-        if (!may_make_room || ErrorReason(prepared.status()) != "MEMORY_EXHAUSTED") {
+        if (room_tries == 0 || ErrorReason(prepared.status()) != "MEMORY_EXHAUSTED") {
           return Finish(identity.request, std::move(prepared));
         }
         auto parts = MakeParts(spec, factory, limits_.cell_elements, device);
@@ -147,8 +150,9 @@ void SessionStore::Make(const Identity& identity, SessionSpec spec,
           return Finish(identity.request, std::move(prepared));
         }
         keeper_->MakeRoom(parts->memory_bytes,
-                          [this, identity, spec, factory](const absl::Status&) {
-                            Make(identity, spec, factory, /*may_make_room=*/false);
+                          [this, identity, spec, factory, room_tries](const absl::Status& made) {
+                            // Somebody else may be quicker.
+                            Make(identity, spec, factory, made.ok() ? room_tries - 1 : 0);
                           });
       });
   if (!submitted.ok()) Finish(identity.request, submitted);
@@ -290,7 +294,7 @@ void SessionStore::Create(const Caller& caller, const std::string& request_id,
 
   spec.optimizer_version = (*factory)->info().version;
   spec.weights_hash = (*factory)->info().weights_hash;
-  Make({request, spec_fingerprint}, std::move(spec), *factory, /*may_make_room=*/true);
+  Make({request, spec_fingerprint}, std::move(spec), *factory, kRoomTries);
 }
 
 void SessionStore::Finish(const RequestKey& request,

@@ -139,7 +139,7 @@ class SessionStore {
                                            StepExecutor::Device& device) const;
   // Prepares on the executor's thread; where memory is short, makes room once and tries again.
   void Make(const Identity& identity, SessionSpec spec, optim::OptimizerFactoryPtr factory,
-            bool may_make_room);
+            int room_tries);
   absl::StatusOr<optim::OptimizerFactoryPtr> FindFactory(const SessionSpec& spec);
   absl::Status RestoreOne(SessionRecord record);
   void KeepModelOf(const SessionSpec& spec);

@@ -170,11 +170,9 @@ absl::StatusOr<SnapshotReport> TakeSnapshot(const std::shared_ptr<Session>& sess
   report.generation = folder.Next(capture.step);
   if (session->state().log != nullptr) {
     // Steps from here on are logged behind this snapshot; if it fails, both logs are read.
-    auto log = StepLog::Open(folder.LogOf(report.generation.number));
-    if (log.ok()) {
-      session->state().log = *std::move(log);
-      session->state().logged_rules.reset();
-    }
+    MNEMO_ASSIGN_OR_RETURN(session->state().log,
+                           StepLog::Open(folder.LogOf(report.generation.number)));
+    session->state().logged_rules.reset();
   }
   MNEMO_ASSIGN_OR_RETURN(size_t filled, fill());
   end_turn();
@@ -191,9 +189,10 @@ absl::StatusOr<SnapshotReport> TakeSnapshot(const std::shared_ptr<Session>& sess
   MNEMO_RETURN_IF_ERROR(writer->Write(std::as_bytes(std::span(capture.clocks))));
   MNEMO_RETURN_IF_ERROR(writer->Write(capture.last_step));
   MNEMO_RETURN_IF_ERROR(writer->Commit());
-  std::error_code gone;  // The session may have been deleted meanwhile, with its folder.
-  const uintmax_t bytes = std::filesystem::file_size(report.generation.path, gone);
-  report.byte_count = gone ? 0 : static_cast<int64_t>(bytes);
+  // The session may have been deleted meanwhile, with its files.
+  std::error_code gone;
+  const uintmax_t size = std::filesystem::file_size(report.generation.path, gone);
+  report.byte_count = gone ? 0 : static_cast<int64_t>(size);
   report.total_seconds = Seconds(clock.MonotonicNow() - start);
   return report;
 }

@@ -69,7 +69,9 @@ absl::Status ReadTensors(SnapshotReader& reader, Session& session, StepExecutor&
       continue;
     }
     MNEMO_RETURN_IF_ERROR(reader.Read({piece.data(), size}));
+    FAIL_POINT("load.read");
     const auto upload = [&](StepExecutor::Device& device) -> absl::Status {
+      FAIL_POINT("load.upload");
       size_t from = 0;
       for (size_t k = i; k < last; ++k) {
         MNEMO_RETURN_IF_ERROR(
@@ -197,6 +199,8 @@ absl::StatusOr<LoadReport> LoadState(const std::shared_ptr<Session>& session,
         "STATE_LOST");
   }
   for (const int64_t log : folder.Logs()) {
+    // What was logged before is in the snapshot, or in a future that a rewind has given up.
+    if (log < report.generation.number) continue;
     const absl::Status status =
         ReadStepLog(folder.LogOf(log), [&](std::span<const std::byte> record) {
           return TakeAgain(record, session, executor, report.logged_steps);

@@ -59,6 +59,7 @@ absl::Status StepExecutor::Submit(const std::string& tenant, Task task) {
                    "QUEUE_FULL"),
         "retry_after_ms", kRetryAfterMs);
   }
+  FAIL_POINT("queue.submit");
   Line& line = lines_[tenant];
   // Who begins to wait has no claim on time that it did not wait for.
   if (line.tasks.empty()) line.used = std::max(line.used, served_);
@@ -140,6 +141,7 @@ void StepExecutor::Work() {
       line->tasks.pop_front();
       --queued_;
     }
+    FAIL_POINT("queue.take");
     const Clock::Monotonic start = clock_.MonotonicNow();
     task(device_);
     task = nullptr;  // What it holds goes before the next one runs.

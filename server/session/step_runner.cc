@@ -57,11 +57,13 @@ class Run {
 };
 
 absl::Status Run::ToDevice() {
+  FAIL_POINT("step.upload");
   if (state_.values.empty()) return absl::OkStatus();
   return backend_.Upload(state_.staging.data(), state_.values.data(), state_.values.size());
 }
 
 absl::Status Run::FromDevice() {
+  FAIL_POINT("step.download");
   if (state_.values.empty()) return backend_.Synchronize();
   return backend_.Download(state_.values.data(), state_.staging.data(), state_.values.size());
 }
@@ -208,6 +210,7 @@ absl::Status Run::CheckSameGradient(const LastStep& last) {
 
 absl::Status Run::Replay() {
   const LastStep& last = *state_.last;
+  FAIL_POINT("step.replay");
   MNEMO_RETURN_IF_ERROR(CheckSameGradient(last));
   MNEMO_RETURN_IF_ERROR(ToDevice());
   if (last.zero_non_finite) {

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/fail_point.h"
 
 namespace mnemosyne::server {
 
@@ -42,6 +43,7 @@ void Turnstile::Next() {
     ready = std::move(line_.front());
     line_.pop_front();
   }
+  FAIL_POINT("turn.next");
   ready(std::make_unique<Turn>(shared_from_this()));
 }
 

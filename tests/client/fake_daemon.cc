@@ -105,6 +105,29 @@ bool FakeDaemon::Take(Fault fault) {
   return true;
 }
 
+void FakeDaemon::SetDurableStep(int64_t step) {
+  const std::lock_guard lock(mutex_);
+  durable_step_ = step;
+}
+
+void FakeDaemon::CrashBackTo(int64_t step) {
+  Stop();
+  {
+    const std::lock_guard lock(mutex_);
+    for (const auto& each : sessions_) {
+      each->session.set_last_step(step);
+      each->last_gradients.clear();
+      each->last_updates.clear();
+    }
+  }
+  Start();
+}
+
+void FakeDaemon::TakeOver() {
+  const std::lock_guard lock(mutex_);
+  for (const auto& each : sessions_) each->session.set_epoch(each->session.epoch() + 1);
+}
+
 int FakeDaemon::applied_count() const {
   const std::lock_guard lock(mutex_);
   return applied_count_;
@@ -306,6 +329,7 @@ grpc::Status FakeDaemon::Optimize(grpc::ServerContext* context, Stream* stream) 
     session->session.set_epoch(session->session.epoch() + 1);
     opened.set_epoch(session->session.epoch());
     opened.set_last_applied_step(session->session.last_step());
+    opened.set_keeps_sessions(options_.keeps_sessions);
   }
   opened.set_gradient_encoding(open.gradient_encoding());
   opened.set_update_encoding(open.update_encoding());
@@ -398,6 +422,7 @@ grpc::Status FakeDaemon::Apply(FakeSession& session, const v1::OpenStream& open,
   const std::lock_guard lock(mutex_);
   last_begin_ = begin;
   done.set_step(begin.step());
+  done.set_last_durable_step(durable_step_);
   std::string gradients;
   had_checksums_ = true;
   for (const auto& chunk : chunks) {

@@ -51,8 +51,9 @@ class FakeDaemon final : public v1::OptimizerService::Service {
     int64_t cell_elements = 1'000;
     int chunks_per_message = 2;
     int32_t heartbeat_seconds = 30;
-    double decay = 0;  // In all updates.
-    double scale = 1;  // In all updates, which are divided by it.
+    double decay = 0;             // In all updates.
+    double scale = 1;             // In all updates, which are divided by it.
+    bool keeps_sessions = false;  // What `opened` says.
   };
 
   FakeDaemon();
@@ -73,6 +74,15 @@ class FakeDaemon final : public v1::OptimizerService::Service {
   // Lets something go wrong when it is next due. Faults of different kinds wait for each other only
   // if they are due at the same place.
   void Inject(Fault fault);
+
+  // All answers from now on say that steps up to this one are durable.
+  void SetDurableStep(int64_t step);
+
+  // Ends all calls and listens again, with all sessions back at `step`, as after a crash.
+  void CrashBackTo(int64_t step);
+
+  // Lets somebody else take all sessions over, which streams that are open are not told.
+  void TakeOver();
 
   // Times that a step was applied.
   int applied_count() const;
@@ -153,6 +163,7 @@ class FakeDaemon final : public v1::OptimizerService::Service {
   int open_count_ = 0;
   int heartbeat_count_ = 0;
   int message_count_ = 0;
+  int64_t durable_step_ = 0;
   bool had_checksums_ = false;
   bool stopping_ = false;
   v1::StepBegin last_begin_;

@@ -513,5 +513,127 @@ TEST_F(OptimizeStreamTest, OutlivesItsClient) {
   EXPECT_THAT(Step(), IsOk());
 }
 
+// A daemon that keeps sessions, and a stream that remembers what it was told.
+class ResendTest : public OptimizeStreamTest {
+ protected:
+  void OpenKept(StreamOptions options) {
+    options.on_event = [this](const StreamEvent& event) {
+      if (event.kind != StreamEvent::Kind::kReconnected) events_.push_back(event);
+    };
+    FakeDaemon::Options daemon_options;
+    daemon_options.keeps_sessions = true;
+    Open(daemon_options, options, {3, 2'500});
+  }
+
+  // Takes a step with gradients of its own, the second parameter left out of every third.
+  absl::Status StepTo(int64_t step) {
+    for (auto& tensor : gradients_) tensor.front() = static_cast<float>(step);
+    StepOptions options;
+    if (step % 3 == 0) options.absent_parameters = {1};
+    options.loss = static_cast<double>(step);
+    const auto result = Step(options);
+    if (result.ok()) {
+      EXPECT_EQ(result->step, step);
+    }
+    return result.status();
+  }
+
+  std::vector<StreamEvent> events_;
+};
+
+class ResendFromTest : public ResendTest, public ::testing::WithParamInterface<const char*> {};
+
+TEST_P(ResendFromTest, SendsAgainWhatARestartedDaemonHasLost) {
+  StreamOptions options = QuickOptions();
+  const auto folder = std::filesystem::path(::testing::TempDir()) / "replay";
+  if (std::string_view(GetParam()) == "Folder") {
+    std::filesystem::create_directories(folder);
+    options.replay_folder = folder;
+  }
+  OpenKept(options);
+  for (int64_t step = 1; step <= 7; ++step) ASSERT_THAT(StepTo(step), IsOk());
+
+  daemon_->CrashBackTo(2);
+  ASSERT_THAT(StepTo(8), IsOk());
+
+  // Steps 3 to 7 once more, and step 8.
+  EXPECT_EQ(daemon_->applied_count(), 7 + 5 + 1);
+  ASSERT_EQ(events_.size(), 1U);
+  EXPECT_EQ(events_[0].kind, StreamEvent::Kind::kResent);
+  EXPECT_EQ(events_[0].first_step, 3);
+  EXPECT_EQ(events_[0].last_step, 7);
+  ASSERT_FLOAT_EQ(updates_[0][0], -0.1F * 8);
+  stream_.reset();
+  EXPECT_TRUE(options.replay_folder.empty() || std::filesystem::is_empty(folder));
+}
+
+INSTANTIATE_TEST_SUITE_P(Places, ResendFromTest, ::testing::Values("Memory", "Folder"),
+                         [](const auto& param) { return std::string(param.param); });
+
+TEST_F(ResendTest, SaysThatStepsAreLostIfItKeptNone) {
+  StreamOptions options = QuickOptions();
+  options.replay_bytes = 0;
+  OpenKept(options);
+  for (int64_t step = 1; step <= 3; ++step) ASSERT_THAT(StepTo(step), IsOk());
+
+  daemon_->CrashBackTo(1);
+
+  EXPECT_THAT(StepTo(4), Fails(StatusCode::kFailedPrecondition, "STATE_MISMATCH"));
+  EXPECT_EQ(daemon_->applied_count(), 3);
+}
+
+TEST_F(ResendTest, KeepsNoMoreThanItsBound) {
+  StreamOptions options = QuickOptions();
+  options.replay_bytes = 2 * 2'503 * sizeof(float);
+  OpenKept(options);
+  for (int64_t step = 1; step <= 5; ++step) ASSERT_THAT(StepTo(step), IsOk());
+
+  daemon_->CrashBackTo(3);
+  ASSERT_THAT(StepTo(6), IsOk());
+  daemon_->CrashBackTo(2);
+
+  EXPECT_THAT(StepTo(7), Fails(StatusCode::kFailedPrecondition, "STATE_MISMATCH"));
+}
+
+TEST_F(ResendTest, LetsGoOfDurableSteps) {
+  StreamOptions options = QuickOptions();
+  options.replay_bytes = 2 * 2'503 * sizeof(float);
+  OpenKept(options);
+  for (int64_t step = 1; step <= 20; ++step) {
+    daemon_->SetDurableStep(step - 1);
+    ASSERT_THAT(StepTo(step), IsOk());
+  }
+
+  daemon_->CrashBackTo(19);
+
+  ASSERT_THAT(StepTo(21), IsOk());
+  EXPECT_EQ(daemon_->applied_count(), 22);
+}
+
+TEST_F(ResendTest, TellsOfAFolderThatCannotBeWritten) {
+  StreamOptions options = QuickOptions();
+  options.replay_folder = "/nowhere/at/all";
+  OpenKept(options);
+
+  ASSERT_THAT(StepTo(1), IsOk());
+
+  ASSERT_EQ(events_.size(), 1U);
+  EXPECT_EQ(events_[0].kind, StreamEvent::Kind::kDurability);
+  EXPECT_THAT(events_[0].message, HasSubstr("/nowhere/at/all"));
+}
+
+TEST_F(ResendTest, NeverReopensAfterSomebodyElseTookTheSession) {
+  OpenKept(QuickOptions());
+  ASSERT_THAT(StepTo(1), IsOk());
+
+  daemon_->TakeOver();
+  daemon_->CrashBackTo(1);
+
+  for (int i = 0; i < 2; ++i) {
+    EXPECT_THAT(StepTo(2), Fails(StatusCode::kAborted, "SUPERSEDED"));
+  }
+  EXPECT_EQ(daemon_->open_count(), 1);
+}
+
 }  // namespace
 }  // namespace mnemosyne

@@ -4,50 +4,90 @@ from __future__ import annotations
 
 import argparse
 import os
+import random
+import shutil
 import sys
 import tempfile
 import time
 from collections import Counter
 from pathlib import Path
 
-from e2e_chaos import discover, disturbed
+from e2e_chaos import arm, discover, disturbed
+
+# Jobs of one round: each takes up the points that no daemon of those before has met.
+JOBS_MAX = 4
+
+
+def run_round(
+    folder: Path, points: list[str], expected: bytes, rng: random.Random
+) -> tuple[Counter[str], int, list[str]]:
+    """Disturbs jobs until all points were met.
+
+    Returns:
+        What happened, such as `kill stream.end`; how many daemons died; what went wrong.
+    """
+    happened: Counter[str] = Counter()
+    deaths = 0
+    missing = list(points)
+    for number in range(JOBS_MAX):
+        # Points that are passed only once in a daemon's life are met at the first pass alone.
+        armed = arm(missing, rng) if number == 0 else {p: "kill@1" for p in missing}
+        state = folder / str(number)
+        try:
+            bits, daemons = disturbed(state, armed)
+        except Exception as error:  # Every failure belongs into the report.
+            return happened, deaths, [f"{armed}: {type(error).__name__}: {error}"[:3000]]
+        if bits != expected:
+            return happened, deaths, [f"{armed}: OTHER BITS"]
+        deaths += daemons.deaths
+        for point in daemons.met:
+            if point in armed:
+                happened[f"{armed[point].split(':')[0].split('@')[0]} {point}"] += 1
+        missing = [point for point in missing if point not in daemons.met]
+        shutil.rmtree(state)
+        if not missing:
+            break
+    return happened, deaths, []
 
 
 def main() -> int:
-    """Disturbs a job everywhere; returns 1 if any run ended with other bits."""
+    """Disturbs jobs everywhere; returns 1 if any ended with other bits."""
     parser = argparse.ArgumentParser(prog="scripts/chaos.sh")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--minutes", type=float, default=24 * 60)
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--report", type=Path)
     options = parser.parse_args()
     start = time.monotonic()
-    outcomes: Counter[str] = Counter()
+    happened: Counter[str] = Counter()
     failures: list[str] = []
-    deaths = 0
+    deaths = rounds = 0
     with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
         root = Path(folder)
-        expected, points = discover(root / "quiet", root / "points")
-        for turn in range(1, options.rounds + 1):
-            for point in points:
-                # One turn in five delays instead of killing.
-                action = f"delay:30@{turn}" if turn % 5 == 0 else f"kill@{turn}"
-                plans = [f"{point}={action}", f"{point}=kill@{turn}"]
-                try:
-                    bits, daemons = disturbed(root / f"{turn}-{point}", plans)
-                    outcome = "same bits" if bits == expected else "OTHER BITS"
-                    deaths += daemons.deaths
-                except Exception as error:  # Every failure belongs into the report.
-                    outcome = f"{type(error).__name__}: {error}"[:200]
-                outcomes[outcome] += 1
-                if outcome != "same bits":
-                    failures.append(f"{point} {action}: {outcome}")
-                    print(failures[-1], file=sys.stderr, flush=True)
+        expected, points = discover(root / "quiet")
+        while rounds < options.rounds and time.monotonic() - start < 60 * options.minutes:
+            rng = random.Random(options.seed + rounds)
+            some, died, wrong = run_round(root / f"round{rounds}", points, expected, rng)
+            happened.update(some)
+            deaths += died
+            rounds += 1
+            failures += [f"seed {options.seed + rounds - 1}: {what}" for what in wrong]
+            print(f"round {rounds}: {died} deaths, {wrong or 'the same bits'}", flush=True)
+    kills = {p: happened[f"kill {p}"] for p in points}
+    delays = {p: happened[f"delay {p}"] for p in points}
+    fewest = sorted(points, key=lambda p: kills[p] + delays[p])[:5]
     lines = [
-        f"- {len(points)} fail points, {options.rounds} rounds, {sum(outcomes.values())} runs, "
-        f"{deaths} deaths of a daemon, {time.monotonic() - start:.0f} s; load of the machine at "
-        f"the end {os.getloadavg()[0]:.1f}",
-        *(f"- {count} runs: {outcome}" for outcome, count in outcomes.most_common()),
+        f"- {rounds} rounds over {len(points)} fail points in {time.monotonic() - start:.0f} s: "
+        f"{sum(kills.values())} kills at a point, {sum(delays.values())} delays, {deaths} ends of "
+        f"a daemon, orderly ones included; load of the machine at the end {os.getloadavg()[0]:.1f}",
+        f"- rounds that ended with other bits than the undisturbed run, or not at all: "
+        f"{len(failures)}",
+        "- fewest: " + ", ".join(f"`{p}` {kills[p] + delays[p]}" for p in fewest),
+        *(f"- {failure}" for failure in failures),
         "",
-        "Points: " + ", ".join(f"`{point}`" for point in points) + ".",
+        "Kills at each point (and delays): "
+        + ", ".join(f"`{p}` {kills[p]} ({delays[p]})" for p in points)
+        + ".",
     ]
     text = "\n".join(lines) + "\n"
     if options.report:

@@ -2,7 +2,10 @@
 #pragma once
 
 #include <chrono>
+#include <cstddef>
 #include <cstdint>
+#include <filesystem>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -20,6 +23,21 @@ namespace mnemosyne {
 using Tensors = std::span<const std::span<const float>>;
 using MutableTensors = std::span<const std::span<float>>;
 
+// What became of a stream, beside its steps.
+struct StreamEvent {
+  enum class Kind {
+    kReconnected,  // Another connection was opened.
+    kResent,       // The daemon had lost steps and got them again.
+    kLost,         // Steps are lost for good, and training goes on without them.
+    kDurability,   // Steps cannot be kept safe for the moment, or can again.
+  };
+
+  Kind kind = Kind::kReconnected;
+  std::string message;     // For people.
+  int64_t first_step = 0;  // The steps it is about; 0 for none.
+  int64_t last_step = 0;
+};
+
 struct StreamOptions {
   // How elements travel: float32, bfloat16 or float16. The caller's tensors are float32 always.
   DataType gradient_encoding = DataType::kFloat32;
@@ -34,6 +52,14 @@ struct StreamOptions {
   std::chrono::milliseconds open_timeout{20'000};
   // Waits between tries.
   RetryPolicy retry;
+  // The gradients of steps that a crash of the daemon could lose are copied, up to so many bytes,
+  // and sent again after it; 0 keeps none. A daemon that keeps no sessions, or makes every step
+  // durable, needs none.
+  size_t replay_bytes = size_t{256} << 20;
+  // A folder to keep them in; empty is memory.
+  std::filesystem::path replay_folder = {};
+  // Told what happens to the stream beside its steps, on the thread that steps.
+  std::function<void(const StreamEvent&)> on_event = {};
 };
 
 // What a step may carry besides gradients; docs/protocol.md says what each does.
@@ -63,6 +89,7 @@ struct StepResult {
   std::vector<int32_t> skipped_parameters;  // Because of the NonFinitePolicy.
   std::vector<double> decays;               // [parameters] Weight decay to apply.
   int64_t last_durable_step = 0;            // The last one that survives a crash of the daemon.
+  std::string durability_error;             // Why no later one does; empty while all is well.
   bool replayed = false;                    // The daemon had applied the step before.
   double receive_seconds = 0;               // In the daemon.
   double queue_seconds = 0;
@@ -73,7 +100,10 @@ struct StepResult {
 // A stream that holds a session and steps it.
 //
 // A broken stream is opened anew inside Step, which sends the step again: it is applied once
-// however often it is sent. A stream that lost its session to a newer one says ABORTED with reason
+// however often it is sent. If the daemon came back without the last steps, they are sent again
+// first, from the copies that the stream keeps; where these do not reach, Step says
+// FailedPrecondition with reason STATE_MISMATCH, or goes on if StreamOptions::accept_loss is set. A
+// stream that lost its session to a newer one says ABORTED with reason
 // SUPERSEDED from then on and is of no further use. While no step runs, a thread of the stream
 // exchanges heartbeats with the daemon.
 //

@@ -73,20 +73,25 @@ class Caller:
                 self._watch(self._channel)
             return self._methods
 
-    def renew(self) -> None:
+    def renew(self, *, silent: bool = False) -> None:
         """Lets the next call open another channel if this one has no connection.
 
         A channel waits longer and longer between its tries, and all of them fail meanwhile; how
         long to wait is this package's affair.
+
+        Args:
+            silent: Whether nothing came from the daemon for long. Then its connection is taken for
+                dead: a network that loses everything does not say so.
         """
         if self._pid != os.getpid():
             return
         with self._lock:
-            if self._state is not grpc.ChannelConnectivity.TRANSIENT_FAILURE:
+            if not silent and self._state is not grpc.ChannelConnectivity.TRANSIENT_FAILURE:
                 return
             channel, self._channel, self._methods = self._channel, None, None
             self._state = None
-        if channel is not None:
+        # Other streams may be on a silent one; it goes with the last of them.
+        if channel is not None and not silent:
             channel.close()
 
     def _watch(self, channel: grpc.Channel) -> None:
@@ -148,7 +153,10 @@ class Caller:
                 result = attempt()
             except grpc.RpcError as rpc_error:
                 error = error_of_call(rpc_error)
-                if not isinstance(error, UnavailableError) or error.code == "DEADLINE_EXCEEDED":
+                if not isinstance(error, UnavailableError):
+                    raise error from None
+                if error.code == "DEADLINE_EXCEEDED":
+                    self.renew(silent=not error.reason)
                     raise error from None
                 self.renew()
                 patience.pause(error)

@@ -12,6 +12,7 @@ from mnemosyne_client import messages
 from mnemosyne_client._wire import Methods
 from mnemosyne_client.caller import Caller
 from mnemosyne_client.credentials import Credentials
+from mnemosyne_client.errors import UnavailableError
 from mnemosyne_client.patience import OnUnavailable, WaitPolicy
 from mnemosyne_client.session import Session, State
 from mnemosyne_client.stream import OptimizeStream, StepResult
@@ -77,9 +78,13 @@ class Client:
         """How long one try of a call may take, in seconds."""
         return self._caller.timeout
 
-    def renew(self) -> None:
-        """Lets the next call open another channel if this one has no connection."""
-        self._caller.renew()
+    def renew(self, error: UnavailableError) -> None:
+        """Lets the next call open another channel if this one has no connection, or only silence.
+
+        Args:
+            error: Why the last try failed.
+        """
+        self._caller.renew(silent=error.code == "DEADLINE_EXCEEDED" and not error.reason)
 
     @property
     def methods(self) -> Methods:

@@ -68,7 +68,7 @@ class Connection:
             response = self._incoming.get(timeout=timeout)
         except queue.Empty:
             raise UnavailableError(
-                f"the daemon sent nothing for {timeout:g} s", code="UNAVAILABLE"
+                f"the daemon sent nothing for {timeout:g} s", code="DEADLINE_EXCEEDED"
             ) from None
         if isinstance(response, MnemosyneError):
             raise response

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -53,6 +54,8 @@ class Link:
         self._request.session = session.name
         self._request.token = session.token
         self._request.protocol_revision = PROTOCOL_REVISION
+        # Tells the daemon which of this link's openings came late.
+        self._request.stream_id = secrets.randbits(64) | 1
         self._connection: Connection | None = None
         # Opens whose answer was lost: each may have advanced the session's epoch.
         self._blind_opens = 0
@@ -114,7 +117,10 @@ class Link:
         """Opens a connection and learns where the session stands."""
         self._pid = os.getpid()
         self._connection = Connection(self._client.methods.optimize)
-        self._connection.send([messages.OptimizeRequest(open=self._request)])
+        self._request.attempt += 1
+        request = messages.OptimizeRequest()
+        request.open.CopyFrom(self._request)  # It is sent by another thread.
+        self._connection.send([request])
         self._blind_opens += 1
         response = self._connection.receive(self._client.timeout)
         while not response.HasField("opened"):

@@ -90,7 +90,9 @@ class OpenStream(Message):
     update_encoding: int
     accept_loss: bool
     checksums: bool
-    def __init__(self, *, session: str | None = ..., token: str | None = ..., rank: int | None = ..., lane: int | None = ..., protocol_revision: int | None = ..., gradient_encoding: int | None = ..., update_encoding: int | None = ..., accept_loss: bool | None = ..., checksums: bool | None = ...) -> None: ...
+    stream_id: int
+    attempt: int
+    def __init__(self, *, session: str | None = ..., token: str | None = ..., rank: int | None = ..., lane: int | None = ..., protocol_revision: int | None = ..., gradient_encoding: int | None = ..., update_encoding: int | None = ..., accept_loss: bool | None = ..., checksums: bool | None = ..., stream_id: int | None = ..., attempt: int | None = ...) -> None: ...
 
 class StreamOpened(Message):
     epoch: int

@@ -223,7 +223,7 @@ class OptimizeStream:
                 self._ready()
             except UnavailableError as error:
                 self._link.drop()
-                self._client.renew()
+                self._client.renew(error)
                 patience.pause(error)
             except SupersededError as error:
                 self._link.give_up(error)
@@ -246,6 +246,22 @@ class OptimizeStream:
                 if error.reason != "NOT_AT_STEP":
                     raise
                 self._link.drop()  # The daemon was restarted in between.
+
+    def update_session(self, **changes: Any) -> messages.Session:
+        """Changes values of the session from the next step on, as Client.update_session() does.
+
+        Steps that a crash of the daemon could lose are made durable first: sent again later, they
+        would be taken with the new values.
+
+        Raises:
+            MnemosyneError: As step() and Client.update_session().
+        """
+        if self._link.opened.keeps_sessions:
+            try:
+                self.snapshot()
+            except (ResourceExhaustedError, ServerError) as error:
+                self._tell("durability", f"a change is not safe from a crash: {error.message}")
+        return self._client.update_session(self._session, **changes)
 
     def export_state(self) -> State:
         """Returns the session's state after the last step of this stream.
@@ -299,7 +315,7 @@ class OptimizeStream:
                 result = self._exchange(connection, begin, arrays, draft)
             except UnavailableError as error:
                 self._link.drop()
-                self._client.renew()
+                self._client.renew(error)
                 patience.pause(error)
             except ResourceExhaustedError as error:
                 if error.reason not in ("QUEUE_FULL", "RATE_LIMITED"):
@@ -422,7 +438,7 @@ class OptimizeStream:
                 self._link.connect()
             except UnavailableError as error:
                 self._link.drop()
-                self._client.renew()
+                self._client.renew(error)
                 patience.pause(error)
             else:
                 patience.succeed()

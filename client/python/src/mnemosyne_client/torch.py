@@ -17,10 +17,11 @@ from mnemosyne_client._torch_options import OptionTable
 from mnemosyne_client._torch_overlap import BackwardOverlap
 from mnemosyne_client._torch_state import MASTER, fill_state, merge_states, tensors_of_state
 from mnemosyne_client._torch_tensors import ParameterMirror
-from mnemosyne_client.client import Client
+from mnemosyne_client.client import Client, Durability
 from mnemosyne_client.draft import Draft
 from mnemosyne_client.errors import InvalidRequestError, SessionLostError
 from mnemosyne_client.patience import OnUnavailable
+from mnemosyne_client.replay import StreamEvent
 from mnemosyne_client.session import Session
 
 _STATE_KEY = "mnemosyne"
@@ -65,6 +66,10 @@ class RemoteOptimizer(torch.optim.Optimizer):
         request_id: str | None = None,
         label: str = "",
         model: torch.nn.Module | None = None,
+        durability: Durability = "snapshot",
+        replay_bytes: int = 256 << 20,
+        replay_folder: str | None = None,
+        on_event: Callable[[StreamEvent], None] | None = None,
         **options: Any,
     ) -> None:
         """Makes the session.
@@ -94,6 +99,11 @@ class RemoteOptimizer(torch.optim.Optimizer):
             model: The model whose layers tell the fan-in of each parameter, which learned
                 optimizers use. Without it, a tensor of two axes or more is taken for PyTorch's
                 [outputs, inputs, ...], or for an embedding if its name says so.
+            durability: When a step survives a crash of a daemon that keeps sessions: with the next
+                `snapshot`, or as a `step`, before it is answered.
+            replay_bytes: As OptimizeStream takes it.
+            replay_folder: As OptimizeStream takes it.
+            on_event: As OptimizeStream takes it.
             **options: Options of the optimizer for groups that do not set them.
 
         Raises:
@@ -116,11 +126,15 @@ class RemoteOptimizer(torch.optim.Optimizer):
             ),
             "non_finite_policy": non_finite_policy,
             "label": label,
+            "durability": durability,
         }
         self._stream_options = {
             "gradient_encoding": gradient_encoding,
             "update_encoding": update_encoding,
             "checksums": checksums,
+            "replay_bytes": replay_bytes,
+            "replay_folder": replay_folder,
+            "on_event": on_event,
         }
         self._optimizer_name = optimizer
         self._request_id = request_id
@@ -267,6 +281,36 @@ class RemoteOptimizer(torch.optim.Optimizer):
         self._client.import_state(self.session, state)
         for number, mirror in enumerate(self._mirrors):
             mirror.reset(entries.get(number, {}).get(MASTER))
+
+    def snapshot(self, pin: str = "") -> int:
+        """Lets the daemon keep the state of now; returns its step when it is on the disk.
+
+        Args:
+            pin: A name for rewind(), as Client.snapshot_session() takes it.
+
+        Raises:
+            MnemosyneError: As OptimizeStream.snapshot().
+        """
+        return self._lease.open_stream(self._stream_options).snapshot(pin)
+
+    def rewind(self, pin: str) -> int:
+        """Goes back to the state that was kept under `pin`; returns its step.
+
+        The trainer that goes back to a checkpoint loads the model's parameters beside it. Made for
+        an optimizer with a `request_id`, whose session a restarted process finds again. Options of
+        the groups are told anew where they differ.
+
+        Raises:
+            ValueError: There are parameters of 16 bits, whose float32 copies are here alone; use
+                state_dict().
+            MnemosyneError: As Client.rewind_session().
+        """
+        if any(mirror.master is not None for mirror in self._mirrors):
+            raise ValueError("parameters of 16 bits go back by load_state_dict()")
+        self._lease.close_stream()
+        session = self._client.rewind_session(self.session, pin)
+        self._group_values = [dict(g.hyperparameters) for g in session.spec.groups]
+        return session.last_step
 
     def close(self) -> None:
         """Ends the stream, and the session if it belongs to this object. May be called again."""
@@ -434,9 +478,12 @@ class RemoteOptimizer(torch.optim.Optimizer):
         ]
         if any(changes):
             self._check_clipping()
-            self._client.update_session(
-                self.session, groups=[messages.ParameterGroup(hyperparameters=c) for c in changes]
-            )
+            groups = [messages.ParameterGroup(hyperparameters=c) for c in changes]
+            # A step that was begun during the backward pass is between two snapshots.
+            if self._lease.stream is None or self._overlap is not None:
+                self._client.update_session(self.session, groups=groups)
+            else:
+                self._lease.stream.update_session(groups=groups)
             for told, change in zip(self._group_values, changes):
                 told.update(change)
         return rates if rates != told_rates else []
