@@ -13,6 +13,7 @@
 #include "base/fail_point.h"
 #include "base/mutex.h"
 #include "base/status_macros.h"
+#include "server/config/machine.h"
 #include "server/listen_check.h"
 #include "server/rpc/tls_credentials.h"
 #include "server/telemetry/log.h"
@@ -24,8 +25,17 @@ constexpr int kKeepaliveMs = 60'000;
 constexpr int kKeepaliveTimeoutMs = 20'000;
 constexpr int kClientPingIntervalMs = 10'000;
 constexpr int kHandshakeTimeoutMs = 20'000;
+constexpr int32_t kIdentifySeconds = 60;
+
+// What threads, models that are read again, and tables may add.
+constexpr int64_t kBaseMargin = 64 << 20;
+
+// A connection has a descriptor of gRPC's and one of the guard's.
+constexpr int64_t kFilesForConnection = 2;
+constexpr int64_t kFilesForRest = 256;
+
 constexpr int kMetadataBytesMax = 16 * 1024;
-constexpr int kStreamsPerConnectionMax = 1024;
+constexpr int kStreamsPerConnectionMax = 128;
 
 // How often certificates and the access file are looked at.
 constexpr std::chrono::seconds kFilePollInterval(2);
@@ -44,6 +54,13 @@ StreamLimits MakeStreamLimits(const ServerConfig& config) {
           .heartbeat_seconds = static_cast<int32_t>(config.heartbeat_seconds),
           .step_timeout_seconds = static_cast<int32_t>(config.step_timeout_seconds),
           .idle_seconds = static_cast<int32_t>(config.stream_idle_seconds)};
+}
+
+ConnectionLimits MakeConnectionLimits(const ServerConfig& config, const AccessPolicy& policy) {
+  return {.connections_max = static_cast<size_t>(config.connections_max),
+          .identify_seconds = kIdentifySeconds,
+          .message_bytes_max = config.message_max,
+          .tenants = policy.asks()};
 }
 
 TenantLimits MakeTenantLimits(const ServerConfig& config) {
@@ -88,8 +105,10 @@ absl::StatusOr<std::unique_ptr<kernels::Backend>> OpenDevice(const ServerConfig&
 void SetBounds(const ServerConfig& config, grpc::ServerBuilder& builder) {
   builder.SetMaxReceiveMessageSize(static_cast<int>(config.message_max));
   builder.SetMaxSendMessageSize(-1);
-  // Without this a second daemon on the same port would share its clients instead of failing.
-  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+  // A second line behind the guard of memory: gRPC ends any stream, not those that are to blame.
+  grpc::ResourceQuota quota("wire");
+  quota.Resize(static_cast<size_t>(config.wire_memory_max));
+  builder.SetResourceQuota(quota);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveMs);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeoutMs);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
@@ -136,7 +155,8 @@ Server::Server(const ServerConfig& config, Security security,
       store_(MakeSessionLimits(config), budget_, quotas_, models_, *executor_, clock),
       clock_(clock),
       streams_(static_cast<size_t>(config.streams_max)),
-      gatekeeper_(*security_.policy, *security_.audit),
+      connections_(MakeConnectionLimits(config, *security_.policy), clock),
+      gatekeeper_(*security_.policy, *security_.audit, connections_),
       reloader_(models_),
       service_(models_, reloader_, store_, *executor_, streams_, gatekeeper_,
                MakeStreamLimits(config), clock) {}
@@ -175,6 +195,7 @@ absl::Status Server::OpenStateFolder() {
 }
 
 absl::Status Server::Listen() {
+  RaiseFileLimit();
   grpc::EnableDefaultHealthCheckService(true);
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   grpc::ServerBuilder builder;
@@ -182,22 +203,29 @@ absl::Status Server::Listen() {
   builder.RegisterService(&service_);
   const auto clients = config_.tls_clients == "require" ? ClientCertificates::kRequired
                                                         : ClientCertificates::kRequested;
-  std::vector<int> ports(config_.listen.size());
-  for (size_t i = 0; i < ports.size(); ++i) {
+  std::vector<TcpListener::Acceptor> acceptors;
+  for (const std::string& address : config_.listen) {
+    MNEMO_ASSIGN_OR_RETURN(std::unique_ptr<TcpListener> listener,
+                           TcpListener::Listen(address, connections_));
+    addresses_.push_back(listener->address());
+    listeners_.push_back(std::move(listener));
     credentials_.push_back(security_.tls == nullptr ? grpc::InsecureServerCredentials()
                                                     : MakeTlsCredentials(*security_.tls, clients));
-    builder.AddListeningPort(config_.listen[i], credentials_.back(), &ports[i]);
+    using Builder = grpc::ServerBuilder::experimental_type;
+    acceptors.push_back(builder.experimental().AddExternalConnectionAcceptor(
+        Builder::ExternalConnectionType::FROM_FD, credentials_.back()));
   }
   if (!config_.socket.empty()) {
-    MNEMO_ASSIGN_OR_RETURN(
-        socket_, SocketListener::Listen(config_.socket, *security_.policy, *security_.audit));
+    MNEMO_ASSIGN_OR_RETURN(socket_, SocketListener::Listen(config_.socket, *security_.policy,
+                                                           *security_.audit, connections_));
   }
   gatekeeper_.set_socket(socket_.get());
   grpc_ = builder.BuildAndStart();
-  if (grpc_ == nullptr) {
-    return Unavailable("cannot listen on {}; another program may have taken it a moment ago",
-                       fmt::join(config_.listen, ", "));
-  }
+  if (grpc_ == nullptr) return Internal("gRPC does not start; its log says why");
+  base_bytes_ = ReadProcessMemory(/*in_use=*/false).resident + kBaseMargin;
+  memory_guard_ = std::make_unique<MemoryGuard>([this] { return MemoryBytesMax(); },
+                                                &ReadProcessMemory, connections_, clock_);
+  for (size_t i = 0; i < listeners_.size(); ++i) listeners_[i]->Serve(std::move(acceptors[i]));
   if (socket_ != nullptr) socket_->Serve(*grpc_);
   keep_awake_ = std::make_unique<KeepAwake>(*grpc_);
   grpc_->GetHealthCheckService()->SetServingStatus(v1::OptimizerService::service_full_name(), true);
@@ -205,11 +233,21 @@ absl::Status Server::Listen() {
     if (security_.tls != nullptr) security_.tls->Reload();
     security_.policy->Reload();
   });
-  for (size_t i = 0; i < ports.size(); ++i) {
-    const std::string& address = config_.listen[i];
-    addresses_.push_back(fmt::format("{}:{}", address.substr(0, address.rfind(':')), ports[i]));
-  }
   return absl::OkStatus();
+}
+
+void Server::RaiseFileLimit() const {
+  const int64_t needed = kFilesForConnection * config_.connections_max + kFilesForRest;
+  if (const int64_t files = RaiseOpenFileLimit(needed); files < needed) {
+    Log(spdlog::level::warn, "too few open files are allowed for --connections-max",
+        {{"open_files", files}, {"needed", needed}});
+  }
+}
+
+int64_t Server::MemoryBytesMax() const {
+  const int64_t snapshot = keeper_ == nullptr ? 0 : config_.snapshot_buffer;
+  // The other half is for what comes until connections that are ended have let go.
+  return base_bytes_ + budget_.bytes_reserved() + snapshot + config_.wire_memory_max / 2;
 }
 
 bool Server::Drain() {
@@ -219,6 +257,7 @@ bool Server::Drain() {
   if (auto* health = grpc_->GetHealthCheckService()) health->Shutdown();
   streams_.Drain();
   keep_awake_.reset();
+  for (const auto& listener : listeners_) listener->Stop();
   if (socket_ != nullptr) socket_->Stop();
   // Cancels what is left at the deadline: no client can hold the daemon up. gRPC itself may, so it
   // is waited for on a thread that can be left behind.
@@ -251,6 +290,7 @@ bool Server::Drain() {
   executor_->Stop();
   grpc_.reset();
   poller_.reset();
+  memory_guard_.reset();
   return true;
 }
 

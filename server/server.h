@@ -12,11 +12,14 @@
 #include "server/config/server_config.h"
 #include "server/model/model_registry.h"
 #include "server/model/model_reloader.h"
+#include "server/rpc/connection_guard.h"
 #include "server/rpc/gatekeeper.h"
 #include "server/rpc/keep_awake.h"
+#include "server/rpc/memory_guard.h"
 #include "server/rpc/optimizer_service.h"
 #include "server/rpc/socket_listener.h"
 #include "server/rpc/stream_registry.h"
+#include "server/rpc/tcp_listener.h"
 #include "server/security/access_policy.h"
 #include "server/security/audit_log.h"
 #include "server/security/file_poller.h"
@@ -72,9 +75,15 @@ class Server {
   absl::Status OpenStateFolder();
   absl::Status Listen();
 
+  void RaiseFileLimit() const;
+
+  // How much memory the process may have before connections are ended.
+  int64_t MemoryBytesMax() const;
+
   const ServerConfig config_;
   const Security security_;
   MemoryBudget budget_;
+  int64_t base_bytes_ = 0;  // What the process has before it serves anybody.
   TenantQuotas quotas_;
   ModelRegistry models_;
   std::unique_ptr<StepExecutor> executor_;
@@ -82,13 +91,16 @@ class Server {
   SessionStore store_;
   const Clock& clock_;
   StreamRegistry streams_;
+  ConnectionGuard connections_;
   Gatekeeper gatekeeper_;
   ModelReloader reloader_;
   OptimizerService service_;
   std::vector<std::shared_ptr<grpc::ServerCredentials>> credentials_;  // Outlive the server below.
   std::unique_ptr<SocketListener> socket_;
+  std::vector<std::unique_ptr<TcpListener>> listeners_;
   std::unique_ptr<grpc::Server> grpc_;
   std::unique_ptr<KeepAwake> keep_awake_;
+  std::unique_ptr<MemoryGuard> memory_guard_;
   std::unique_ptr<FilePoller> poller_;
   std::vector<std::string> addresses_;
 };

@@ -1,12 +1,14 @@
 #include "server/config/machine.h"
 
 #include <sched.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
 #include <fstream>
+#include <limits>
 #include <string>
 
 namespace mnemosyne::server {
@@ -37,6 +39,18 @@ int64_t UsableCores() {
     cores = std::min(cores, static_cast<int64_t>(std::ceil(quota / period)));
   }
   return std::max<int64_t>(cores, 1);
+}
+
+int64_t RaiseOpenFileLimit(int64_t needed) {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return 0;
+  const auto wanted = std::min(static_cast<rlim_t>(needed), limit.rlim_max);
+  if (limit.rlim_cur < wanted) {
+    limit.rlim_cur = wanted;
+    if (::setrlimit(RLIMIT_NOFILE, &limit) != 0) return 0;
+  }
+  constexpr rlim_t kMost = std::numeric_limits<int64_t>::max();
+  return static_cast<int64_t>(std::min(limit.rlim_cur, kMost));
 }
 
 std::string FindInstalledModels() {

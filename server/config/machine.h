@@ -13,6 +13,9 @@ int64_t UsableMemoryBytes();
 // Cores: the machine's, or what affinity and the control group's quota leave; at least 1.
 int64_t UsableCores();
 
+// Lets this process open `needed` files, or as many as the machine allows; returns how many it may.
+int64_t RaiseOpenFileLimit(int64_t needed);
+
 // The folder of the models that came with this program: `../share/mnemosyne/models` from its own
 // folder, where it is installed, or `../../../models`, where it was built. Empty if there is none.
 std::string FindInstalledModels();

@@ -1,5 +1,6 @@
 #include "server/config/server_config.h"
 
+#include <algorithm>
 #include <filesystem>
 #include <memory>
 #include <sstream>
@@ -44,6 +45,8 @@ constexpr int64_t kTiB = 1024 * 1024 * kMiB;
 
 // Room in a message for what goes around a cell's payload.
 constexpr int64_t kMessageMargin = 16 * kKiB;
+
+constexpr int64_t kWireMemoryMin = 64 * kMiB;
 
 const std::vector<Option>& Options() {
   using C = ServerConfig;
@@ -127,9 +130,18 @@ const std::vector<Option>& Options() {
        "Most parameters (tensors) of a session."},
       {"Bounds", "--streams-max", "COUNT", NumberOption{&C::streams_max, 1, 1'000'000},
        "Most open streams."},
+      {"Bounds", "--connections-max", "COUNT", NumberOption{&C::connections_max, 1, 1'000'000},
+       "Most connections. Beyond it the oldest one that made no call of a known caller makes "
+       "room."},
       {"Bounds", "--queue-max", "COUNT", NumberOption{&C::queue_max, 1, 1'000'000},
        "Most steps and other tasks that wait for the device; beyond it steps are refused for the "
        "moment."},
+      {"Bounds", "--wire-memory-max", "BYTES",
+       NumberOption{&C::wire_memory_max, 0, 1024 * kTiB, true},
+       "Memory that all connections together may keep busy, beside --memory-max, in bytes or with "
+       "a "
+       "unit. Before they reach it, the heaviest ones are ended. 0 is an eighth of the machine's; "
+       "at least 64MiB."},
       {"Bounds", "--message-max", "BYTES",
        NumberOption{&C::message_max, 64 * kKiB, 64 * kMiB, true},
        "Largest message that is taken, in bytes or with a unit. Clients with gRPC's defaults take "
@@ -314,6 +326,13 @@ absl::Status CompleteConfig(ServerConfig& config) {
   MNEMO_RETURN_IF_ERROR(CheckTlsOptions(config));
   MNEMO_RETURN_IF_ERROR(CompleteModels(config.models));
   if (config.memory_max == 0) config.memory_max = UsableMemoryBytes() / 2;
+  if (config.wire_memory_max == 0) {
+    config.wire_memory_max = std::max(UsableMemoryBytes() / 8, kWireMemoryMin);
+  }
+  if (config.wire_memory_max < kWireMemoryMin) {
+    return InvalidArgument("--wire-memory-max {}: expected at least {} bytes",
+                           config.wire_memory_max, kWireMemoryMin);
+  }
   if (config.threads == 0) config.threads = UsableCores();
   const int64_t cell_bytes = config.cell_elements * int64_t{sizeof(float)};
   if (cell_bytes + kMessageMargin > config.message_max) {

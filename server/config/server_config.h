@@ -50,7 +50,9 @@ struct ServerConfig {
   int64_t sessions_max = 1024;
   int64_t parameters_max = 100'000;
   int64_t streams_max = 1024;
+  int64_t connections_max = 1024;
   int64_t queue_max = 4096;
+  int64_t wire_memory_max = 0;             // Bytes; 0 is an eighth of the machine's.
   int64_t message_max = int64_t{4} << 20;  // Bytes.
   int64_t cell_elements = int64_t{1} << 18;
 

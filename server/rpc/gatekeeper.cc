@@ -30,15 +30,19 @@ std::vector<std::string_view> CertificateNames(const grpc::AuthContext& auth) {
 }  // namespace
 
 absl::StatusOr<Caller> Gatekeeper::Identify(const grpc::CallbackServerContext& context) const {
-  if (!policy_.asks()) return policy_.Identify({});
+  const std::string peer = context.peer();
+  if (!policy_.asks()) {
+    guard_.Identified(peer, "");
+    return policy_.Identify({});
+  }
   Evidence evidence;
   const auto [first, last] = context.client_metadata().equal_range("authorization");
   if (first != last) evidence.authorization = View(first->second);
   const std::shared_ptr<const grpc::AuthContext> auth = context.auth_context();
   if (auth != nullptr) evidence.certificate_names = CertificateNames(*auth);
-  const std::string peer = context.peer();
   if (socket_ != nullptr) evidence.uid = socket_->UidOf(peer);
   auto caller = policy_.Identify(evidence);
+  if (caller.ok()) guard_.Identified(peer, caller->tenant);
   // The daemon's calls to itself, which keep its threads awake, are no strangers; they come by no
   // address.
   if (!caller.ok() && peer.find(':') != std::string::npos) {

@@ -37,13 +37,15 @@ grpc::ByteBuffer ToBuffer(std::string text) {
 }  // namespace
 
 OptimizeReactor::OptimizeReactor(grpc::CallbackServerContext* context,
-                                 std::shared_ptr<OptimizeConversation> conversation)
-    : context_(context), conversation_(std::move(conversation)) {
+                                 std::shared_ptr<OptimizeConversation> conversation,
+                                 ConnectionCall call)
+    : context_(context), conversation_(std::move(conversation)), call_(std::move(call)) {
   conversation_->Start(this);
 }
 
 void OptimizeReactor::OnReadDone(bool ok) {
   if (ok) {
+    call_.Took(static_cast<int64_t>(read_buffer_.Length()));
     conversation_->OnMessage(ToMessage(read_buffer_));
   } else {
     conversation_->OnReadsDone();
@@ -52,6 +54,7 @@ void OptimizeReactor::OnReadDone(bool ok) {
 
 void OptimizeReactor::OnWriteDone(bool ok) {
   write_buffer_.Clear();
+  call_.Answers(0);
   conversation_->OnWritten(ok);
 }
 
@@ -69,6 +72,7 @@ void OptimizeReactor::OnDone() {
 void OptimizeReactor::Read() { StartRead(&read_buffer_); }
 
 void OptimizeReactor::Write(std::string message) {
+  call_.Answers(static_cast<int64_t>(message.size()));
   write_buffer_ = ToBuffer(std::move(message));
   StartWrite(&write_buffer_);
 }

@@ -9,6 +9,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "base/mutex.h"
+#include "server/rpc/connection_guard.h"
 #include "server/rpc/optimize_conversation.h"
 
 namespace mnemosyne::server {
@@ -21,7 +22,7 @@ class OptimizeReactor final : public grpc::ServerBidiReactor<grpc::ByteBuffer, g
                               private StreamSink {
  public:
   OptimizeReactor(grpc::CallbackServerContext* context,
-                  std::shared_ptr<OptimizeConversation> conversation);
+                  std::shared_ptr<OptimizeConversation> conversation, ConnectionCall call);
 
   void OnReadDone(bool ok) override;
   void OnWriteDone(bool ok) override;
@@ -36,6 +37,7 @@ class OptimizeReactor final : public grpc::ServerBidiReactor<grpc::ByteBuffer, g
 
   grpc::CallbackServerContext* const context_;
   const std::shared_ptr<OptimizeConversation> conversation_;
+  ConnectionCall call_;
   Mutex mutex_;
   bool done_ ABSL_GUARDED_BY(mutex_) = false;  // The context may be gone.
   grpc::ByteBuffer read_buffer_;

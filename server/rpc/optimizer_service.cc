@@ -21,6 +21,7 @@
 #include "server/rpc/state_call.h"
 #include "server/rpc/status_codec.h"
 #include "server/rpc/step_call.h"
+#include "server/rpc/unary_call.h"
 #include "server/telemetry/log.h"
 #include "server/telemetry/version.h"
 
@@ -30,10 +31,9 @@ namespace {
 constexpr size_t kRequestIdBytesMax = 128;
 constexpr size_t kPageSizeMax = 1000;
 
-grpc::ServerUnaryReactor* Answer(grpc::CallbackServerContext* context, const absl::Status& status) {
-  grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
-  reactor->Finish(ToGrpcStatus(status));
-  return reactor;
+grpc::ServerUnaryReactor* Answer(UnaryCall* call, const absl::Status& status) {
+  call->End(status);
+  return call;
 }
 
 // A fingerprint that does not depend on the order in which maps were sent.
@@ -106,48 +106,49 @@ OptimizerService::OptimizerService(const ModelRegistry& models, ModelReloader& r
       start_time_(clock.Now()) {}
 
 grpc::ServerUnaryReactor* OptimizerService::ListOptimizers(grpc::CallbackServerContext* context,
-                                                           const v1::ListOptimizersRequest*,
+                                                           const v1::ListOptimizersRequest* request,
                                                            v1::ListOptimizersResponse* response) {
+  auto* const call = new UnaryCall(gatekeeper_.Count(*context), *request, *response);
   const auto caller = gatekeeper_.Identify(*context);
-  if (!caller.ok()) return Answer(context, caller.status());
+  if (!caller.ok()) return Answer(call, caller.status());
   for (const optim::OptimizerFactoryPtr& factory : models_.optimizers()->factories()) {
     *response->add_optimizers() = ToProto(factory->info());
   }
-  return Answer(context, absl::OkStatus());
+  return Answer(call, absl::OkStatus());
 }
 
 grpc::ServerUnaryReactor* OptimizerService::ReloadModels(grpc::CallbackServerContext* context,
-                                                         const v1::ReloadModelsRequest*,
+                                                         const v1::ReloadModelsRequest* request,
                                                          v1::ReloadModelsResponse* response) {
+  auto* const call = new UnaryCall(gatekeeper_.Count(*context), *request, *response);
   const auto caller = gatekeeper_.IdentifyAdmin(*context);
-  if (!caller.ok()) return Answer(context, caller.status());
+  if (!caller.ok()) return Answer(call, caller.status());
   gatekeeper_.Record(*context, *caller, "ReloadModels", "", absl::OkStatus());
-  grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
-  const absl::Status submitted = reloader_.Submit([reactor, response](const ModelReload& reload) {
+  const absl::Status submitted = reloader_.Submit([call, response](const ModelReload& reload) {
     *response = ToProto(reload);
-    reactor->Finish(grpc::Status::OK);
+    call->End(absl::OkStatus());
   });
-  if (!submitted.ok()) reactor->Finish(ToGrpcStatus(submitted));
-  return reactor;
+  if (!submitted.ok()) call->End(submitted);
+  return call;
 }
 
 grpc::ServerUnaryReactor* OptimizerService::CreateSession(grpc::CallbackServerContext* context,
                                                           const v1::CreateSessionRequest* request,
                                                           v1::CreateSessionResponse* response) {
+  auto* const call = new UnaryCall(gatekeeper_.Count(*context), *request, *response);
   const auto caller = gatekeeper_.Identify(*context);
-  if (!caller.ok()) return Answer(context, caller.status());
+  if (!caller.ok()) return Answer(call, caller.status());
   const std::string& request_id = request->request_id();
   if (request_id.empty() || request_id.size() > kRequestIdBytesMax) {
-    return Answer(context, WithReason(InvalidArgument("request_id has {} bytes, expected 1 to {}; "
-                                                      "use a new UUID for each session",
-                                                      request_id.size(), kRequestIdBytesMax),
-                                      "INVALID_SPEC"));
+    return Answer(call, WithReason(InvalidArgument("request_id has {} bytes, expected 1 to {}; "
+                                                   "use a new UUID for each session",
+                                                   request_id.size(), kRequestIdBytesMax),
+                                   "INVALID_SPEC"));
   }
   auto spec = FromProto(request->spec());
-  if (!spec.ok()) return Answer(context, spec.status());
-  grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
+  if (!spec.ok()) return Answer(call, spec.status());
   store_.Create(*caller, request_id, SpecFingerprint(request->spec()), *std::move(spec),
-                [this, context, caller = *caller, reactor,
+                [this, context, caller = *caller, call,
                  response](const absl::StatusOr<std::shared_ptr<Session>>& created) {
                   gatekeeper_.Record(*context, caller, "CreateSession",
                                      created.ok() ? (*created)->name() : "", created.status());
@@ -163,21 +164,22 @@ grpc::ServerUnaryReactor* OptimizerService::CreateSession(grpc::CallbackServerCo
                          {"elements", session.layout().element_count()},
                          {"reserved_bytes", session.reserved_bytes()}});
                   }
-                  reactor->Finish(ToGrpcStatus(created.status()));
+                  call->End(created.status());
                 });
-  return reactor;
+  return call;
 }
 
 grpc::ServerUnaryReactor* OptimizerService::GetSession(grpc::CallbackServerContext* context,
                                                        const v1::GetSessionRequest* request,
                                                        v1::GetSessionResponse* response) {
+  auto* const call = new UnaryCall(gatekeeper_.Count(*context), *request, *response);
   const auto caller = gatekeeper_.Identify(*context);
-  if (!caller.ok()) return Answer(context, caller.status());
+  if (!caller.ok()) return Answer(call, caller.status());
   const auto session = store_.Find(*caller, request->name());
   if (session.ok()) {
     *response->mutable_session() = ToProto(**session, /*with_parameters=*/true);
   }
-  return Answer(context, session.status());
+  return Answer(call, session.status());
 }
 
 absl::Status OptimizerService::List(const Caller& caller, const v1::ListSessionsRequest& request,
@@ -204,8 +206,9 @@ absl::Status OptimizerService::List(const Caller& caller, const v1::ListSessions
 grpc::ServerUnaryReactor* OptimizerService::ListSessions(grpc::CallbackServerContext* context,
                                                          const v1::ListSessionsRequest* request,
                                                          v1::ListSessionsResponse* response) {
+  auto* const call = new UnaryCall(gatekeeper_.Count(*context), *request, *response);
   const auto caller = gatekeeper_.Identify(*context);
-  return Answer(context, caller.ok() ? List(*caller, *request, *response) : caller.status());
+  return Answer(call, caller.ok() ? List(*caller, *request, *response) : caller.status());
 }
 
 absl::Status OptimizerService::Update(Session& session, const v1::UpdateSessionRequest& request,
@@ -222,22 +225,21 @@ absl::Status OptimizerService::Update(Session& session, const v1::UpdateSessionR
 grpc::ServerUnaryReactor* OptimizerService::UpdateSession(grpc::CallbackServerContext* context,
                                                           const v1::UpdateSessionRequest* request,
                                                           v1::UpdateSessionResponse* response) {
+  auto* const call = new UnaryCall(gatekeeper_.Count(*context), *request, *response);
   const auto caller = gatekeeper_.Identify(*context);
-  if (!caller.ok()) return Answer(context, caller.status());
+  if (!caller.ok()) return Answer(call, caller.status());
   const auto session = store_.FindWithToken(*caller, request->name(), request->token());
-  grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
   const auto update = [this, session, request, response] {
     return session.ok() ? Update(**session, *request, *response) : session.status();
   };
-  const auto answer = [this, context, caller = *caller, request,
-                       reactor](const absl::Status& status) {
+  const auto answer = [this, context, caller = *caller, request, call](const absl::Status& status) {
     gatekeeper_.Record(*context, caller, "UpdateSession", request->name(), status);
-    reactor->Finish(ToGrpcStatus(status));
+    call->End(status);
   };
   SessionKeeper* const keeper = store_.keeper();
   if (keeper == nullptr || !session.ok()) {
     answer(update());
-    return reactor;
+    return call;
   }
   // Whether or not the rules could be kept, they are in force.
   const auto update_and_keep = [session, keeper, update, answer] {
@@ -247,7 +249,7 @@ grpc::ServerUnaryReactor* OptimizerService::UpdateSession(grpc::CallbackServerCo
   };
   if ((*session)->resident()) {
     update_and_keep();
-    return reactor;
+    return call;
   }
   // Loading brings back the rules of its snapshot, so it comes first.
   const absl::Status asked = store_.AskTurn(
@@ -256,7 +258,7 @@ grpc::ServerUnaryReactor* OptimizerService::UpdateSession(grpc::CallbackServerCo
         turn.ok() ? update_and_keep() : answer(turn.status());
       });
   if (!asked.ok()) answer(asked);
-  return reactor;
+  return call;
 }
 
 absl::Status OptimizerService::Delete(const Caller& caller, const v1::DeleteSessionRequest& request,
@@ -275,12 +277,13 @@ absl::Status OptimizerService::Delete(const Caller& caller, const v1::DeleteSess
 
 grpc::ServerUnaryReactor* OptimizerService::DeleteSession(grpc::CallbackServerContext* context,
                                                           const v1::DeleteSessionRequest* request,
-                                                          v1::DeleteSessionResponse*) {
+                                                          v1::DeleteSessionResponse* response) {
+  auto* const call = new UnaryCall(gatekeeper_.Count(*context), *request, *response);
   const auto caller = gatekeeper_.Identify(*context);
-  if (!caller.ok()) return Answer(context, caller.status());
+  if (!caller.ok()) return Answer(call, caller.status());
   const absl::Status status = Delete(*caller, *request, gatekeeper_.FromSocket(*context));
   gatekeeper_.Record(*context, *caller, "DeleteSession", request->name(), status);
-  return Answer(context, status);
+  return Answer(call, status);
 }
 
 grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* OptimizerService::Optimize(
@@ -291,31 +294,35 @@ grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* OptimizerService::O
       std::make_shared<OptimizeConversation>(store_, executor_, *std::move(owner), limits_, clock_);
   const absl::Status added = streams_.Add(conversation);
   if (!added.ok()) return new RefusedStream(added);
-  return new OptimizeReactor(context, std::move(conversation));
+  return new OptimizeReactor(context, std::move(conversation), gatekeeper_.Count(*context));
 }
 
 grpc::ServerUnaryReactor* OptimizerService::Step(grpc::CallbackServerContext* context,
                                                  const v1::StepRequest* request,
                                                  v1::StepResponse* response) {
+  auto* const call = new UnaryCall(gatekeeper_.Count(*context), *request, *response);
   const auto caller = gatekeeper_.Identify(*context);
-  if (!caller.ok()) return Answer(context, caller.status());
-  grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
-  RunStepCall(*caller, store_, executor_, limits_.message_bytes_max, *request, *response, *reactor);
-  return reactor;
+  if (!caller.ok()) return Answer(call, caller.status());
+  RunStepCall(*caller, store_, executor_, limits_.message_bytes_max, *request, *response, *call);
+  return call;
 }
 
 grpc::ServerWriteReactor<v1::ExportStateResponse>* OptimizerService::ExportState(
     grpc::CallbackServerContext* context, const v1::ExportStateRequest* request) {
   auto owner = OwnCall(context);
-  if (!owner.ok()) return StartExport(store_, executor_, {}, owner.status(), *request);
-  return StartExport(store_, executor_, *std::move(owner), WatchCall(context), *request);
+  if (!owner.ok()) return StartExport(store_, executor_, {}, owner.status(), *request, {});
+  auto watch = WatchCall(context, owner->caller);
+  return StartExport(store_, executor_, *std::move(owner), std::move(watch), *request,
+                     gatekeeper_.Count(*context));
 }
 
 grpc::ServerReadReactor<v1::ImportStateRequest>* OptimizerService::ImportState(
     grpc::CallbackServerContext* context, v1::ImportStateResponse* response) {
   auto owner = OwnCall(context);
-  if (!owner.ok()) return StartImport(store_, executor_, {}, owner.status(), *response);
-  return StartImport(store_, executor_, *std::move(owner), WatchCall(context), *response);
+  if (!owner.ok()) return StartImport(store_, executor_, {}, owner.status(), *response, {});
+  auto watch = WatchCall(context, owner->caller);
+  return StartImport(store_, executor_, *std::move(owner), std::move(watch), *response,
+                     gatekeeper_.Count(*context));
 }
 
 absl::StatusOr<StreamOwner> OptimizerService::OwnCall(grpc::CallbackServerContext* context) {
@@ -332,8 +339,8 @@ absl::StatusOr<StreamOwner> OptimizerService::OwnCall(grpc::CallbackServerContex
 }
 
 absl::StatusOr<std::shared_ptr<CallWatch>> OptimizerService::WatchCall(
-    grpc::CallbackServerContext* context) {
-  auto watch = std::make_shared<CallWatch>(context, limits_.step_timeout_seconds, clock_);
+    grpc::CallbackServerContext* context, const Caller& caller) {
+  auto watch = std::make_shared<CallWatch>(context, caller, limits_.step_timeout_seconds, clock_);
   MNEMO_RETURN_IF_ERROR(streams_.Add(watch));
   return watch;
 }
@@ -341,68 +348,69 @@ absl::StatusOr<std::shared_ptr<CallWatch>> OptimizerService::WatchCall(
 grpc::ServerUnaryReactor* OptimizerService::SnapshotSession(
     grpc::CallbackServerContext* context, const v1::SnapshotSessionRequest* request,
     v1::SnapshotSessionResponse* response) {
+  auto* const call = new UnaryCall(gatekeeper_.Count(*context), *request, *response);
   const auto caller = gatekeeper_.Identify(*context);
-  if (!caller.ok()) return Answer(context, caller.status());
+  if (!caller.ok()) return Answer(call, caller.status());
   auto session = FindKept(store_, *caller, request->name(), request->token());
   gatekeeper_.Record(*context, *caller, "SnapshotSession", request->name(), session.status());
-  if (!session.ok()) return Answer(context, session.status());
-  grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
+  if (!session.ok()) return Answer(call, session.status());
   store_.keeper()->Snapshot(*session, request->pin(), request->step(),
-                            [reactor, response](const absl::StatusOr<int64_t>& step) {
+                            [call, response](const absl::StatusOr<int64_t>& step) {
                               if (step.ok()) response->set_step(*step);
-                              reactor->Finish(ToGrpcStatus(step.status()));
+                              call->End(step.status());
                             });
-  return reactor;
+  return call;
 }
 
 grpc::ServerUnaryReactor* OptimizerService::RewindSession(grpc::CallbackServerContext* context,
                                                           const v1::RewindSessionRequest* request,
                                                           v1::RewindSessionResponse* response) {
+  auto* const call = new UnaryCall(gatekeeper_.Count(*context), *request, *response);
   const auto caller = gatekeeper_.Identify(*context);
-  if (!caller.ok()) return Answer(context, caller.status());
+  if (!caller.ok()) return Answer(call, caller.status());
   const auto found = FindKept(store_, *caller, request->name(), request->token());
   gatekeeper_.Record(*context, *caller, "RewindSession", request->name(), found.status());
-  if (!found.ok()) return Answer(context, found.status());
+  if (!found.ok()) return Answer(call, found.status());
   const std::shared_ptr<Session>& session = *found;
   const auto epoch = session->Take(nullptr);
-  if (!epoch.ok()) return Answer(context, epoch.status());
+  if (!epoch.ok()) return Answer(call, epoch.status());
   session->Release(*epoch);
-  grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
   // The state of now is given up: it need not be loaded.
-  const absl::Status asked =
-      session->turnstile().Ask([this, reactor, response, session,
-                                pin = request->pin()](std::unique_ptr<Turnstile::Turn> turn) {
-        store_.keeper()->Rewind(session, std::move(turn), pin,
-                                [reactor, response, session](const absl::Status& status) {
-                                  *response->mutable_session() =
-                                      ToProto(*session, /*with_parameters=*/false);
-                                  reactor->Finish(ToGrpcStatus(status));
-                                });
+  const absl::Status asked = session->turnstile().Ask(
+      [this, call, response, session, pin = request->pin()](std::unique_ptr<Turnstile::Turn> turn) {
+        store_.keeper()->Rewind(
+            session, std::move(turn), pin, [call, response, session](const absl::Status& status) {
+              *response->mutable_session() = ToProto(*session, /*with_parameters=*/false);
+              call->End(status);
+            });
       });
-  if (!asked.ok()) reactor->Finish(ToGrpcStatus(asked));
-  return reactor;
+  if (!asked.ok()) call->End(asked);
+  return call;
 }
 
 grpc::ServerUnaryReactor* OptimizerService::Drain(grpc::CallbackServerContext* context,
-                                                  const v1::DrainRequest*, v1::DrainResponse*) {
+                                                  const v1::DrainRequest* request,
+                                                  v1::DrainResponse* response) {
+  auto* const call = new UnaryCall(gatekeeper_.Count(*context), *request, *response);
   const auto caller = gatekeeper_.IdentifyAdmin(*context);
-  if (!caller.ok()) return Answer(context, caller.status());
+  if (!caller.ok()) return Answer(call, caller.status());
   if (!gatekeeper_.asks() && !gatekeeper_.FromSocket(*context)) {
-    return Answer(context, WithReason(MakeError(absl::StatusCode::kPermissionDenied,
-                                                "only callers on the daemon's Unix-domain socket "
-                                                "may end it"),
-                                      "SOCKET_ONLY"));
+    return Answer(call, WithReason(MakeError(absl::StatusCode::kPermissionDenied,
+                                             "only callers on the daemon's Unix-domain socket "
+                                             "may end it"),
+                                   "SOCKET_ONLY"));
   }
   gatekeeper_.Record(*context, *caller, "Drain", "", absl::OkStatus());
   ::kill(::getpid(), SIGTERM);
-  return Answer(context, absl::OkStatus());
+  return Answer(call, absl::OkStatus());
 }
 
 grpc::ServerUnaryReactor* OptimizerService::GetServerInfo(grpc::CallbackServerContext* context,
-                                                          const v1::GetServerInfoRequest*,
+                                                          const v1::GetServerInfoRequest* request,
                                                           v1::GetServerInfoResponse* response) {
+  auto* const call = new UnaryCall(gatekeeper_.Count(*context), *request, *response);
   const auto caller = gatekeeper_.Identify(*context);
-  if (!caller.ok()) return Answer(context, caller.status());
+  if (!caller.ok()) return Answer(call, caller.status());
   response->set_version(kVersion);
   response->set_commit(kCommit);
   response->set_protocol_revision(kProtocolRevision);
@@ -431,7 +439,7 @@ grpc::ServerUnaryReactor* OptimizerService::GetServerInfo(grpc::CallbackServerCo
     keeping.set_last_snapshot_seconds(health.last_snapshot_seconds);
     keeping.set_last_held_seconds(health.last_held_seconds);
   }
-  return Answer(context, absl::OkStatus());
+  return Answer(call, absl::OkStatus());
 }
 
 // A tenant is told of itself; how much the others have is not its business.

@@ -94,7 +94,8 @@ class OptimizerService final : public RawOptimizeService {
   absl::StatusOr<StreamOwner> OwnCall(grpc::CallbackServerContext* context);
 
   // A watch on a call that lasts; errors as StreamRegistry::Add.
-  absl::StatusOr<std::shared_ptr<CallWatch>> WatchCall(grpc::CallbackServerContext* context);
+  absl::StatusOr<std::shared_ptr<CallWatch>> WatchCall(grpc::CallbackServerContext* context,
+                                                       const Caller& caller);
   static absl::Status Update(Session& session, const v1::UpdateSessionRequest& request,
                              v1::UpdateSessionResponse& response);
   absl::Status Delete(const Caller& caller, const v1::DeleteSessionRequest& request,

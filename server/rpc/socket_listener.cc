@@ -1,14 +1,11 @@
 #include "server/rpc/socket_listener.h"
 
 #include <grpcpp/server_posix.h>
-#include <poll.h>
-#include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
-#include <array>
 #include <cerrno>
 #include <charconv>
 #include <cstring>
@@ -25,22 +22,16 @@ constexpr std::string_view kPeerPrefix = "fd:";
 
 constexpr int kBacklog = 128;
 
-// Waits a little where accepting fails because there are too many open files.
-constexpr int kPauseMs = 100;
-
 }  // namespace
 
 SocketListener::SocketListener(std::string path, int fd, const AccessPolicy& policy,
-                               AuditLog& audit)
-    : path_(std::move(path)),
-      policy_(policy),
-      audit_(audit),
-      listen_fd_(fd),
-      stop_fd_(::eventfd(0, EFD_CLOEXEC)) {}
+                               AuditLog& audit, ConnectionGuard& guard)
+    : path_(std::move(path)), policy_(policy), audit_(audit), guard_(guard), loop_({fd}) {}
 
 absl::StatusOr<std::unique_ptr<SocketListener>> SocketListener::Listen(const std::string& path,
                                                                        const AccessPolicy& policy,
-                                                                       AuditLog& audit) {
+                                                                       AuditLog& audit,
+                                                                       ConnectionGuard& guard) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   if (path.size() >= sizeof(address.sun_path)) {
@@ -59,40 +50,18 @@ absl::StatusOr<std::unique_ptr<SocketListener>> SocketListener::Listen(const std
     ::close(fd);
     return Unavailable("--socket {}: {}", path, std::strerror(error));
   }
-  return std::unique_ptr<SocketListener>(new SocketListener(path, fd, policy, audit));
+  return std::unique_ptr<SocketListener>(new SocketListener(path, fd, policy, audit, guard));
 }
 
-SocketListener::~SocketListener() {
-  Stop();
-  ::close(listen_fd_);
-  ::close(stop_fd_);
-}
+SocketListener::~SocketListener() { Stop(); }
 
 void SocketListener::Serve(grpc::Server& server) {
-  thread_ = std::thread([this, &server] { AcceptUntilStopped(server); });
+  loop_.Start([this, &server](int fd) { Admit(fd, server); });
 }
 
 void SocketListener::Stop() {
-  const uint64_t one = 1;
-  if (::write(stop_fd_, &one, sizeof(one)) < 0) return;  // Its count is full: it has been told.
-  if (!thread_.joinable()) return;
-  thread_.join();
-  ::unlink(path_.c_str());
-}
-
-void SocketListener::AcceptUntilStopped(grpc::Server& server) {
-  std::array<pollfd, 2> watched = {{{.fd = listen_fd_, .events = POLLIN, .revents = 0},
-                                    {.fd = stop_fd_, .events = POLLIN, .revents = 0}}};
-  while (true) {
-    if (::poll(watched.data(), watched.size(), -1) < 0 && errno != EINTR) return;
-    if (watched[1].revents != 0) return;
-    const int fd = ::accept4(listen_fd_, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);
-    if (fd >= 0) {
-      Admit(fd, server);
-    } else if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED) {
-      ::poll(&watched[1], 1, kPauseMs);
-    }
-  }
+  loop_.Stop();
+  if (!std::exchange(stopped_, true)) ::unlink(path_.c_str());
 }
 
 void SocketListener::Admit(int fd, grpc::Server& server) {
@@ -103,6 +72,10 @@ void SocketListener::Admit(int fd, grpc::Server& server) {
     audit_.RecordStranger(fmt::format("uid:{}", peer.uid), "connect",
                           WithReason(absl::PermissionDeniedError(""), "USER_NOT_ADMITTED"));
     Log(spdlog::level::debug, "connection refused on the socket", {{"uid", peer.uid}});
+    ::close(fd);
+    return;
+  }
+  if (!guard_.Admit(fd, fmt::format("{}{}", kPeerPrefix, fd))) {
     ::close(fd);
     return;
   }

@@ -10,11 +10,12 @@
 #include <optional>
 #include <string>
 #include <string_view>
-#include <thread>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
 #include "base/mutex.h"
+#include "server/rpc/accept_loop.h"
+#include "server/rpc/connection_guard.h"
 #include "server/security/access_policy.h"
 #include "server/security/audit_log.h"
 
@@ -25,10 +26,11 @@ class SocketListener {
  public:
   // Makes the socket, with permissions for its owner alone; for everybody if the access file names
   // users, who are then told apart by what the kernel says of them. Unavailable if it cannot be
-  // made. `policy` and `audit` outlive the listener.
+  // made. All that it is given outlives the listener.
   static absl::StatusOr<std::unique_ptr<SocketListener>> Listen(const std::string& path,
                                                                 const AccessPolicy& policy,
-                                                                AuditLog& audit);
+                                                                AuditLog& audit,
+                                                                ConnectionGuard& guard);
   ~SocketListener();
 
   // Starts to accept for `server`, which outlives the listener or its Stop.
@@ -41,17 +43,17 @@ class SocketListener {
   std::optional<uint32_t> UidOf(std::string_view peer) const;
 
  private:
-  SocketListener(std::string path, int fd, const AccessPolicy& policy, AuditLog& audit);
+  SocketListener(std::string path, int fd, const AccessPolicy& policy, AuditLog& audit,
+                 ConnectionGuard& guard);
 
-  void AcceptUntilStopped(grpc::Server& server);
   void Admit(int fd, grpc::Server& server);
 
   const std::string path_;
   const AccessPolicy& policy_;
   AuditLog& audit_;
-  const int listen_fd_;
-  const int stop_fd_;  // Readable once the listener is to stop.
-  std::thread thread_;
+  ConnectionGuard& guard_;
+  AcceptLoop loop_;
+  bool stopped_ = false;
 
   // A number means another connection only after the one before has been closed, which gRPC does
   // when none of its calls is left.

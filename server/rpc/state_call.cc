@@ -64,8 +64,11 @@ class TensorCursor {
 class ExportReactor final : public grpc::ServerWriteReactor<v1::ExportStateResponse> {
  public:
   ExportReactor(SessionStore& store, StepExecutor& executor, StreamOwner owner, Watch watch,
-                const v1::ExportStateRequest& request)
-      : executor_(executor), owner_(std::move(owner)), watch_(std::move(watch)) {
+                const v1::ExportStateRequest& request, ConnectionCall call)
+      : executor_(executor),
+        owner_(std::move(owner)),
+        watch_(std::move(watch)),
+        call_(std::move(call)) {
     const absl::Status status = Start(store, request);
     if (owner_.record) owner_.record("ExportState", request.name(), status);
     if (!status.ok()) End(status);
@@ -73,7 +76,8 @@ class ExportReactor final : public grpc::ServerWriteReactor<v1::ExportStateRespo
 
   void OnWriteDone(bool ok) override {
     if (!ok) return End(absl::CancelledError("the client is gone"));
-    (*watch_)->Progress();
+    call_.Answers(0);
+    if (const absl::Status status = (*watch_)->Progress(); !status.ok()) return End(status);
     if (ended_) return End(absl::OkStatus());
     const absl::Status submitted = executor_.Submit(
         session_->tenant(), [this](StepExecutor::Device& device) { WriteNext(device.backend()); });
@@ -102,7 +106,7 @@ class ExportReactor final : public grpc::ServerWriteReactor<v1::ExportStateRespo
     std::vector<optim::StateTensor> tensors = session_->state().optimizer->Tensors();
     *message_.mutable_part()->mutable_header() = MakeStateHeader(*session_, tensors);
     cursor_ = std::make_unique<TensorCursor>(std::move(tensors));
-    StartWrite(&message_);
+    Write();
   }
 
   void WriteNext(kernels::Backend& backend) {
@@ -110,7 +114,7 @@ class ExportReactor final : public grpc::ServerWriteReactor<v1::ExportStateRespo
       FAIL_POINT("export.end");
       ended_ = true;
       message_.mutable_part()->mutable_end()->set_crc32c(crc32c_);
-      return StartWrite(&message_);
+      return Write();
     }
     FAIL_POINT("export.data");
     std::string& data = *message_.mutable_part()->mutable_data();
@@ -124,6 +128,11 @@ class ExportReactor final : public grpc::ServerWriteReactor<v1::ExportStateRespo
     if (!read.ok()) return End(read.status());
     data.resize(*read);
     crc32c_ = ExtendCrc32c(crc32c_, std::as_bytes(std::span(data)));
+    Write();
+  }
+
+  void Write() {
+    call_.Answers(static_cast<int64_t>(message_.ByteSizeLong()));
     StartWrite(&message_);
   }
 
@@ -135,6 +144,7 @@ class ExportReactor final : public grpc::ServerWriteReactor<v1::ExportStateRespo
   StepExecutor& executor_;
   const StreamOwner owner_;
   const Watch watch_;
+  ConnectionCall call_;
   std::shared_ptr<Session> session_;
   std::unique_ptr<Turnstile::Turn> turn_;
   std::unique_ptr<TensorCursor> cursor_;
@@ -147,11 +157,12 @@ class ExportReactor final : public grpc::ServerWriteReactor<v1::ExportStateRespo
 class ImportReactor final : public grpc::ServerReadReactor<v1::ImportStateRequest> {
  public:
   ImportReactor(SessionStore& store, StepExecutor& executor, StreamOwner owner, Watch watch,
-                v1::ImportStateResponse& response)
+                v1::ImportStateResponse& response, ConnectionCall call)
       : store_(store),
         executor_(executor),
         owner_(std::move(owner)),
         watch_(std::move(watch)),
+        call_(std::move(call)),
         response_(response) {
     if (watch_.ok()) {
       StartRead(&message_);
@@ -162,7 +173,8 @@ class ImportReactor final : public grpc::ServerReadReactor<v1::ImportStateReques
 
   void OnReadDone(bool ok) override {
     if (!ok) return End(Violation("the import ended before its end part; nothing was changed"));
-    (*watch_)->Progress();
+    call_.Took(static_cast<int64_t>(message_.ByteSizeLong()));
+    if (const absl::Status status = (*watch_)->Progress(); !status.ok()) return End(status);
     switch (message_.part().part_case()) {
       case v1::StatePart::kHeader:
         return EndOnError(TakeHeader());
@@ -306,6 +318,7 @@ class ImportReactor final : public grpc::ServerReadReactor<v1::ImportStateReques
   StepExecutor& executor_;
   const StreamOwner owner_;
   const Watch watch_;
+  ConnectionCall call_;
   v1::ImportStateResponse& response_;
   v1::ImportStateRequest message_;
   std::shared_ptr<Session> session_;
@@ -322,15 +335,18 @@ class ImportReactor final : public grpc::ServerReadReactor<v1::ImportStateReques
 
 grpc::ServerWriteReactor<v1::ExportStateResponse>* StartExport(
     SessionStore& store, StepExecutor& executor, StreamOwner owner, Watch watch,
-    const v1::ExportStateRequest& request) {
-  return new ExportReactor(store, executor, std::move(owner), std::move(watch), request);
+    const v1::ExportStateRequest& request, ConnectionCall call) {
+  return new ExportReactor(store, executor, std::move(owner), std::move(watch), request,
+                           std::move(call));
 }
 
 grpc::ServerReadReactor<v1::ImportStateRequest>* StartImport(SessionStore& store,
                                                              StepExecutor& executor,
                                                              StreamOwner owner, Watch watch,
-                                                             v1::ImportStateResponse& response) {
-  return new ImportReactor(store, executor, std::move(owner), std::move(watch), response);
+                                                             v1::ImportStateResponse& response,
+                                                             ConnectionCall call) {
+  return new ImportReactor(store, executor, std::move(owner), std::move(watch), response,
+                           std::move(call));
 }
 
 }  // namespace mnemosyne::server

@@ -8,7 +8,6 @@
 #include "base/fail_point.h"
 #include "base/status_macros.h"
 #include "server/rpc/session_codec.h"
-#include "server/rpc/status_codec.h"
 #include "server/session/pending_step.h"
 
 namespace mnemosyne::server {
@@ -18,15 +17,14 @@ namespace {
 class StepCall : public std::enable_shared_from_this<StepCall> {
  public:
   StepCall(Caller caller, SessionStore& store, StepExecutor& executor, int64_t message_bytes_max,
-           const v1::StepRequest& request, v1::StepResponse& response,
-           grpc::ServerUnaryReactor& reactor)
+           const v1::StepRequest& request, v1::StepResponse& response, UnaryCall& call)
       : caller_(std::move(caller)),
         store_(store),
         executor_(executor),
         message_bytes_max_(message_bytes_max),
         request_(request),
         response_(response),
-        reactor_(reactor) {}
+        call_(call) {}
 
   void Start() {
     if (const absl::Status status = TryStart(); !status.ok()) Finish(status);
@@ -36,7 +34,7 @@ class StepCall : public std::enable_shared_from_this<StepCall> {
   absl::Status TryStart();
   absl::Status TryStep(std::unique_ptr<Turnstile::Turn> turn);
   void Answer(PendingStep& step);
-  void Finish(const absl::Status& status) { reactor_.Finish(ToGrpcStatus(status)); }
+  void Finish(const absl::Status& status) { call_.End(status); }
 
   const Caller caller_;
   SessionStore& store_;
@@ -44,7 +42,7 @@ class StepCall : public std::enable_shared_from_this<StepCall> {
   const int64_t message_bytes_max_;
   const v1::StepRequest& request_;
   v1::StepResponse& response_;
-  grpc::ServerUnaryReactor& reactor_;
+  UnaryCall& call_;
 
   TenantQuotas::Share share_;
   std::shared_ptr<Session> session_;
@@ -126,8 +124,8 @@ void StepCall::Answer(PendingStep& step) {
 
 void RunStepCall(const Caller& caller, SessionStore& store, StepExecutor& executor,
                  int64_t message_bytes_max, const v1::StepRequest& request,
-                 v1::StepResponse& response, grpc::ServerUnaryReactor& reactor) {
-  std::make_shared<StepCall>(caller, store, executor, message_bytes_max, request, response, reactor)
+                 v1::StepResponse& response, UnaryCall& call) {
+  std::make_shared<StepCall>(caller, store, executor, message_bytes_max, request, response, call)
       ->Start();
 }
 

@@ -1,0 +1,92 @@
+#include "server/rpc/memory_guard.h"
+
+#include <malloc.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <fstream>
+#include <utility>
+
+#include "server/telemetry/log.h"
+
+namespace mnemosyne::server {
+namespace {
+
+// A fast client sends some tens of megabytes meanwhile.
+constexpr std::chrono::milliseconds kInterval(20);
+
+// Giving memory back takes long where there is much of it.
+constexpr std::chrono::milliseconds kTrimInterval(200);
+
+// Clients must not fill the log.
+constexpr std::chrono::seconds kLogInterval(10);
+
+}  // namespace
+
+ProcessMemory ReadProcessMemory(bool in_use) {
+  ProcessMemory memory;
+  int64_t pages = 0;
+  int64_t resident = 0;
+  if (std::ifstream file("/proc/self/statm"); file >> pages >> resident) {
+    memory.resident = resident * int64_t{::sysconf(_SC_PAGE_SIZE)};
+  }
+  memory.in_use = memory.resident;
+  if (in_use) {
+    const struct mallinfo2 heap = ::mallinfo2();
+    memory.in_use -= static_cast<int64_t>(heap.fordblks);
+  }
+  return memory;
+}
+
+MemoryGuard::MemoryGuard(std::function<int64_t()> bytes_max,
+                         std::function<ProcessMemory(bool)> read, ConnectionGuard& connections,
+                         const Clock& clock)
+    : bytes_max_(std::move(bytes_max)),
+      read_(std::move(read)),
+      connections_(connections),
+      clock_(clock),
+      logged_(clock.MonotonicNow() - kLogInterval),
+      thread_([this] { LookUntilStopped(); }) {}
+
+MemoryGuard::~MemoryGuard() {
+  {
+    MutexLock lock(&mutex_);
+    stopped_ = true;
+  }
+  thread_.join();
+}
+
+void MemoryGuard::Look() {
+  const int64_t bytes_max = bytes_max_();
+  if (read_(/*in_use=*/false).resident <= bytes_max) {
+    if (std::exchange(over_, false)) connections_.Close(false);
+    return;
+  }
+  const Clock::Monotonic now = clock_.MonotonicNow();
+  if (!std::exchange(over_, true)) {
+    connections_.Close(true);
+    if (now - std::exchange(logged_, now) >= kLogInterval) {
+      Log(spdlog::level::warn, "too much memory: the heaviest connections are ended",
+          {{"bytes_max", bytes_max}, {"connections", connections_.count()}});
+    }
+  }
+  // What the allocator keeps is given back, if that is enough.
+  const bool ended = read_(/*in_use=*/true).in_use > bytes_max && connections_.EndHeaviest();
+  if (!ended || now - trimmed_ >= kTrimInterval) {
+    ::malloc_trim(0);
+    trimmed_ = clock_.MonotonicNow();
+  }
+}
+
+void MemoryGuard::LookUntilStopped() {
+  while (true) {
+    {
+      MutexLock lock(&mutex_);
+      const auto stopped = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return stopped_; };
+      if (lock.AwaitFor(kInterval, stopped)) return;
+    }
+    Look();
+  }
+}
+
+}  // namespace mnemosyne::server

@@ -1,0 +1,93 @@
+#include "server/rpc/memory_guard.h"
+
+#include <gtest/gtest.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <array>
+#include <atomic>
+#include <chrono>
+#include <string>
+#include <thread>
+
+namespace mnemosyne::server {
+namespace {
+
+class MemoryGuardTest : public ::testing::Test {
+ protected:
+  MemoryGuardTest() {
+    EXPECT_EQ(::socketpair(AF_UNIX, SOCK_STREAM, 0, pair_.data()), 0);
+    EXPECT_TRUE(connections_.Admit(pair_[0], "a"));
+  }
+  ~MemoryGuardTest() override {
+    for (const int fd : pair_) ::close(fd);
+  }
+
+  bool Ended() const {
+    char byte = 0;
+    return ::recv(pair_[1], &byte, 1, MSG_DONTWAIT) == 0;
+  }
+
+  // Waits until the guard has looked twice.
+  void AwaitLooks() const {
+    const int looks = looks_;
+    const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(30);
+    while (looks_ < looks + 2 && std::chrono::steady_clock::now() < deadline) {
+      std::this_thread::yield();
+    }
+  }
+
+  static constexpr int64_t kBytesMax = 1000;
+  std::array<int, 2> pair_{};
+  std::atomic<int64_t> resident_ = kBytesMax;
+  std::atomic<int64_t> in_use_ = kBytesMax;
+  std::atomic<int> looks_ = 0;
+  ConnectionGuard connections_{{.message_bytes_max = 0}, Clock::Real()};
+  MemoryGuard guard_{[] { return kBytesMax; },
+                     [this](bool) {
+                       ++looks_;
+                       return ProcessMemory{.resident = resident_, .in_use = in_use_};
+                     },
+                     connections_, Clock::Real()};
+};
+
+TEST_F(MemoryGuardTest, LeavesConnectionsAloneBelowTheBound) {
+  ConnectionCall call = connections_.Count("a");
+  call.Answers(1 << 20);
+  AwaitLooks();
+  EXPECT_FALSE(Ended());
+}
+
+TEST_F(MemoryGuardTest, EndsTheHeaviestAndTakesNobodyBeyondIt) {
+  ConnectionCall call = connections_.Count("a");
+  call.Answers(1 << 20);
+  in_use_ = kBytesMax + 1;
+  resident_ = kBytesMax + 1;
+  AwaitLooks();
+  EXPECT_TRUE(Ended());
+  EXPECT_FALSE(connections_.Admit(pair_[0], "b"));
+
+  resident_ = kBytesMax;
+  AwaitLooks();
+  EXPECT_TRUE(connections_.Admit(pair_[0], "b"));
+}
+
+TEST_F(MemoryGuardTest, EndsNobodyForWhatTheAllocatorKeeps) {
+  ConnectionCall call = connections_.Count("a");
+  call.Answers(1 << 20);
+  resident_ = kBytesMax + 1;
+  AwaitLooks();
+  EXPECT_FALSE(Ended());
+}
+
+TEST(ProcessMemoryTest, CountsWhatIsTouched) {
+  const ProcessMemory before = ReadProcessMemory(/*in_use=*/true);
+  EXPECT_GT(before.in_use, 0);
+  EXPECT_GE(before.resident, before.in_use);
+  constexpr size_t kBytes = 64 << 20;
+  const std::string text(kBytes, 'x');
+  EXPECT_GE(ReadProcessMemory(true).resident, before.resident + int64_t{kBytes / 2});
+}
+
+}  // namespace
+}  // namespace mnemosyne::server
