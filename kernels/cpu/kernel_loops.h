@@ -230,6 +230,8 @@ double LionStep(const LionCoefficients& c, bool replay, size_t count, float* val
 #include "kernels/cpu/elementary_functions.h"
 #include "kernels/cpu/lstm_loops.h"
 #include "kernels/cpu/row_loops.h"
+//
+#include "kernels/cpu/flt_loops.h"
 // After what it is made of.
 #include "kernels/cpu/mnemosyne_loops.h"
 // After what it is made of, once more.
@@ -252,7 +254,8 @@ constexpr KernelTable MakeTable(const char* name) {
           DeltaMemoryStep,
           MnemosyneScratchCount,
           MnemosyneChunkUpdate,
-          MnemosyneChunkContext};
+          MnemosyneChunkContext,
+          kFltTable};
 }
 
 }  // namespace

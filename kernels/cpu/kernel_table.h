@@ -9,6 +9,7 @@
 #include <stdint.h>
 
 #include "kernels/coordinate_sizes.h"
+#include "kernels/cpu/flt_table.h"
 #include "kernels/lstm_sizes.h"
 #include "kernels/mnemosyne_sizes.h"
 #include "kernels/row_sizes.h"
@@ -61,6 +62,8 @@ struct KernelTable {
                              bool replay, float* scratch);
   void (*mnemosyne_context)(const MnemosyneModel& model, const float* token, float* queries,
                             float* own, float* all);
+  // The parts of the ops of flt/flt_attention.h.
+  FltTable flt;
 };
 
 extern const KernelTable kBaselineKernels;

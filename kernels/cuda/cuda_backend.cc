@@ -38,6 +38,11 @@ absl::Status NoMnemosyne() {
                    "optimizer");
 }
 
+absl::Status NoFlt() {
+  return MakeError(absl::StatusCode::kUnimplemented,
+                   "FLT attention does not run on CUDA devices yet; use the device cpu");
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Backend>> CudaBackend::Create(int ordinal) {
@@ -280,6 +285,10 @@ absl::Status CudaBackend::CoordinateStep(const CoordinateStepArgs&) {
 absl::Status CudaBackend::MnemosyneContext(const MnemosyneContextArgs&) { return NoMnemosyne(); }
 
 absl::Status CudaBackend::MnemosyneStep(const MnemosyneStepArgs&) { return NoMnemosyne(); }
+
+absl::Status CudaBackend::FltAttention(const FltAttentionArgs&) { return NoFlt(); }
+
+absl::Status CudaBackend::FltAttentionBackward(const FltBackwardArgs&) { return NoFlt(); }
 
 absl::Status CudaBackend::Synchronize() {
   MNEMO_RETURN_IF_ERROR(ToStatus(cudaSetDevice(ordinal_)));
