@@ -21,6 +21,7 @@
 #include "absl/status/statusor.h"
 #include "kernels/buffer.h"
 #include "kernels/coordinate_step.h"
+#include "kernels/flt/flt_attention.h"
 #include "kernels/gradient_statistics.h"
 #include "kernels/lstm_step.h"
 #include "kernels/mnemosyne_step.h"
@@ -84,6 +85,11 @@ class Backend {
   // Unimplemented, also where there is nothing to do.
   virtual absl::Status MnemosyneContext(const MnemosyneContextArgs& args) = 0;
   virtual absl::Status MnemosyneStep(const MnemosyneStepArgs& args) = 0;
+
+  // FLT attention, forward and backward; see flt/flt_attention.h. A device that lacks them answers
+  // Unimplemented.
+  virtual absl::Status FltAttention(const FltAttentionArgs& args) = 0;
+  virtual absl::Status FltAttentionBackward(const FltBackwardArgs& args) = 0;
 
   virtual absl::Status Synchronize() = 0;
 };

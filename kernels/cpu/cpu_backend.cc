@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include "base/status_macros.h"
+#include "kernels/cpu/flt_attention.h"
 #include "kernels/cpu/instruction_set.h"
 #include "kernels/mnemosyne_chunk.h"
 #include "kernels/op_check.h"
@@ -422,6 +423,16 @@ absl::Status CpuBackend::MnemosyneStep(const MnemosyneStepArgs& args) {
     if (args.memory.choices[block.offset].cap < 1) ++args.capped[block.segment];
   }
   return absl::OkStatus();
+}
+
+absl::Status CpuBackend::FltAttention(const FltAttentionArgs& args) {
+  MNEMO_RETURN_IF_ERROR(Check(args));
+  return FltForward(kernels_.flt, runner_, args);
+}
+
+absl::Status CpuBackend::FltAttentionBackward(const FltBackwardArgs& args) {
+  MNEMO_RETURN_IF_ERROR(Check(args));
+  return FltBackward(kernels_.flt, runner_, args);
 }
 
 absl::Status CpuBackend::Synchronize() { return absl::OkStatus(); }

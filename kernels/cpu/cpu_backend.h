@@ -46,6 +46,9 @@ class CpuBackend final : public Backend {
   absl::Status MnemosyneContext(const MnemosyneContextArgs& args) override;
   absl::Status MnemosyneStep(const MnemosyneStepArgs& args) override;
 
+  absl::Status FltAttention(const FltAttentionArgs& args) override;
+  absl::Status FltAttentionBackward(const FltBackwardArgs& args) override;
+
   absl::Status Synchronize() override;
 
  private:

@@ -9,6 +9,7 @@
 #include <stdint.h>
 
 #include "kernels/coordinate_sizes.h"
+#include "kernels/cpu/flt_table.h"
 #include "kernels/lstm_sizes.h"
 #include "kernels/mnemosyne_sizes.h"
 #include "kernels/row_sizes.h"
@@ -66,6 +67,8 @@ struct KernelTable {
                            size_t count, bool replay, float* scratch, double* square_sums);
   void (*mnemosyne_context)(const MnemosyneModel& model, size_t count, const float* tokens,
                             float* queries, float* own, float* all);
+  // The parts of the ops of flt/flt_attention.h.
+  FltTable flt;
 };
 
 extern const KernelTable kBaselineKernels;

@@ -159,8 +159,9 @@ inline void EluFeatures(const FeatureMapSizes& sizes, const float* x, float* phi
   }
 }
 
-inline void DpfpFeatures(const FeatureMapSizes& sizes, const float* x, float* phi) {
-  float rectified[2 * kFeatureCountMax];
+template <size_t kInputMax>
+inline void WideDpfpFeatures(const FeatureMapSizes& sizes, const float* x, float* phi) {
+  float rectified[2 * kInputMax];
   const size_t count = 2 * sizes.inputs;
   for (size_t i = 0; i < sizes.inputs; ++i) {
     rectified[i] = x[i] > 0 ? x[i] : 0;
@@ -183,7 +184,7 @@ void FeatureMap(const FeatureMapSizes& sizes, size_t rows, const RowsIn& x, cons
       if (sizes.shape == FeatureMapShape::kElu) {
         EluFeatures(sizes, from, target);
       } else {
-        DpfpFeatures(sizes, from, target);
+        WideDpfpFeatures<kFeatureCountMax>(sizes, from, target);
       }
     }
     return;

@@ -32,6 +32,11 @@ MemoryArgsOnDevice OnDevice(const MemoryArgs& args) {
           args.phi_k, args.values, args.content, args.out};
 }
 
+absl::Status NoFlt() {
+  return MakeError(absl::StatusCode::kUnimplemented,
+                   "FLT attention does not run on CUDA devices yet; use the device cpu");
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Backend>> CudaBackend::Create(int ordinal) {
@@ -284,6 +289,10 @@ absl::Status CudaBackend::MnemosyneStep(const MnemosyneStepArgs& args) {
   MNEMO_RETURN_IF_ERROR(ToStatus(cudaSetDevice(ordinal_)));
   return mnemosyne_.Step(args);
 }
+
+absl::Status CudaBackend::FltAttention(const FltAttentionArgs&) { return NoFlt(); }
+
+absl::Status CudaBackend::FltAttentionBackward(const FltBackwardArgs&) { return NoFlt(); }
 
 absl::Status CudaBackend::Synchronize() {
   MNEMO_RETURN_IF_ERROR(ToStatus(cudaSetDevice(ordinal_)));

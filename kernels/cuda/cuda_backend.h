@@ -47,6 +47,9 @@ class CudaBackend final : public Backend {
   absl::Status MnemosyneContext(const MnemosyneContextArgs& args) override;
   absl::Status MnemosyneStep(const MnemosyneStepArgs& args) override;
 
+  absl::Status FltAttention(const FltAttentionArgs& args) override;
+  absl::Status FltAttentionBackward(const FltBackwardArgs& args) override;
+
   absl::Status Synchronize() override;
 
  private:

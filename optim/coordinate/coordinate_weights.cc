@@ -10,7 +10,7 @@
 #include "base/check.h"
 #include "base/error.h"
 #include "base/status_macros.h"
-#include "optim/components/feature_map.h"
+#include "kernels/components/feature_map.h"
 
 namespace mnemosyne::optim {
 namespace {
@@ -122,23 +122,25 @@ class Reader {
       out_.model.discounts[head] =
           static_cast<float>(1 / (1 + std::exp(-static_cast<double>(logits[head]))));
     }
-    const FeatureMapConfig map = {
+    const kernels::FeatureMapConfig map = {
         .kind = feature_map_,
         .inputs = sizes_.key_width,
-        .features = NearestFeatureCount(feature_map_, sizes_.key_width, memory_features_ / heads),
+        .features =
+            kernels::NearestFeatureCount(feature_map_, sizes_.key_width, memory_features_ / heads),
         .epsilon = kFeatureEpsilon};
     if (map.features > kernels::kCoordinateWidthMax) {
       return InvalidArgument("wrong config: the map {} has {} features, the most is {}",
                              feature_map_, map.features, kernels::kCoordinateWidthMax);
     }
-    MNEMO_ASSIGN_OR_RETURN(const size_t rows, ProjectionRows(map));
+    MNEMO_ASSIGN_OR_RETURN(const size_t rows, kernels::ProjectionRows(map));
     const std::array shape = {static_cast<int64_t>(heads), static_cast<int64_t>(rows),
                               static_cast<int64_t>(map.inputs)};
     MNEMO_ASSIGN_OR_RETURN(const auto all, tensors_.Take("fixed.projection", shape));
     const size_t each = rows * map.inputs;
     for (size_t head = 0; head < heads; ++head) {
-      MNEMO_ASSIGN_OR_RETURN(const FeatureMapWeights made,
-                             MakeFeatureMap(map, std::span(all).subspan(head * each, each)));
+      MNEMO_ASSIGN_OR_RETURN(
+          const kernels::FeatureMapWeights made,
+          kernels::MakeFeatureMap(map, std::span(all).subspan(head * each, each)));
       sizes_.map = made.sizes;
       sizes_.map_bias = !made.bias.empty();
       for (size_t start = 0; start < made.weights.size(); start += rows) {

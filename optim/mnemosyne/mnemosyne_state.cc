@@ -4,7 +4,7 @@
 #include <utility>
 
 #include "base/status_macros.h"
-#include "optim/components/spectrum.h"
+#include "kernels/components/spectrum.h"
 
 namespace mnemosyne::optim {
 namespace {
@@ -108,8 +108,8 @@ absl::Status MnemosyneState::PutConstants(const MnemosyneWeights& weights,
   memory_.chunks = chunks.as<const kernels::MnemosyneChunk>();
   buffers_.push_back(std::move(chunks));
 
-  const PositionalFeatures features =
-      MakePositionalFeatures(weights.positions, chunks_.CellPositions());
+  const kernels::PositionalFeatures features =
+      kernels::MakePositionalFeatures(weights.positions, chunks_.CellPositions());
   const size_t width = sizes_.positional;
   std::vector<float> both;
   both.reserve(2 * features.query.size());

@@ -12,8 +12,8 @@
 
 #include "base/error.h"
 #include "base/status_macros.h"
+#include "kernels/components/feature_map.h"
 #include "kernels/mnemosyne_fold.h"
-#include "optim/components/feature_map.h"
 
 namespace mnemosyne::optim {
 namespace {
@@ -219,11 +219,11 @@ class Reader {
       return InvalidArgument("wrong config: the map {} has {} features, the most is {}",
                              feature_map_, map.features, kernels::kMnemosyneWidthMax);
     }
-    MNEMO_ASSIGN_OR_RETURN(const size_t rows, ProjectionRows(MapConfig(map)));
+    MNEMO_ASSIGN_OR_RETURN(const size_t rows, kernels::ProjectionRows(MapConfig(map)));
     return std::array<int64_t, 2>{static_cast<int64_t>(rows), static_cast<int64_t>(inputs)};
   }
 
-  FeatureMapConfig MapConfig(const kernels::FeatureMapSizes& map) const {
+  kernels::FeatureMapConfig MapConfig(const kernels::FeatureMapSizes& map) const {
     return {.kind = feature_map_,
             .inputs = map.inputs,
             .features = map.features,
@@ -232,8 +232,8 @@ class Reader {
 
   absl::Status MakeMap(std::span<const float> projection, kernels::FeatureMapSizes& sizes,
                        MapWeights& map) {
-    MNEMO_ASSIGN_OR_RETURN(const FeatureMapWeights made,
-                           MakeFeatureMap(MapConfig(sizes), projection));
+    MNEMO_ASSIGN_OR_RETURN(const kernels::FeatureMapWeights made,
+                           kernels::MakeFeatureMap(MapConfig(sizes), projection));
     sizes = made.sizes;
     if (!made.weights.empty()) map.w = Append(made.weights, ProjectionCount(sizes));
     if (!made.bias.empty()) map.b = Append(made.bias, made.bias.size());
@@ -269,8 +269,8 @@ class Reader {
     MNEMO_ASSIGN_OR_RETURN(const auto centers, tensors_.Take(name + "centers", grid));
     MNEMO_ASSIGN_OR_RETURN(const auto variances, tensors_.Take(name + "log_variances", modes));
     MNEMO_ASSIGN_OR_RETURN(const auto base, tensors_.Take("fixed.spatial.frequencies", base_shape));
-    out_.positions = GaussianMixtureSpectrum({real, odd, centers, variances}, base, kDimensions,
-                                             kFrequencyScale, kNormMax);
+    out_.positions = kernels::GaussianMixtureSpectrum({real, odd, centers, variances}, base,
+                                                      kDimensions, kFrequencyScale, kNormMax);
     return absl::OkStatus();
   }
 

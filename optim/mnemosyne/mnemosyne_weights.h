@@ -5,8 +5,8 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "kernels/components/spectrum.h"
 #include "kernels/mnemosyne_sizes.h"
-#include "optim/components/spectrum.h"
 #include "optim/model.h"
 
 namespace mnemosyne::optim {
@@ -30,9 +30,9 @@ struct HostKnobs {
 struct MnemosyneWeights {
   kernels::MnemosyneModel model;  // Its pointers are into `packed`.
   HostKnobs knobs;
-  double decay_fast = 0;    // Adam's beta1
-  double decay_square = 0;  // Adam's beta2
-  Spectrum positions;       // Of the mask over (row, column) of cells.
+  double decay_fast = 0;        // Adam's beta1
+  double decay_square = 0;      // Adam's beta2
+  kernels::Spectrum positions;  // Of the mask over (row, column) of cells.
   std::vector<float> packed;
 
   // The model with its weights at `data`, a copy of `packed`.

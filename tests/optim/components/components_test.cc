@@ -6,9 +6,9 @@
 
 #include "base/safetensors.h"
 #include "kernels/backend.h"
-#include "optim/components/feature_map.h"
-#include "optim/components/projection.h"
-#include "optim/components/spectrum.h"
+#include "kernels/components/feature_map.h"
+#include "kernels/components/projection.h"
+#include "kernels/components/spectrum.h"
 #include "tests/optim/golden.h"
 #include "tests/testing/model_files.h"
 #include "tests/testing/random_floats.h"
@@ -18,6 +18,20 @@ namespace mnemosyne::optim {
 namespace {
 
 using kernels::Activation;
+using kernels::CwyProjection;
+using kernels::EvaluateMask;
+using kernels::FeatureMapConfig;
+using kernels::GaussianMixtureSpectrum;
+using kernels::HouseholderProduct;
+using kernels::LocalBallSpectrum;
+using kernels::LocalBoxSpectrum;
+using kernels::MakeFeatureMap;
+using kernels::MakePositionalFeatures;
+using kernels::OrthogonalFactor;
+using kernels::PositionalFeatures;
+using kernels::ProjectionRows;
+using kernels::ShiftInvariantSpectrum;
+using kernels::Spectrum;
 using testing::IsError;
 
 constexpr double kTolerance = 2e-6;  // |a - b| / |b|

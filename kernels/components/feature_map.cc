@@ -1,4 +1,4 @@
-#include "optim/components/feature_map.h"
+#include "kernels/components/feature_map.h"
 
 #include <algorithm>
 #include <cmath>
@@ -6,11 +6,8 @@
 #include "base/error.h"
 #include "base/status_macros.h"
 
-namespace mnemosyne::optim {
+namespace mnemosyne::kernels {
 namespace {
-
-using kernels::FeatureMapShape;
-using kernels::FeatureMapSizes;
 
 absl::StatusOr<FeatureMapShape> ShapeOf(std::string_view kind) {
   if (kind == "favor_plus" || kind == "favor_plus_plus") return FeatureMapShape::kExponential;
@@ -29,7 +26,7 @@ absl::StatusOr<FeatureMapSizes> SizesOf(const FeatureMapConfig& config) {
   MNEMO_ASSIGN_OR_RETURN(sizes.shape, ShapeOf(config.kind));
   sizes.inputs = config.inputs;
   sizes.features = config.features;
-  const auto is_size = [](size_t size) { return size >= 1 && size <= kernels::kFeatureCountMax; };
+  const auto is_size = [&](size_t size) { return size >= 1 && size <= config.size_max; };
   const bool fits =
       is_size(sizes.inputs) && is_size(sizes.features) &&
       (sizes.shape != FeatureMapShape::kHyperbolic || sizes.features % 2 == 0) &&
@@ -61,14 +58,14 @@ size_t NearestFeatureCount(std::string_view kind, size_t inputs, size_t wanted) 
 
 absl::StatusOr<size_t> ProjectionRows(const FeatureMapConfig& config) {
   MNEMO_ASSIGN_OR_RETURN(const FeatureMapSizes sizes, SizesOf(config));
-  return kernels::ProjectionCount(sizes);
+  return ProjectionCount(sizes);
 }
 
 absl::StatusOr<FeatureMapWeights> MakeFeatureMap(const FeatureMapConfig& config,
                                                  std::span<const float> projection) {
   FeatureMapWeights map;
   MNEMO_ASSIGN_OR_RETURN(map.sizes, SizesOf(config));
-  const size_t rows = kernels::ProjectionCount(map.sizes), inputs = config.inputs;
+  const size_t rows = ProjectionCount(map.sizes), inputs = config.inputs;
   if (projection.size() != rows * inputs) {
     return InvalidArgument("wrong size: the projection has {} numbers, expected {}",
                            projection.size(), rows * inputs);
@@ -81,6 +78,8 @@ absl::StatusOr<FeatureMapWeights> MakeFeatureMap(const FeatureMapConfig& config,
     const auto size = static_cast<double>(inputs);
     const double a = (1 - 1 / FavorPlusPlusRho(config.square_sum, size)) / 8;
     factor = std::sqrt(1 - 4 * a);
+    map.projection_factor = factor;
+    map.bias_factor = a;
     scale *= std::pow(1 - 4 * a, size / 4);
     for (size_t row = 0; row < rows; ++row) {
       double square = 0;
@@ -101,4 +100,4 @@ absl::StatusOr<FeatureMapWeights> MakeFeatureMap(const FeatureMapConfig& config,
   return map;
 }
 
-}  // namespace mnemosyne::optim
+}  // namespace mnemosyne::kernels

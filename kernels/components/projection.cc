@@ -1,9 +1,9 @@
-#include "optim/components/projection.h"
+#include "kernels/components/projection.h"
 
 #include <Eigen/Dense>
 #include <algorithm>
 
-namespace mnemosyne::optim {
+namespace mnemosyne::kernels {
 namespace {
 
 using Matrix = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
@@ -68,4 +68,4 @@ std::vector<double> OrthogonalFactor(std::span<const float> matrix, size_t size)
   return ToVector(q);
 }
 
-}  // namespace mnemosyne::optim
+}  // namespace mnemosyne::kernels

@@ -12,7 +12,7 @@
 #include <span>
 #include <vector>
 
-namespace mnemosyne::optim {
+namespace mnemosyne::kernels {
 
 // f(z) = sum_m Re(w_m exp(2 pi i xi_m . z)).
 struct Spectrum {
@@ -64,4 +64,4 @@ PositionalFeatures MakePositionalFeatures(const Spectrum& spectrum,
 // f at one offset [l], for tests.
 double EvaluateMask(const Spectrum& spectrum, std::span<const double> offset);
 
-}  // namespace mnemosyne::optim
+}  // namespace mnemosyne::kernels

@@ -8,7 +8,7 @@
 #include <span>
 #include <vector>
 
-namespace mnemosyne::optim {
+namespace mnemosyne::kernels {
 
 // The first `columns` columns of the product of the Householder reflections of `vectors` [L, d]:
 // [d, columns], orthonormal whatever the vectors are. A vector of about 0 reflects nothing.
@@ -27,4 +27,4 @@ std::vector<float> CwyProjection(std::span<const float> vectors, std::span<const
 // Source: arXiv 2009.14794, section 2.4 (orthogonal random features).
 std::vector<double> OrthogonalFactor(std::span<const float> matrix, size_t size);
 
-}  // namespace mnemosyne::optim
+}  // namespace mnemosyne::kernels

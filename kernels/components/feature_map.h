@@ -13,22 +13,25 @@
 #include "absl/status/statusor.h"
 #include "kernels/row_sizes.h"
 
-namespace mnemosyne::optim {
+namespace mnemosyne::kernels {
 
 // `favor_plus`, `favor_plus_plus`, `hyperbolic`, `relu`, `elu` or `dpfp`.
 struct FeatureMapConfig {
   std::string_view kind;
-  size_t inputs = 0;      // d
-  size_t features = 0;    // M
-  double square_sum = 2;  // s = E|q + k|^2, which favor_plus_plus is tuned for.
-  double epsilon = 1e-3;  // Of relu.
+  size_t inputs = 0;                   // d
+  size_t features = 0;                 // M
+  double square_sum = 2;               // s = E|q + k|^2, which favor_plus_plus is tuned for.
+  double epsilon = 1e-3;               // Of relu.
+  size_t size_max = kFeatureCountMax;  // Of inputs and features: what the op at hand can take.
 };
 
 // Arguments of the op that do not change.
 struct FeatureMapWeights {
-  kernels::FeatureMapSizes sizes;
-  std::vector<float> weights;  // [d, ProjectionCount(sizes)]
-  std::vector<float> bias;     // [M] for favor_plus_plus, else empty.
+  FeatureMapSizes sizes;
+  std::vector<float> weights;    // [d, ProjectionCount(sizes)]
+  std::vector<float> bias;       // [M] for favor_plus_plus, else empty.
+  double projection_factor = 1;  // weights = projection_factor projection^T
+  double bias_factor = 0;        // bias_m = bias_factor |row m of the projection|^2
 };
 
 // The number of features nearest to the one wanted that a map of `inputs` numbers can have.
@@ -43,4 +46,4 @@ absl::StatusOr<size_t> ProjectionRows(const FeatureMapConfig& config);
 absl::StatusOr<FeatureMapWeights> MakeFeatureMap(const FeatureMapConfig& config,
                                                  std::span<const float> projection);
 
-}  // namespace mnemosyne::optim
+}  // namespace mnemosyne::kernels

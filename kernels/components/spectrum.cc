@@ -1,10 +1,10 @@
-#include "optim/components/spectrum.h"
+#include "kernels/components/spectrum.h"
 
 #include <algorithm>
 #include <cmath>
 #include <numbers>
 
-namespace mnemosyne::optim {
+namespace mnemosyne::kernels {
 namespace {
 
 constexpr double kPi = std::numbers::pi;
@@ -211,4 +211,4 @@ double EvaluateMask(const Spectrum& spectrum, std::span<const double> offset) {
   return mask;
 }
 
-}  // namespace mnemosyne::optim
+}  // namespace mnemosyne::kernels

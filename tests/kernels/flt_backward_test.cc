@@ -1,0 +1,221 @@
+// The backward pass of FLT attention against finite differences of the reference in double.
+#include <cmath>
+#include <functional>
+#include <limits>
+
+#include "tests/kernels/backend_param.h"
+#include "tests/kernels/flt_example.h"
+
+namespace mnemosyne::kernels {
+namespace {
+
+using testing::IsError;
+
+constexpr MaskForm kTimes = MaskForm::kMultiplicative;
+
+// |a - b| over the root of the mean square.
+constexpr double kTolerance = 2e-4;
+
+// The gradients of a call, as the op gives them.
+struct Gradients {
+  std::vector<float> q, k, v, projection, frequencies, real, imaginary, constant;
+};
+
+class FltBackwardTest : public BackendTest {
+ protected:
+  void SetUp() override {
+    BackendTest::SetUp();
+    if (!IsSkipped() && !backend_->host_accessible()) GTEST_SKIP() << "runs on the host only";
+  }
+
+  // Of the sum of the outputs times `upstream`.
+  Gradients Run(FltExample& example, const std::vector<float>& upstream) {
+    const FltCase& c = example.example;
+    std::vector<float> normalizers(2 * c.batch * c.heads * c.length);
+    FltAttentionArgs forward = example.Args();
+    forward.normalizers = normalizers.data();
+    EXPECT_OK(backend_->FltAttention(forward));
+    Gradients g;
+    const FltSizes& sizes = example.kernel.sizes;
+    g.q.resize(example.q.size());
+    g.k.resize(example.k.size());
+    g.v.resize(example.v.size());
+    g.projection.resize(example.kernel.projection.size());
+    g.frequencies.resize(c.heads * sizes.waves * sizes.positions);
+    g.real.resize(c.heads * sizes.waves);
+    g.imaginary.resize(c.heads * sizes.waves);
+    g.constant.resize(sizes.waves == 0 ? 0 : c.heads);
+    FltBackwardArgs args = {.kernel = &example.kernel,
+                            .rows = example.Rows(),
+                            .q = forward.q,
+                            .k = forward.k,
+                            .v = forward.v,
+                            .out = Dense(example.out.data(), c.heads, c.length, c.value_dim),
+                            .normalizers = normalizers.data(),
+                            .out_gradient = Dense(upstream.data(), c.heads, c.length, c.value_dim),
+                            .q_gradient = DenseOut(g.q.data(), c.heads, c.length, c.dim),
+                            .k_gradient = DenseOut(g.k.data(), c.heads, c.length, c.dim),
+                            .v_gradient = DenseOut(g.v.data(), c.heads, c.length, c.value_dim),
+                            .projection_gradient = g.projection.data(),
+                            .frequency_gradient = g.frequencies.data(),
+                            .real_gradient = g.real.data(),
+                            .imaginary_gradient = g.imaginary.data(),
+                            .constant_gradient = g.constant.data()};
+    EXPECT_OK(backend_->FltAttentionBackward(args));
+    return g;
+  }
+
+  // Compares the gradient of some numbers of the problem, spread over them, with differences.
+  void ExpectDifferences(const FltExample& example, const std::vector<float>& upstream,
+                         std::vector<double> reference::FltProblem::*member,
+                         const std::vector<float>& actual, const char* what) {
+    if (actual.empty()) return;
+    SCOPED_TRACE(what);
+    reference::FltProblem problem = example.Problem();
+    std::vector<double>& numbers = problem.*member;
+    ASSERT_EQ(numbers.size(), actual.size());
+    const auto loss = [&] {
+      const std::vector<double> out = reference::Attend(problem);
+      double sum = 0;
+      for (size_t i = 0; i < out.size(); ++i) sum += out[i] * static_cast<double>(upstream[i]);
+      return sum;
+    };
+    std::vector<double> expected, got;
+    const size_t step = std::max<size_t>(1, actual.size() / 12);
+    for (size_t i = 0; i < actual.size(); i += step) {
+      const double at = numbers[i], by = 1e-5 * std::max(1.0, std::abs(at));
+      numbers[i] = at + by;
+      const double above = loss();
+      numbers[i] = at - by;
+      const double below = loss();
+      numbers[i] = at;
+      expected.push_back((above - below) / (2 * by));
+      got.push_back(static_cast<double>(actual[i]));
+    }
+    double square = 0;
+    for (const float g : actual) square += static_cast<double>(g) * static_cast<double>(g);
+    const double scale = std::max(std::sqrt(square / static_cast<double>(actual.size())), 1e-4);
+    for (size_t i = 0; i < got.size(); ++i) {
+      // Denominators near 0 bend the loss within a difference.
+      const double tolerance = example.example.clamp ? 50 * kTolerance : kTolerance;
+      EXPECT_NEAR(got[i] / scale, expected[i] / scale, tolerance) << "number " << i * step;
+    }
+  }
+
+  void ExpectGradients(FltCase c) {
+    std::ostringstream name;
+    PrintTo(c, &name);
+    SCOPED_TRACE(name.str());
+    c.heads = std::min<size_t>(c.heads, 2);
+    FltExample example(c);
+    const std::vector<float> upstream = FltNumbers(example.out.size(), 5, 1);
+
+    const Gradients g = Run(example, upstream);
+
+    using P = reference::FltProblem;
+    ExpectDifferences(example, upstream, &P::q, g.q, "q");
+    ExpectDifferences(example, upstream, &P::k, g.k, "k");
+    ExpectDifferences(example, upstream, &P::v, g.v, "v");
+    ExpectDifferences(example, upstream, &P::projection, g.projection, "projection");
+    ExpectDifferences(example, upstream, &P::frequencies, g.frequencies, "frequencies");
+    if (c.clamp) return;  // The floor, which follows the weights, counts as a constant.
+    ExpectDifferences(example, upstream, &P::real, g.real, "real");
+    ExpectDifferences(example, upstream, &P::imaginary, g.imaginary, "imaginary");
+    if (c.form == kTimes) {
+      ExpectDifferences(example, upstream, &P::constant, g.constant, "constant");
+    }
+  }
+};
+
+TEST_P(FltBackwardTest, MatchesFiniteDifferencesWithEveryFeatureMap) {
+  for (const char* map : {"favor_plus", "favor_plus_plus", "hyperbolic", "relu", "elu", "dpfp"}) {
+    for (const bool causal : {false, true}) {
+      ExpectGradients({.map = map,
+                       .is_signed = true,
+                       .causal = causal,
+                       .batch = 1,
+                       .heads = 1,
+                       .length = 40,
+                       .dim = 5,
+                       .value_dim = 3,
+                       .features = 10,
+                       .waves = 3});
+      ExpectGradients({.map = map,
+                       .is_signed = true,
+                       .form = kTimes,
+                       .causal = causal,
+                       .batch = 1,
+                       .heads = 1,
+                       .length = 40,
+                       .dim = 5,
+                       .value_dim = 3,
+                       .features = 10,
+                       .waves = 3});
+    }
+  }
+}
+
+TEST_P(FltBackwardTest, MatchesFiniteDifferencesWithPaddingPackingAndSeveralHeads) {
+  for (const bool causal : {false, true}) {
+    for (const MaskForm form : {MaskForm::kAdditive, kTimes}) {
+      ExpectGradients({.positions = 2,
+                       .form = form,
+                       .causal = causal,
+                       .length = 35,
+                       .dim = 4,
+                       .value_dim = 4,
+                       .features = 8,
+                       .waves = 3,
+                       .padded = true,
+                       .packed = true});
+    }
+    ExpectGradients({.rpe = RpeKind::kNone,
+                     .causal = causal,
+                     .length = 70,
+                     .dim = 4,
+                     .value_dim = 4,
+                     .features = 8,
+                     .waves = 0});
+    ExpectGradients({.rpe = RpeKind::kLocalBox,
+                     .form = kTimes,
+                     .clamp = true,
+                     .causal = causal,
+                     .batch = 1,
+                     .length = 40,
+                     .dim = 4,
+                     .value_dim = 4,
+                     .features = 8,
+                     .waves = 6,
+                     .amplitude = 3});
+  }
+}
+
+TEST_P(FltBackwardTest, StaysFiniteWithLargeNorms) {
+  for (const bool causal : {false, true}) {
+    FltExample example({.causal = causal, .length = 100, .size = 10});
+
+    const Gradients g = Run(example, FltNumbers(example.out.size(), 5, 1));
+
+    for (const auto* numbers : {&g.q, &g.k, &g.v, &g.projection, &g.real}) {
+      for (const float number : *numbers) ASSERT_TRUE(std::isfinite(number));
+    }
+  }
+}
+
+TEST_P(FltBackwardTest, SaysWhatIsWrongWithItsInput) {
+  FltExample example({});
+  FltBackwardArgs args;
+  args.kernel = &example.kernel;
+  args.rows = example.Rows();
+  args.q = example.Args().q;
+  args.k = example.Args().k;
+  args.v = args.out = args.out_gradient = example.Args().v;
+
+  EXPECT_THAT(backend_->FltAttentionBackward(args),
+              IsError(absl::StatusCode::kInvalidArgument, "normalizers is null"));
+}
+
+INSTANTIATE_TEST_SUITE_P(Backends, FltBackwardTest, kAllBackends, BackendParamName);
+
+}  // namespace
+}  // namespace mnemosyne::kernels
