@@ -1,6 +1,5 @@
 // The loops of kernel_table.h, written once over the types `Floats` and `SquareSum`. Each file for
 // an instruction set defines these in an unnamed namespace and then includes this text.
-//
 // Floats is 16 lanes of float32, whatever the width of a register:
 //   Floats Load(const float*), void Store(float*, Floats), Floats Splat(float)
 //   Floats LoadFirst(const float*, size_t width): the first lanes, 1 to 16, from memory; the others
@@ -241,7 +240,6 @@ double LionStep(const LionCoefficients& c, bool replay, size_t count, float* val
 #include "kernels/cpu/elementary_functions.h"
 #include "kernels/cpu/lstm_loops.h"
 #include "kernels/cpu/row_loops.h"
-//
 #include "kernels/cpu/flt_loops.h"
 // After what they are made of.
 #include "kernels/cpu/cell_loops.h"
