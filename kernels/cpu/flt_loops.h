@@ -148,15 +148,20 @@ void Waves(const WaveRows& w) {
 // The sums of products of 16 rows x with rows y, or with one row if y_stride is 0.
 inline Floats SixteenDots(size_t rows, size_t columns, const Matrix& x, const float* y,
                           size_t y_stride) {
-  alignas(64) float sums[kLanes * kLanes] = {};
-  for (size_t r = 0; r < rows; ++r) {
-    Floats sum = Splat(0);
-    for (size_t c = 0; c < columns; c += kLanes) {
-      sum = Fma(Load(x.data + r * x.stride + c), Load(y + r * y_stride + c), sum);
+  alignas(64) float dots[kLanes];
+  for (size_t first = 0; first < kLanes; first += 4) {
+    Floats sums[4];
+    for (size_t k = 0; k < 4; ++k) {
+      const size_t r = first + k;
+      sums[k] = Splat(0);
+      if (r >= rows) continue;
+      for (size_t c = 0; c < columns; c += kLanes) {
+        sums[k] = Fma(Load(x.data + r * x.stride + c), Load(y + r * y_stride + c), sums[k]);
+      }
     }
-    Store(sums + r * kLanes, sum);
+    SumLanes(sums[0], sums[1], sums[2], sums[3], dots + first);
   }
-  return SumRows(sums);
+  return Load(dots);
 }
 
 void RowDots(size_t rows, size_t columns, Matrix x, const float* y, size_t y_stride, float* dots) {
