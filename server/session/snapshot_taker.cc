@@ -172,6 +172,7 @@ absl::StatusOr<SnapshotReport> TakeSnapshot(const std::shared_ptr<Session>& sess
     // Steps from here on are logged behind this snapshot; if it fails, both logs are read.
     auto log = StepLog::Open(folder.LogOf(report.generation.number));
     if (log.ok()) {
+      (*log)->BoundTo(session->state().log->bytes_max());
       session->state().log = *std::move(log);
       session->state().logged_rules.reset();
     }
