@@ -4,10 +4,13 @@
 #include <google/protobuf/stubs/logging.h>
 #include <spdlog/common.h>
 
+#include <algorithm>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
 #include <deque>
+#include <iterator>
 #include <memory>
 #include <optional>
 #include <span>
@@ -273,9 +276,9 @@ class Game {
 
   static void Fill(mnemosyne::v1::OptimizeRequest& request, int64_t step) {
     request.mutable_begin()->set_step(step);
-    for (uint32_t parameter = 0; parameter < 2; ++parameter) {
+    for (size_t parameter = 0; parameter < std::size(kElements); ++parameter) {
       auto& chunk = *request.add_chunks();
-      chunk.set_parameter(parameter);
+      chunk.set_parameter(static_cast<int32_t>(parameter));
       chunk.set_payload(std::string(kElements[parameter] * sizeof(float), '\0'));
     }
     request.mutable_end()->set_step(step);
