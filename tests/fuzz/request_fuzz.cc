@@ -27,7 +27,7 @@ void TryUpdate(const mnemosyne::v1::UpdateSessionRequest& request) {
 }
 
 void TryCreate(const mnemosyne::v1::CreateSessionRequest& request) {
-  const auto spec = FromProto(request.spec());
+  auto spec = FromProto(request.spec());
   if (!spec.ok() || !CheckSessionSpec(*spec).ok()) return;
   if (spec->label.size() > 256) std::abort();
   const auto layout = mnemosyne::optim::ParameterLayout::Create(spec->parameters);
