@@ -1,21 +1,21 @@
 # The daemon in an image of its own: two programs and their libraries, no shell, no root.
 #
-#   docker build -t mnemosyne .
-#   docker run --rm -p 127.0.0.1:7717:7717 mnemosyne
+#   docker build -t mnemosyne:0.1.0 .
+#   docker run --rm -p 127.0.0.1:7717:7717 mnemosyne:0.1.0
+#
+# What it is built from can be pinned: BUILD_IMAGE by its digest, and with PINNED=1 the packages by
+# deploy/packages.txt, from the archive's state of the image's day. deploy/README.md says how.
 #
 # With the CUDA backend, from a base image that has nvcc:
 #
 #   docker build -t mnemosyne:cuda --build-arg PRESET=cuda \
 #     --build-arg BUILD_IMAGE=nvidia/cuda:13.0.1-devel-ubuntu24.04 .
-ARG BUILD_IMAGE=debian:12
+ARG BUILD_IMAGE=debian:12.11
 
 FROM ${BUILD_IMAGE} AS build
-RUN apt-get update \
-  && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
-    cmake g++ libabsl-dev libcli11-dev libeigen3-dev libfmt-dev libgrpc++-dev libprotobuf-dev \
-    libspdlog-dev libssl-dev libxxhash-dev ninja-build nlohmann-json3-dev pkg-config \
-    protobuf-compiler protobuf-compiler-grpc \
-  && rm -rf /var/lib/apt/lists/*
+ARG PINNED=0
+COPY deploy/install_packages.sh deploy/packages.txt /source/deploy/
+RUN /source/deploy/install_packages.sh "${PINNED}"
 WORKDIR /source
 COPY CMakeLists.txt CMakePresets.json ./
 COPY cmake cmake
@@ -32,8 +32,11 @@ RUN cmake --preset "${PRESET}" -DMNEMOSYNE_COMMIT="${COMMIT}" \
     -DMNEMOSYNE_TESTS=OFF -DMNEMOSYNE_BENCHMARKS=OFF -DMNEMOSYNE_WERROR=OFF \
   && cmake --build --preset "${PRESET}" --target mnemosyned mnemosynectl
 COPY deploy/collect_runtime.sh deploy/
+COPY scripts/make_sbom.py scripts/
 RUN deploy/collect_runtime.sh /runtime \
     "build/${PRESET}/bin/mnemosyned" "build/${PRESET}/bin/mnemosynectl" \
+  && python3 scripts/make_sbom.py /runtime/usr/bin/mnemosyned /runtime/usr/bin/mnemosynectl \
+    >/runtime/usr/share/mnemosyne/sbom.spdx.json \
   && chown 65532:65532 /runtime/run/mnemosyne
 COPY models /runtime/usr/share/mnemosyne/models
 

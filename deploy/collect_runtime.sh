@@ -17,7 +17,7 @@ copy_library() { # From where the loader finds it, to the same place below the f
   cp -L "$1" "$root$1"
 }
 
-mkdir -p "$root/usr/bin" "$root/etc" "$root/run/mnemosyne"
+mkdir -p "$root/usr/bin" "$root/etc" "$root/run/mnemosyne" "$root/usr/share/mnemosyne"
 for program in "$@"; do
   install -m 0755 "$program" "$root/usr/bin/"
   strip "$root/usr/bin/$(basename "$program")"

@@ -15,7 +15,7 @@ packages=(
 python_packages=()
 if [[ "${1:-}" == --tests ]]; then
   packages+=(clang-14 clang-format-14 libclang-rt-14-dev libgmock-dev libgtest-dev
-    python3-pytest shellcheck)
+    python3-pytest python3-yaml shellcheck)
   python_packages+=(ruff mypy buf-bin)
 fi
 

@@ -66,21 +66,22 @@ stage_asan() {
   ctest --preset asan -j "$(nproc)" -LE slow
 }
 
-# A short run of each fuzz target, from its corpus; MNEMOSYNE_FUZZ_SECONDS makes it longer.
+# A short run of each fuzz target, from its corpus; MNEMOSYNE_FUZZ_SECONDS makes it longer. What is
+# found goes to build/fuzz/corpus, and seeds only into the sources.
 stage_fuzz() {
-  cmake --preset clang -B build/fuzz -DMNEMOSYNE_FUZZ=ON >/dev/null
-  local targets=(access_file_fuzz frame_reader_fuzz safetensors_fuzz) target seeds
-  cmake --build build/fuzz -j "$(nproc)" --target "${targets[@]}"
-  for target in "${targets[@]}"; do
-    mkdir -p "build/fuzz/corpus/$target"
-    seeds="tests/fuzz/corpus/${target%_fuzz}"
-    [[ -d "$seeds" ]] || seeds=
-    "build/fuzz/bin/$target" -max_total_time="${MNEMOSYNE_FUZZ_SECONDS:-20}" -print_final_stats=1 \
-      "build/fuzz/corpus/$target" ${seeds:+"$seeds"} 2>"build/fuzz/$target.log" || {
-      tail -40 "build/fuzz/$target.log" >&2
+  scripts/build.sh fuzz fuzz_targets
+  local source name found
+  for source in tests/fuzz/*_fuzz.cc; do
+    name=$(basename "$source" _fuzz.cc)
+    found="build/fuzz/corpus/$name"
+    mkdir -p "$found"
+    "build/fuzz/bin/${name}_fuzz" -max_total_time="${MNEMOSYNE_FUZZ_SECONDS:-8}" -timeout=20 \
+      -print_final_stats=1 -artifact_prefix="build/fuzz/$name-" "$found" \
+      "tests/fuzz/corpus/$name" 2>"build/fuzz/$name.log" || {
+      tail -40 "build/fuzz/$name.log" >&2
       return 1
     }
-    grep -E "number_of_executed_units|DONE" "build/fuzz/$target.log"
+    printf '%-16s %s\n' "$name" "$(grep -E '^#[0-9]+.*DONE' "build/fuzz/$name.log")"
   done
 }
 

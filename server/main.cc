@@ -1,4 +1,5 @@
 // mnemosyned: arguments to ServerConfig to Server; signals; nothing else.
+#include <google/protobuf/stubs/logging.h>
 #include <grpc/support/log.h>
 #include <malloc.h>
 #include <pthread.h>
@@ -119,6 +120,11 @@ void LogOfGrpc(gpr_log_func_args* args) {
   Log(spdlog::level::debug, "grpc", {{"detail", args->message}});
 }
 
+// So is what protobuf says of each message that it cannot read.
+void LogOfProtobuf(google::protobuf::LogLevel, const char*, int, const std::string& message) {
+  Log(spdlog::level::debug, "protobuf", {{"detail", message}});
+}
+
 absl::Status Run(ServerConfig config) {
   MNEMO_RETURN_IF_ERROR(CompleteConfig(config));
   if (!config.ready_file.empty()) {
@@ -127,6 +133,7 @@ absl::Status Run(ServerConfig config) {
   SetUpLogging(spdlog::level::from_str(config.log_level),
                config.log_format == "json" ? LogFormat::kJson : LogFormat::kText);
   gpr_set_log_function(&LogOfGrpc);
+  google::protobuf::SetLogHandler(&LogOfProtobuf);
   MNEMO_ASSIGN_OR_RETURN(std::unique_ptr<Server> server, Server::Start(config, Clock::Real()));
   if (!config.ready_file.empty()) MNEMO_RETURN_IF_ERROR(WriteReadyFile(*server));
   Log(spdlog::level::info, "serving",

@@ -66,6 +66,8 @@ ConnectionLimits MakeConnectionLimits(const ServerConfig& config, const AccessPo
 TenantLimits MakeTenantLimits(const ServerConfig& config) {
   return {.sessions = config.tenant_sessions_max,
           .memory_bytes = config.tenant_memory_max,
+          .device_bytes = config.tenant_device_memory_max,
+          .disk_bytes = config.tenant_disk_max,
           .parameters = config.tenant_parameters_max,
           .streams = config.tenant_streams_max,
           .inflight_bytes = config.tenant_inflight_max,
@@ -79,12 +81,14 @@ SessionLimits MakeSessionLimits(const ServerConfig& config) {
           .cell_elements = static_cast<size_t>(config.cell_elements)};
 }
 
-KeeperOptions MakeKeeperOptions(const ServerConfig& config) {
+KeeperOptions MakeKeeperOptions(const ServerConfig& config, const AccessPolicy& policy) {
   return {.snapshot_seconds = config.snapshot_seconds,
           .snapshot_steps = config.snapshot_steps,
           .generations = static_cast<size_t>(config.snapshots_kept),
           .buffer_bytes = config.snapshot_buffer,
           .disk_bytes_max = config.state_max,
+          .tenant_disk_bytes_max =
+              [&policy](std::string_view tenant) { return policy.LimitsOf(tenant).disk_bytes; },
           .log_bytes_max = config.log_max,
           .idle_seconds = config.idle_seconds,
           .expire_seconds = config.expire_seconds};
@@ -159,7 +163,10 @@ Server::Server(const ServerConfig& config, Security security,
       gatekeeper_(*security_.policy, *security_.audit, connections_),
       reloader_(models_),
       service_(models_, reloader_, store_, *executor_, streams_, gatekeeper_,
-               MakeStreamLimits(config), clock) {}
+               MakeStreamLimits(config), clock) {
+  quotas_.set_everyone({.steps_per_second = config.steps_per_second,
+                        .creations_per_minute = config.sessions_per_minute});
+}
 
 Server::~Server() {
   if (grpc_ != nullptr) Drain();
@@ -187,7 +194,8 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerConfig& config
 absl::Status Server::OpenStateFolder() {
   if (config_.state_dir.empty()) return absl::OkStatus();
   MNEMO_ASSIGN_OR_RETURN(std::unique_ptr<StateFolder> folder, StateFolder::Open(config_.state_dir));
-  keeper_ = std::make_unique<SessionKeeper>(std::move(folder), MakeKeeperOptions(config_), budget_,
+  keeper_ = std::make_unique<SessionKeeper>(std::move(folder),
+                                            MakeKeeperOptions(config_, *security_.policy), budget_,
                                             *executor_, clock_);
   store_.SetKeeper(keeper_.get());
   store_.Restore();

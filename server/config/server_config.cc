@@ -136,6 +136,11 @@ const std::vector<Option>& Options() {
       {"Bounds", "--queue-max", "COUNT", NumberOption{&C::queue_max, 1, 1'000'000},
        "Most steps and other tasks that wait for the device; beyond it steps are refused for the "
        "moment."},
+      {"Bounds", "--steps-per-second", "COUNT", NumberOption{&C::steps_per_second, 0, 1'000'000},
+       "Steps of all clients together in a second; 0 is no bound."},
+      {"Bounds", "--sessions-per-minute", "COUNT",
+       NumberOption{&C::sessions_per_minute, 0, 1'000'000},
+       "Sessions that all clients together may make in a minute; 0 is no bound."},
       {"Bounds", "--wire-memory-max", "BYTES",
        NumberOption{&C::wire_memory_max, 0, 1024 * kTiB, true},
        "Memory that all connections together may keep busy, beside --memory-max, in bytes or with "
@@ -158,6 +163,14 @@ const std::vector<Option>& Options() {
       {"Bounds of a tenant", "--tenant-memory-max", "BYTES",
        NumberOption{&C::tenant_memory_max, 0, 1024 * kTiB, true},
        "Memory that a tenant's sessions together may reserve."},
+      {"Bounds of a tenant", "--tenant-device-memory-max", "BYTES",
+       NumberOption{&C::tenant_device_memory_max, 0, 1024 * kTiB, true},
+       "The part of it that lies on the device; on the CPU that of the states alone."},
+      {"Bounds of a tenant", "--tenant-disk-max", "BYTES",
+       NumberOption{&C::tenant_disk_max, 0, 1024 * kTiB, true},
+       "Bytes that a tenant's sessions together may have in the state folder; beyond it no "
+       "snapshots "
+       "are taken of them."},
       {"Bounds of a tenant", "--tenant-parameters-max", "COUNT",
        NumberOption{&C::tenant_parameters_max, 0, 1'000'000'000},
        "Most parameters (tensors) of a tenant's sessions together."},

@@ -52,13 +52,17 @@ struct ServerConfig {
   int64_t streams_max = 1024;
   int64_t connections_max = 1024;
   int64_t queue_max = 4096;
+  int64_t steps_per_second = 0;            // 0 is no bound.
+  int64_t sessions_per_minute = 0;         // 0 is no bound.
   int64_t wire_memory_max = 0;             // Bytes; 0 is an eighth of the machine's.
   int64_t message_max = int64_t{4} << 20;  // Bytes.
   int64_t cell_elements = int64_t{1} << 18;
 
   // Bounds of each tenant; 0 is none but those above.
   int64_t tenant_sessions_max = 0;
-  int64_t tenant_memory_max = 0;  // Bytes.
+  int64_t tenant_memory_max = 0;         // Bytes.
+  int64_t tenant_device_memory_max = 0;  // Bytes.
+  int64_t tenant_disk_max = 0;           // Bytes.
   int64_t tenant_parameters_max = 0;
   int64_t tenant_streams_max = 0;
   int64_t tenant_inflight_max = 0;  // Bytes.

@@ -206,8 +206,8 @@ bool ConnectionGuard::MakeRoom() {
 // gRPC meets the end of the connection and frees what it has of it.
 void ConnectionGuard::End(uint64_t number) {
   const auto found = connections_.find(number);
-  // A TCP connection is reset, and what has come on it and was not read is dropped: a shutdown would
-  // leave it to be read.
+  // A TCP connection is reset, and what has come on it and was not read is dropped: a shutdown
+  // would leave it to be read.
   const sockaddr nowhere{.sa_family = AF_UNSPEC, .sa_data = {}};
   if (::connect(found->second.fd, &nowhere, sizeof(nowhere)) != 0) {
     ::shutdown(found->second.fd, SHUT_RDWR);

@@ -18,6 +18,9 @@ constexpr std::chrono::milliseconds kInterval(20);
 // Giving memory back takes long where there is much of it.
 constexpr std::chrono::milliseconds kTrimInterval(200);
 
+// What was ended needs a while to let go.
+constexpr std::chrono::seconds kClosedFor(1);
+
 // Clients must not fill the log.
 constexpr std::chrono::seconds kLogInterval(10);
 
@@ -59,20 +62,28 @@ MemoryGuard::~MemoryGuard() {
 void MemoryGuard::Look() {
   const int64_t bytes_max = bytes_max_();
   if (read_(/*in_use=*/false).resident <= bytes_max) {
-    if (std::exchange(over_, false)) connections_.Close(false);
+    if (std::exchange(closed_, false)) connections_.Close(false);
     return;
   }
   const Clock::Monotonic now = clock_.MonotonicNow();
-  if (!std::exchange(over_, true)) {
-    connections_.Close(true);
-    if (now - std::exchange(logged_, now) >= kLogInterval) {
-      Log(spdlog::level::warn, "too much memory: the heaviest connections are ended",
-          {{"bytes_max", bytes_max}, {"connections", connections_.count()}});
-    }
+  const bool too_much = read_(/*in_use=*/true).in_use > bytes_max;
+  const bool ended = too_much && connections_.EndHeaviest();
+  if (ended) {
+    ended_ = now;
+    if (!std::exchange(closed_, true)) connections_.Close(true);
+  } else if (closed_ && now - ended_ >= kClosedFor) {
+    closed_ = false;
+    connections_.Close(false);
+  }
+  if (too_much && now - logged_ >= kLogInterval) {
+    logged_ = now;
+    Log(spdlog::level::warn,
+        ended ? "too much memory: the heaviest connections are ended"
+              : "too much memory, and no connection is to blame",
+        {{"bytes_max", bytes_max}, {"connections", connections_.count()}});
   }
   // What the allocator keeps is given back, if that is enough.
-  const bool ended = read_(/*in_use=*/true).in_use > bytes_max && connections_.EndHeaviest();
-  if (!ended || now - trimmed_ >= kTrimInterval) {
+  if (!too_much || now - trimmed_ >= kTrimInterval) {
     ::malloc_trim(0);
     trimmed_ = clock_.MonotonicNow();
   }

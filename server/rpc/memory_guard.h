@@ -23,8 +23,9 @@ struct ProcessMemory {
 // takes longer.
 ProcessMemory ReadProcessMemory(bool in_use);
 
-// Looks many times a second. While there is too much memory, no new connections are taken, and
-// those that keep most of it busy are ended. Honest clients open theirs again.
+// Looks many times a second. While there is too much memory, connections that keep most of it busy
+// are ended, and no new ones are taken until a second after the last of them. Honest clients open
+// theirs again. Where no connection is to blame, the log says so, and all go on.
 class MemoryGuard {
  public:
   // `bytes_max` says how much there may be now. Both functions are called on a thread of this
@@ -46,9 +47,10 @@ class MemoryGuard {
   const std::function<ProcessMemory(bool)> read_;
   ConnectionGuard& connections_;
   const Clock& clock_;
+  Clock::Monotonic ended_;    // When it last ended some.
   Clock::Monotonic logged_;   // When it last said that there is too much.
   Clock::Monotonic trimmed_;  // When memory was last given back.
-  bool over_ = false;
+  bool closed_ = false;       // To new connections.
   Mutex mutex_;
   bool stopped_ ABSL_GUARDED_BY(mutex_) = false;
   std::thread thread_;

@@ -1,6 +1,7 @@
 #include "server/rpc/optimize_conversation.h"
 
 #include <algorithm>
+#include <chrono>
 #include <utility>
 
 #include "base/error.h"
@@ -16,6 +17,8 @@ namespace {
 
 using Request = v1::OptimizeRequest;
 using Response = v1::OptimizeResponse;
+
+constexpr std::chrono::seconds kRefusalLogInterval(1);
 
 absl::Status Violation(std::string_view what) {
   return WithReason(InvalidArgument("{}", what), "PROTOCOL_VIOLATION");
@@ -340,12 +343,24 @@ void OptimizeConversation::RefuseStep(const absl::Status& status) {
   step_.reset();
   discarding_ = true;
   state_ = State::kIdle;
+  LogRefusal(status);
+  Send(Part(Response::kErrorFieldNumber, ToStepError(step_number_, status)));
+}
+
+// A client that is refused again and again must not fill the log.
+void OptimizeConversation::LogRefusal(const absl::Status& status) {
+  const Clock::Monotonic now = clock_.MonotonicNow();
+  if (refusal_logged_ && now - *refusal_logged_ < kRefusalLogInterval) {
+    ++refusals_unlogged_;
+    return;
+  }
+  refusal_logged_ = now;
   Log(spdlog::level::warn, "step refused",
       {{"session", session_->name()},
        {"step", step_number_},
        {"reason", ErrorReason(status)},
-       {"detail", ErrorMessage(status)}});
-  Send(Part(Response::kErrorFieldNumber, ToStepError(step_number_, status)));
+       {"detail", ErrorMessage(status)},
+       {"suppressed", std::exchange(refusals_unlogged_, 0)}});
 }
 
 void OptimizeConversation::Finish(const absl::Status& status) {

@@ -139,6 +139,9 @@ class OptimizeConversation final : public Watched,
   // Drops the step and tells the client why; the stream goes on.
   void RefuseStep(const absl::Status& status);
 
+  // Logs a refusal, at most once a second; the next line tells how many were left out.
+  void LogRefusal(const absl::Status& status);
+
   // Ends the stream: at once, or when the write in flight is done.
   void Finish(const absl::Status& status);
 
@@ -177,6 +180,8 @@ class OptimizeConversation final : public Watched,
   std::deque<std::string> outbox_;       // Small messages, ahead of updates.
   std::optional<absl::Status> goodbye_;  // To finish with once the write in flight is done.
   Clock::Monotonic finish_time_;
+  std::optional<Clock::Monotonic> refusal_logged_;
+  int64_t refusals_unlogged_ = 0;
   Clock::Monotonic last_progress_;  // When the client last sent more than a heartbeat.
   Clock::Monotonic last_write_;
 };

@@ -431,6 +431,8 @@ grpc::ServerUnaryReactor* OptimizerService::GetServerInfo(grpc::CallbackServerCo
     const KeeperHealth health = keeper->health();
     v1::StateKeeping& keeping = *response->mutable_state_keeping();
     keeping.set_enabled(true);
+    // The rest tells of the sessions of all.
+    if (!caller->admin) return Answer(call, absl::OkStatus());
     keeping.set_error(health.error);
     keeping.set_snapshot_count(health.snapshot_count);
     keeping.set_failure_count(health.failure_count);

@@ -209,7 +209,8 @@ class ImportReactor final : public grpc::ServerReadReactor<v1::ImportStateReques
                            store_.FindWithToken(owner_.caller, message_.name(), message_.token()));
     MNEMO_RETURN_IF_ERROR(session_->CheckUsable());
     MNEMO_ASSIGN_OR_RETURN(share_, store_.quotas().Take(session_->tenant(),
-                                                        {.memory_bytes = session_->state_bytes()}));
+                                                        {.memory_bytes = session_->state_bytes(),
+                                                         .device_bytes = session_->state_bytes()}));
     header_ = message_.part().header();
     return Reserve(kRoomTries);
   }

@@ -6,6 +6,11 @@
 #include "base/error.h"
 
 namespace mnemosyne::server {
+namespace {
+
+constexpr char kRetryAfterMs[] = "1000";
+
+}  // namespace
 
 StreamRegistry::StreamRegistry(size_t stream_count_max)
     : stream_count_max_(stream_count_max), ticker_([this] { TickUntilStopped(); }) {}
@@ -27,10 +32,12 @@ absl::Status StreamRegistry::Add(const std::shared_ptr<Watched>& stream) {
   }
   std::erase_if(streams_, [](const auto& known) { return known.expired(); });
   if (streams_.size() >= stream_count_max_) {
-    return WithReason(ResourceExhausted("there are {} streams already, which is the most; close "
-                                        "some, or raise --streams-max",
-                                        streams_.size()),
-                      "TOO_MANY_STREAMS");
+    const absl::Status status =
+        WithReason(ResourceExhausted("there are {} streams already, which is the most; close "
+                                     "some, or raise --streams-max",
+                                     streams_.size()),
+                   "TOO_MANY_STREAMS");
+    return WithMetadata(status, "retry_after_ms", kRetryAfterMs);
   }
   streams_.push_back(stream);
   return absl::OkStatus();

@@ -183,9 +183,11 @@ absl::Status AddUser(const Words& words, AccessTable& table) {
 
 absl::Status AddLimit(const Words& words, const TenantLimits& defaults, AccessTable& table) {
   using L = TenantLimits;
-  constexpr std::array<std::pair<std::string_view, int64_t L::*>, 7> kFields = {
+  constexpr std::array<std::pair<std::string_view, int64_t L::*>, 9> kFields = {
       {{"sessions", &L::sessions},
        {"memory", &L::memory_bytes},
+       {"device-memory", &L::device_bytes},
+       {"disk", &L::disk_bytes},
        {"parameters", &L::parameters},
        {"streams", &L::streams},
        {"inflight", &L::inflight_bytes},
@@ -199,7 +201,8 @@ absl::Status AddLimit(const Words& words, const TenantLimits& defaults, AccessTa
   for (const auto& [key, field] : kFields) {
     const auto found = values.find(key);
     if (found == values.end()) continue;
-    const bool bytes = key == "memory" || key == "inflight";
+    const bool bytes =
+        key == "memory" || key == "device-memory" || key == "disk" || key == "inflight";
     const auto number = bytes ? ByteCount(found->second) : Number(found->second);
     if (!number) return InvalidArgument("{}: expected a number{}", key, bytes ? " of bytes" : "");
     limits.*field = *number;

@@ -4,7 +4,7 @@
 //   token tenant=vision id=0123456789abcdef salt=... sha256=... expires=2027-01-31
 //   certificate tenant=speech name=trainer.speech.example
 //   user tenant=ops role=admin uid=1000
-//   limit tenant=vision sessions=10 memory=8GiB streams=20 steps-per-second=500
+//   limit tenant=vision sessions=10 memory=8GiB disk=50GiB streams=20 steps-per-second=500
 //
 // `mnemosynectl token` makes a token and its line. A certificate's name is one of its subject
 // alternative names; its common name counts if it has none. A uid is that of a process on the

@@ -4,6 +4,7 @@
 #include <chrono>
 
 #include "base/error.h"
+#include "base/status_macros.h"
 
 namespace mnemosyne::server {
 namespace {
@@ -13,15 +14,18 @@ struct Counted {
   int64_t TenantQuotas::Amounts::*amount;
   int64_t TenantLimits::*limit;
   std::string_view name;
+  const char* retry_after_ms = nullptr;  // Where it comes back by itself soon.
 };
 
 constexpr Counted kCounted[] = {
     {&TenantQuotas::Amounts::sessions, &TenantLimits::sessions, "sessions"},
     {&TenantQuotas::Amounts::memory_bytes, &TenantLimits::memory_bytes, "bytes of memory"},
+    {&TenantQuotas::Amounts::device_bytes, &TenantLimits::device_bytes,
+     "bytes of the device's memory"},
     {&TenantQuotas::Amounts::parameters, &TenantLimits::parameters, "parameters"},
-    {&TenantQuotas::Amounts::streams, &TenantLimits::streams, "streams"},
+    {&TenantQuotas::Amounts::streams, &TenantLimits::streams, "streams", "1000"},
     {&TenantQuotas::Amounts::inflight_bytes, &TenantLimits::inflight_bytes,
-     "bytes of steps in flight"},
+     "bytes of steps in flight", "100"},
 };
 
 absl::Status OverLimit(const Counted& counted, int64_t asked, int64_t limit, int64_t available) {
@@ -30,7 +34,9 @@ absl::Status OverLimit(const Counted& counted, int64_t asked, int64_t limit, int
                                    asked, counted.name, limit, available),
                  "TENANT_LIMIT");
   status = WithMetadata(std::move(status), "limit", std::to_string(limit));
-  return WithMetadata(std::move(status), "available", std::to_string(available));
+  status = WithMetadata(std::move(status), "available", std::to_string(available));
+  if (counted.retry_after_ms == nullptr || asked > limit) return status;
+  return WithMetadata(std::move(status), "retry_after_ms", counted.retry_after_ms);
 }
 
 }  // namespace
@@ -65,35 +71,44 @@ void TenantQuotas::GiveBack(const std::string& tenant, const Amounts& amounts) {
   }
 }
 
-absl::Status TenantQuotas::Count(const std::string& tenant, Rate Account::*rate, int64_t events,
-                                 double seconds, std::string_view what) {
+absl::Status TenantQuotas::Count(Account& account, std::string_view whose, Rate Account::*rate,
+                                 int64_t events, double seconds, std::string_view what) {
   if (events == 0) return absl::OkStatus();
   const auto each = std::chrono::duration_cast<Clock::Monotonic::duration>(
       std::chrono::duration<double>(seconds / static_cast<double>(events)));
   const auto burst = std::max<Clock::Monotonic::duration>(std::chrono::seconds(1), each);
-  MutexLock lock(&mutex_);
   const Clock::Monotonic now = clock_.MonotonicNow();
-  Rate& owed = accounts_[tenant].*rate;
+  Rate& owed = account.*rate;
   const Clock::Monotonic start = std::max(owed.free_at, now);
   if (const auto wait = start + each - (now + burst); wait.count() > 0) {
     const auto milliseconds = std::chrono::ceil<std::chrono::milliseconds>(wait).count();
-    return WithMetadata(
-        WithReason(ResourceExhausted("this tenant may have {} {}; try again in {} ms", events, what,
-                                     milliseconds),
-                   "RATE_LIMITED"),
-        "retry_after_ms", std::to_string(milliseconds));
+    return WithMetadata(WithReason(ResourceExhausted("{} may have {} {}; try again in {} ms", whose,
+                                                     events, what, milliseconds),
+                                   "RATE_LIMITED"),
+                        "retry_after_ms", std::to_string(milliseconds));
   }
   owed.free_at = start + each;
   return absl::OkStatus();
 }
 
+// The tenant's own rate goes first: what it may not have it does not take from the others.
+absl::Status TenantQuotas::CountForBoth(const std::string& tenant, Rate Account::*rate,
+                                        int64_t TenantLimits::*limit, double seconds,
+                                        std::string_view what) {
+  const int64_t events = limits_of_(tenant).*limit;
+  MutexLock lock(&mutex_);
+  MNEMO_RETURN_IF_ERROR(Count(accounts_[tenant], "this tenant", rate, events, seconds, what));
+  return Count(all_, "all tenants together", rate, everyone_.*limit, seconds, what);
+}
+
 absl::Status TenantQuotas::CountStep(const std::string& tenant) {
-  return Count(tenant, &Account::steps, limits_of_(tenant).steps_per_second, 1, "steps per second");
+  return CountForBoth(tenant, &Account::steps, &TenantLimits::steps_per_second, 1,
+                      "steps per second");
 }
 
 absl::Status TenantQuotas::CountCreation(const std::string& tenant) {
-  return Count(tenant, &Account::creations, limits_of_(tenant).creations_per_minute, 60,
-               "creations of sessions per minute");
+  return CountForBoth(tenant, &Account::creations, &TenantLimits::creations_per_minute, 60,
+                      "creations of sessions per minute");
 }
 
 TenantQuotas::Amounts TenantQuotas::Held(std::string_view tenant) const {

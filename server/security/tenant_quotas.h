@@ -25,6 +25,7 @@ class TenantQuotas {
   struct Amounts {
     int64_t sessions = 0;
     int64_t memory_bytes = 0;
+    int64_t device_bytes = 0;
     int64_t parameters = 0;
     int64_t streams = 0;
     int64_t inflight_bytes = 0;
@@ -62,8 +63,12 @@ class TenantQuotas {
   // may; the message and the metadata `limit` and `available` say of what, and what would fit.
   absl::StatusOr<Share> Take(const std::string& tenant, const Amounts& amounts);
 
-  // Counts a step, or the creation of a session, against the tenant's rate. ResourceExhausted with
-  // reason RATE_LIMITED if it comes too early; `retry_after_ms` says when it would be taken.
+  // What all tenants together may have; only rates count. Set before the first question.
+  void set_everyone(const TenantLimits& limits) { everyone_ = limits; }
+
+  // Counts a step, or the creation of a session, against the tenant's rate and that of all.
+  // ResourceExhausted with reason RATE_LIMITED if it comes too early; `retry_after_ms` says when it
+  // would be taken.
   absl::Status CountStep(const std::string& tenant);
   absl::Status CountCreation(const std::string& tenant);
 
@@ -83,13 +88,18 @@ class TenantQuotas {
     Rate creations;
   };
 
-  absl::Status Count(const std::string& tenant, Rate Account::*rate, int64_t events, double seconds,
-                     std::string_view what);
+  // `whose` rates are counted, in the words of the message.
+  absl::Status Count(Account& account, std::string_view whose, Rate Account::*rate, int64_t events,
+                     double seconds, std::string_view what) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status CountForBoth(const std::string& tenant, Rate Account::*rate,
+                            int64_t TenantLimits::*limit, double seconds, std::string_view what);
   void GiveBack(const std::string& tenant, const Amounts& amounts);
 
   const LimitsFunction limits_of_;
   const Clock& clock_;
+  TenantLimits everyone_;
   mutable Mutex mutex_;
+  Account all_ ABSL_GUARDED_BY(mutex_);
   std::map<std::string, Account, std::less<>> accounts_ ABSL_GUARDED_BY(mutex_);
 };
 

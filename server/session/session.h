@@ -77,6 +77,7 @@ class Session {
     optim::ParameterLayout layout;
     size_t cell_elements;
     int64_t state_bytes;
+    int64_t device_bytes = 0;               // The part of the memory that lies on the device.
     int64_t memory_bytes = 0;               // All that it needs while it is resident.
     MemoryBudget::Reservation reservation;  // Of that many; none if it begins on the disk.
     TenantQuotas::Share share;

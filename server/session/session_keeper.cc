@@ -214,6 +214,8 @@ absl::Status SessionKeeper::OpenLog(Session& session) {
   int64_t number = generations.empty() ? 1 : generations.front().number;
   if (!logs.empty()) number = std::max(number, logs.back());
   MNEMO_ASSIGN_OR_RETURN(state.log, StepLog::Open(folder.LogOf(number)));
+  // A log that no snapshot trims has an end, too.
+  state.log->BoundTo(2 * options_.log_bytes_max);
   return absl::OkStatus();
 }
 
@@ -344,8 +346,29 @@ absl::StatusOr<SessionKeeper::Turns> SessionKeeper::AwaitBoth(Session& session,
   }
 }
 
+// Room for one more snapshot of the session, within its tenant's bound.
+absl::Status SessionKeeper::CheckTenantsDisk(const Session& session) {
+  if (options_.tenant_disk_bytes_max == nullptr) return absl::OkStatus();
+  const int64_t limit = options_.tenant_disk_bytes_max(session.tenant());
+  if (limit == 0) return absl::OkStatus();
+  int64_t held = 0;
+  for (const auto& each : Alive()) {
+    if (each->tenant() == session.tenant()) held += FolderOf(*each).ByteCount();
+  }
+  const int64_t available = std::max<int64_t>(limit - held, 0);
+  if (session.state_bytes() <= available) return absl::OkStatus();
+  absl::Status status = WithReason(
+      ResourceExhausted("a snapshot of {} bytes would exceed this tenant's {} bytes of disk; {} "
+                        "would fit now",
+                        session.state_bytes(), limit, available),
+      "TENANT_LIMIT");
+  status = WithMetadata(std::move(status), "limit", std::to_string(limit));
+  return WithMetadata(std::move(status), "available", std::to_string(available));
+}
+
 // Room for one more snapshot of the session, within the bound.
-absl::Status SessionKeeper::CheckDisk(const Session& session) const {
+absl::Status SessionKeeper::CheckDisk(const Session& session) {
+  MNEMO_RETURN_IF_ERROR(CheckTenantsDisk(session));
   if (options_.disk_bytes_max == 0) return absl::OkStatus();
   if (folder_->ByteCount() + session.state_bytes() <= options_.disk_bytes_max) {
     return absl::OkStatus();

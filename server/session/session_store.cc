@@ -53,6 +53,7 @@ int64_t TableBytes(const optim::ParameterLayout& layout, size_t cell_elements) {
 TenantQuotas::Amounts AmountsOf(const Session::Parts& parts) {
   return {.sessions = 1,
           .memory_bytes = parts.memory_bytes,
+          .device_bytes = parts.device_bytes,
           .parameters = static_cast<int64_t>(parts.layout.parameters().size())};
 }
 
@@ -93,6 +94,7 @@ absl::StatusOr<Session::Parts> SessionStore::MakeParts(SessionSpec spec,
   const auto state_bytes = static_cast<int64_t>(optimizer->StateBytes(layout));
   const auto arena_bytes = static_cast<int64_t>(layout.arena_size() * sizeof(float));
   const int64_t arenas = backend.host_accessible() ? 1 : 2;
+  const int64_t device_bytes = state_bytes + (arenas - 1) * arena_bytes;
   const int64_t memory_bytes =
       state_bytes + arenas * arena_bytes + TableBytes(layout, cell_elements);
   return Session::Parts{.name = {},
@@ -105,6 +107,7 @@ absl::StatusOr<Session::Parts> SessionStore::MakeParts(SessionSpec spec,
                         .layout = std::move(layout),
                         .cell_elements = cell_elements,
                         .state_bytes = state_bytes,
+                        .device_bytes = device_bytes,
                         .memory_bytes = memory_bytes,
                         .reservation = {},
                         .share = {}};
@@ -283,6 +286,7 @@ void SessionStore::Create(const Caller& caller, const std::string& request_id,
                                              "delete some, or raise --sessions-max",
                                              creations_.size()),
                            "TOO_MANY_SESSIONS");
+      refused = WithMetadata(std::move(refused), "available", "0");
     } else if (refused = quotas_.CountCreation(caller.tenant); refused.ok()) {
       Creation& creation = creations_[request];
       creation.spec_fingerprint = spec_fingerprint;

@@ -170,8 +170,9 @@ absl::StatusOr<SnapshotReport> TakeSnapshot(const std::shared_ptr<Session>& sess
   report.generation = folder.Next(capture.step);
   if (session->state().log != nullptr) {
     // Steps from here on are logged behind this snapshot; if it fails, both logs are read.
-    MNEMO_ASSIGN_OR_RETURN(session->state().log,
-                           StepLog::Open(folder.LogOf(report.generation.number)));
+    MNEMO_ASSIGN_OR_RETURN(auto log, StepLog::Open(folder.LogOf(report.generation.number)));
+    log->BoundTo(session->state().log->bytes_max());
+    session->state().log = std::move(log);
     session->state().logged_rules.reset();
   }
   MNEMO_ASSIGN_OR_RETURN(size_t filled, fill());

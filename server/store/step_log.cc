@@ -125,6 +125,11 @@ absl::Status StepLog::Append(std::span<const std::span<const std::byte>> pieces)
   }
   RecordHeader header;
   for (const auto& piece : pieces) header.length += piece.size();
+  if (static_cast<int64_t>(header.length) > bytes_max_ - byte_count()) {
+    return Fail(WithReason(
+        ResourceExhausted("the log of steps is full: no snapshot could be taken to trim it"),
+        "DISK_FULL"));
+  }
   header.crc32c = Crc32c(std::as_bytes(std::span(&header.length, 1)));
   for (const auto& piece : pieces) header.crc32c = ExtendCrc32c(header.crc32c, piece);
 

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <limits>
 #include <memory>
 #include <span>
 #include <string>
@@ -32,6 +33,11 @@ class StepLog {
   // Appends a record whose contents are the pieces one behind the other.
   absl::Status Append(std::span<const std::span<const std::byte>> pieces);
 
+  // Lets the file have at most `bytes`: beyond them Append fails with ResourceExhausted, reason
+  // DISK_FULL. Before the first Append.
+  void BoundTo(int64_t bytes) { bytes_max_ = bytes; }
+  int64_t bytes_max() const { return bytes_max_; }
+
   // Makes all that was appended durable.
   absl::Status Sync();
 
@@ -43,6 +49,7 @@ class StepLog {
   absl::Status Fail(const absl::Status& status);
 
   const int file_;
+  int64_t bytes_max_ = std::numeric_limits<int64_t>::max();
   mutable Mutex mutex_;
   absl::Status broken_ ABSL_GUARDED_BY(mutex_);
   int64_t byte_count_ ABSL_GUARDED_BY(mutex_) = 0;

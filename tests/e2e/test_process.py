@@ -28,6 +28,18 @@ def ctl(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+def test_messages_that_cannot_be_read_leave_no_line_each(own_daemon):
+    daemon = own_daemon()
+    with grpc.insecure_channel(daemon.tcp) as channel:
+        call = channel.unary_unary("/mnemosyne.v1.OptimizerService/GetSession")
+        for _ in range(50):
+            with pytest.raises(grpc.RpcError):
+                call(b"\x0a\x01\xff", timeout=20)
+    assert daemon.stop() == 0
+    assert "protobuf" not in daemon.log
+    assert len(daemon.log.splitlines()) < 50
+
+
 def test_a_signal_ends_it_with_0_and_leaves_no_files():
     daemon = DaemonProcess()
     socket = Path(daemon.unix[len("unix:") :])

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import subprocess
+import threading
+import time
 from pathlib import Path
 
+import grpc
 import numpy
 import pytest
 from e2e_daemon import binary, wait_until
@@ -62,6 +65,7 @@ def house(tmp_path, own_daemon):
         *("--tls-key", str(tmp_path / "server.key")),
         *("--tls-client-ca", str(tmp_path / "ca.pem"), "--tls-clients", "request"),
         *("--access", str(access), "--audit-log", str(tmp_path / "audit")),
+        *("--state-dir", str(tmp_path / "state")),
     )
     ca = (tmp_path / "ca.pem").read_bytes()
     clients = {
@@ -137,6 +141,151 @@ def test_tenants_do_not_see_each_other_and_nothing_leaks(house):
     private += [line for line in (folder / "server.key").read_text().splitlines() if line]
     for text in (daemon.log, (folder / "audit").read_text()):
         assert not [secret for secret in private if secret in text]
+
+
+def bad_calls(client, names, tokens):
+    """Yields calls of every method with every name and token, and with values that are refused."""
+    m, methods = messages, client.methods
+    parameter = m.ParameterSpec(name="own", shape=[4])
+    bad_specs = [
+        m.SessionSpec(),
+        m.SessionSpec(optimizer="none", parameters=[parameter]),
+        m.SessionSpec(optimizer="sgd", parameters=[parameter, parameter]),
+        m.SessionSpec(optimizer="sgd", parameters=[m.ParameterSpec(name="x", shape=[1 << 40] * 3)]),
+        m.SessionSpec(optimizer="sgd", parameters=[m.ParameterSpec(name="x", shape=[1 << 38])]),
+        m.SessionSpec(optimizer="sgd", parameters=[parameter], hyperparameters={"momentum": -1}),
+        m.SessionSpec(optimizer="sgd", parameters=[parameter], weights_hash="0" * 64),
+        m.SessionSpec(optimizer="sgd", parameters=[parameter], label="x" * 1000),
+        m.SessionSpec(optimizer="sgd", parameters=[parameter], worker_count=7),
+    ]
+    for number, spec in enumerate(bad_specs):
+        request = m.CreateSessionRequest(request_id=f"bad {number}", spec=spec)
+        yield lambda r=request: methods.create_session(r, timeout=10)
+    yield lambda: methods.create_session(m.CreateSessionRequest(), timeout=10)
+    yield lambda: methods.list_sessions(m.ListSessionsRequest(page_token="1.vision"), timeout=10)
+    yield lambda: methods.list_sessions(m.ListSessionsRequest(page_token="?"), timeout=10)
+    yield lambda: methods.list_sessions(m.ListSessionsRequest(page_size=-1), timeout=10)
+    yield lambda: methods.reload_models(m.ReloadModelsRequest(), timeout=10)
+    yield lambda: methods.drain(m.DrainRequest(), timeout=10)
+    yield lambda: methods.get_server_info(m.GetServerInfoRequest(), timeout=10)
+    chunk = m.TensorChunk(parameter=0, payload=numpy.full(4, 31337, numpy.float32).tobytes())
+    steps = [
+        ([chunk], m.StepBegin(step=1 << 40)),
+        ([chunk], m.StepBegin(step=-1)),
+        ([chunk, chunk], m.StepBegin(step=1)),
+        ([m.TensorChunk(parameter=9, payload=chunk.payload)], m.StepBegin(step=1)),
+        ([m.TensorChunk(parameter=0, payload=chunk.payload[:5])], m.StepBegin(step=1)),
+        ([m.TensorChunk(parameter=0, payload=chunk.payload, crc32c=1)], m.StepBegin(step=1)),
+        ([], m.StepBegin(step=1)),
+    ]
+    for name in names:
+        yield lambda n=name: methods.get_session(m.GetSessionRequest(name=n), timeout=10)
+        for token in tokens:
+            key = {"name": name, "token": token}
+            header = m.StatePart(header=m.StateHeader(format_version=99, step=3))
+            data = m.StatePart(data=chunk.payload)
+            for unary, request in (
+                (methods.update_session, m.UpdateSessionRequest(spec=bad_specs[5], **key)),
+                (methods.snapshot_session, m.SnapshotSessionRequest(pin="../..", **key)),
+                (methods.snapshot_session, m.SnapshotSessionRequest(step=77, **key)),
+                (methods.rewind_session, m.RewindSessionRequest(pin="none", **key)),
+            ):
+                yield lambda u=unary, r=request: u(r, timeout=10)
+            for chunks, begin in steps:
+                request = m.StepRequest(session=name, token=token, begin=begin, chunks=chunks)
+                yield lambda r=request: methods.step(r, timeout=10)
+                opening = m.OptimizeRequest(open=m.OpenStream(session=name, token=token))
+                step = m.OptimizeRequest(begin=begin, chunks=chunks, end=m.StepEnd(step=begin.step))
+                yield lambda o=opening, s=step: list(methods.optimize(iter([o, s]), timeout=10))
+            request = m.ExportStateRequest(**key)
+            yield lambda r=request: list(methods.export_state(r, timeout=10))
+            for part in (header, data, m.StatePart()):
+                request = m.ImportStateRequest(part=part, **key)
+                yield lambda r=request: methods.import_state(iter([r]), timeout=10)
+
+
+def test_no_answer_and_no_log_tells_what_is_not_its_readers(house):
+    daemon, credentials, folder = house
+    with connect(house, "vision") as vision, connect(house, "speech") as speech:
+        planted = make_session(vision)
+        with vision.open_stream(planted) as stream:
+            stream.step([numpy.full(4, 27182.8, numpy.float32)])
+        own = speech.create_session("sgd", [messages.ParameterSpec(name="own", shape=[4])])
+        names = ["", "nonsense", own.name, planted.name]
+        tokens = ["", "f" * 64, own.token, planted.token]
+        said = []
+        for call in bad_calls(speech, names, tokens):
+            try:
+                answer = call()
+            except grpc.RpcError as error:
+                trailers = {key: value for key, value in error.trailing_metadata() or ()}
+                said.append(f"{error.code()} {error.details()} {trailers}")
+            else:
+                said.append(str(answer))
+    refused = [text for text in said if text.startswith("StatusCode.")]
+    assert len(refused) > 200
+    assert daemon.stop() == 0
+    for secret in (
+        *(planted.token, SECRET_LABEL, SECRET_NAME, "vision", "27182", "31337"),
+        *(credentials["vision"].access_token.rpartition("_")[2], str(folder), "127.0.0.1"),
+    ):
+        assert not [text for text in said if secret in text.replace("revision", "")], secret
+    for text in (daemon.log, (folder / "audit").read_text()):
+        for secret in (
+            *(planted.token, own.token, SECRET_LABEL, "27182", "31337"),
+            credentials["vision"].access_token.rpartition("_")[2],
+        ):
+            assert secret not in text
+
+
+def test_a_revoked_token_ends_exports_and_imports(house):
+    _, _, folder = house
+    with connect(house, "vision") as client:
+        elements = 4 << 20
+        session = client.create_session(
+            "adamw", [messages.ParameterSpec(name="p", shape=[elements])]
+        )
+        with client.open_stream(session) as stream:
+            stream.step([numpy.ones(elements, numpy.float32)])
+        request = messages.ExportStateRequest(name=session.name, token=session.token)
+        export = client.methods.export_state(request, timeout=60)
+        header = next(export).part
+        part = messages.ImportStateRequest(name=session.name, token=session.token, part=header)
+        sent = threading.Event()
+        revoked = threading.Event()
+
+        def parts():
+            yield part
+            sent.set()
+            revoked.wait(60)
+            data = messages.StatePart(data=bytes(1 << 16))
+            for _ in range(1 << 10):
+                yield messages.ImportStateRequest(part=data)
+                time.sleep(0.05)
+
+        imported = client.methods.import_state.func.future(
+            parts(), timeout=120, **client.methods.import_state.keywords
+        )
+        assert sent.wait(60)
+        (folder / "new").write_text("# nobody\n")
+        (folder / "new").rename(folder / "access")
+
+        def gone():
+            try:
+                client.methods.get_server_info(messages.GetServerInfoRequest(), timeout=10)
+            except grpc.RpcError as error:
+                return error.code() == grpc.StatusCode.UNAUTHENTICATED
+            return False
+
+        wait_until(gone, 20)
+        revoked.set()
+        ended = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.CANCELLED)
+        with pytest.raises(grpc.RpcError) as end:
+            imported.result(timeout=60)
+        assert end.value.code() in ended
+        with pytest.raises(grpc.RpcError) as end:
+            list(export)
+        assert end.value.code() in ended
 
 
 def test_a_revoked_token_ends_its_streams(house):

@@ -42,13 +42,14 @@ class MemoryGuardTest : public ::testing::Test {
   std::atomic<int64_t> resident_ = kBytesMax;
   std::atomic<int64_t> in_use_ = kBytesMax;
   std::atomic<int> looks_ = 0;
-  ConnectionGuard connections_{{.message_bytes_max = 0}, Clock::Real()};
+  FakeClock clock_;
+  ConnectionGuard connections_{{.message_bytes_max = 0}, clock_};
   MemoryGuard guard_{[] { return kBytesMax; },
                      [this](bool) {
                        ++looks_;
                        return ProcessMemory{.resident = resident_, .in_use = in_use_};
                      },
-                     connections_, Clock::Real()};
+                     connections_, clock_};
 };
 
 TEST_F(MemoryGuardTest, LeavesConnectionsAloneBelowTheBound) {
@@ -68,6 +69,28 @@ TEST_F(MemoryGuardTest, EndsTheHeaviestAndTakesNobodyBeyondIt) {
   EXPECT_FALSE(connections_.Admit(pair_[0], "b"));
 
   resident_ = kBytesMax;
+  AwaitLooks();
+  EXPECT_TRUE(connections_.Admit(pair_[0], "b"));
+}
+
+TEST_F(MemoryGuardTest, WhereNoConnectionIsToBlameAllGoOn) {
+  in_use_ = kBytesMax + 1;
+  resident_ = kBytesMax + 1;
+  AwaitLooks();
+  EXPECT_FALSE(Ended());
+  EXPECT_TRUE(connections_.Admit(pair_[0], "b"));
+}
+
+TEST_F(MemoryGuardTest, TakesConnectionsAgainOnceTheHeavyOnesAreGone) {
+  {
+    ConnectionCall call = connections_.Count("a");
+    call.Answers(1 << 20);
+    in_use_ = kBytesMax + 1;
+    resident_ = kBytesMax + 1;
+    AwaitLooks();
+  }
+  EXPECT_FALSE(connections_.Admit(pair_[0], "b"));
+  clock_.Advance(std::chrono::seconds(1));
   AwaitLooks();
   EXPECT_TRUE(connections_.Admit(pair_[0], "b"));
 }

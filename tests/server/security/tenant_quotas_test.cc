@@ -78,5 +78,27 @@ TEST_F(TenantQuotasTest, CreationsAreCountedByTheMinute) {
   EXPECT_OK(quotas_.CountCreation("a"));
 }
 
+TEST_F(TenantQuotasTest, AllTenantsTogetherHaveARateToo) {
+  quotas_.set_everyone({.creations_per_minute = 60});
+  EXPECT_OK(quotas_.CountCreation("a"));
+  const absl::Status status = quotas_.CountCreation("b");
+  EXPECT_EQ(ErrorReason(status), "RATE_LIMITED");
+  EXPECT_EQ(ErrorMetadata(status).at("retry_after_ms"), "1000");
+  clock_.Advance(std::chrono::seconds(1));
+  EXPECT_OK(quotas_.CountCreation("b"));
+}
+
+TEST_F(TenantQuotasTest, BoundsTheDevicesMemoryApartAndSaysWhenStreamsComeBack) {
+  limits_.device_bytes = 10;
+  limits_.streams = 1;
+  EXPECT_FALSE(quotas_.Take("a", {.memory_bytes = 100, .device_bytes = 11}).ok());
+  const auto share = quotas_.Take("a", {.device_bytes = 10, .streams = 1});
+  ASSERT_OK(share);
+  const absl::Status status = quotas_.Take("a", {.streams = 1}).status();
+  EXPECT_EQ(ErrorMetadata(status).at("retry_after_ms"), "1000");
+  EXPECT_FALSE(ErrorMetadata(quotas_.Take("a", {.streams = 2}).status()).contains("retry_after_ms"))
+      << "time does not cure what can never fit";
+}
+
 }  // namespace
 }  // namespace mnemosyne::server

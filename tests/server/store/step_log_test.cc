@@ -91,5 +91,25 @@ TEST_F(StepLogTest, ADamagedRecordBeforeOthersIsNoTornOne) {
   }
 }
 
+TEST_F(StepLogTest, HasAnEndAndKeepsWhatIsBeforeIt) {
+  const std::string text(100, 'x');
+  const auto record = std::as_bytes(std::span(text));
+  {
+    auto log = StepLog::Open(path_);
+    ASSERT_TRUE(log.ok());
+    (*log)->BoundTo(250);
+    EXPECT_TRUE((*log)->Append(std::span(&record, 1)).ok());
+    EXPECT_TRUE((*log)->Append(std::span(&record, 1)).ok());
+    EXPECT_EQ(ErrorReason((*log)->Append(std::span(&record, 1))), "DISK_FULL");
+    EXPECT_EQ(ErrorReason((*log)->Sync()), "DISK_FULL");
+  }
+  size_t records = 0;
+  EXPECT_TRUE(ReadStepLog(path_, [&](auto) {
+                ++records;
+                return absl::OkStatus();
+              }).ok());
+  EXPECT_EQ(records, 2U);
+}
+
 }  // namespace
 }  // namespace mnemosyne::server

@@ -21,8 +21,9 @@ _CHANNEL_OPTIONS = [
     ("grpc.max_send_message_length", -1),
     # Reconnecting is paced by this package, so gRPC itself must not wait for long.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
+    # In spite of its name, how long a connection may take to come about, its handshake included.
+    ("grpc.min_reconnect_backoff_ms", 5000),
     # Each client has a connection of its own, and none goes through a proxy.
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.enable_http_proxy", 0),

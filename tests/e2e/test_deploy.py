@@ -1,0 +1,125 @@
+"""What deploy/ shows is what it says: pinned images, sandboxes, and options that are there."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from e2e_daemon import binary
+
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "deploy"
+COMPOSE = ("compose.yaml", "compose-tls.yaml")
+KUBERNETES = ("kubernetes.yaml", "kubernetes-tls.yaml")
+# systemd's measure of what a service may do: 0 is nothing, 10 is everything.
+EXPOSURE_MAX = 2.0
+
+
+def options() -> set[str]:
+    """Returns the names of the daemon's options."""
+    text = subprocess.run([binary(), "--help"], capture_output=True, text=True, check=True).stdout
+    return set(re.findall(r"^  (?:-\w,)?(--[a-z][a-z-]+)", text, re.MULTILINE))
+
+
+def flags_of(texts: list[str]) -> set[str]:
+    return {name for text in texts for name in re.findall(r"--[a-z][a-z-]+", text)}
+
+
+def images() -> list[str]:
+    """Returns every image that the files name."""
+    found = re.findall(r"^FROM (\S+)", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    found += re.findall(r"^ARG BUILD_IMAGE=(\S+)", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    for name in (*COMPOSE, *KUBERNETES):
+        found += re.findall(r"image: *(\S+)", (DEPLOY / name).read_text())
+    return [image for image in found if image not in ("scratch", "${BUILD_IMAGE}")]
+
+
+def documents(name: str) -> list[dict]:
+    return list(yaml.safe_load_all((DEPLOY / name).read_text()))
+
+
+def test_images_are_named_by_a_version():
+    assert len(images()) >= 5
+    for image in images():
+        tag = image.partition("@")[0].partition(":")[2]
+        assert tag and tag != "latest" and any(c.isdigit() for c in tag), image
+
+
+def test_the_image_has_no_shell_and_no_root():
+    text = (ROOT / "Dockerfile").read_text()
+    final = text[text.rindex("\nFROM ") :]
+    assert final.startswith("\nFROM scratch")
+    assert re.search(r"^USER 65532:65532$", final, re.MULTILINE)
+    assert not re.search(r"^(RUN|ADD) ", final, re.MULTILINE)
+    assert "sbom.spdx.json" in text
+
+
+def test_packages_have_versions():
+    lines = (DEPLOY / "packages.txt").read_text().splitlines()
+    assert len(lines) > 10
+    assert all(re.fullmatch(r"[a-z0-9.+-]+=[0-9][0-9A-Za-z.:+~-]*", line) for line in lines)
+
+
+@pytest.mark.parametrize("name", COMPOSE)
+def test_compose_gives_no_more_than_is_needed(name):
+    (service,) = documents(name)[0]["services"].values()
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert "cap_add" not in service and not service.get("privileged")
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert service["mem_limit"] and service["pids_limit"]
+    open_to_all = [port for port in service["ports"] if not port.startswith("127.0.0.1:")]
+    assert "--allow-plaintext" in service["command"] or "tls" in name
+    assert not open_to_all or any("--tls-certificate" in word for word in service["command"])
+    assert flags_of(service["command"]) <= options()
+
+
+@pytest.mark.parametrize("name", KUBERNETES)
+def test_kubernetes_gives_no_more_than_is_needed(name):
+    deployment, _, policy = documents(name)
+    pod = deployment["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert pod["automountServiceAccountToken"] is False
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert container["resources"]["limits"]["memory"]
+    assert policy["kind"] == "NetworkPolicy" and policy["spec"]["egress"] == []
+    assert ("--allow-plaintext" in container["args"]) != ("tls" in name)
+    assert flags_of(container["args"]) <= options()
+
+
+@pytest.mark.parametrize("name", ["mnemosyned.service", "mnemosyned-tls.conf"])
+def test_the_unit_names_options_that_are_there(name):
+    lines = (DEPLOY / name).read_text().replace("\\\n", " ").splitlines()
+    commands = [line for line in lines if re.match(r"ExecStart=\S*mnemosyned ", line)]
+    assert len(commands) == 1
+    assert flags_of(commands) <= options()
+
+
+def test_the_configuration_file_has_every_option():
+    text = (DEPLOY / "mnemosyned.toml").read_text()
+    named = {f"--{name}" for name in re.findall(r"^(?:# )?([a-z-]+) = ", text, re.MULTILINE)}
+    assert named == options() - {"--help", "--version", "--config"}
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze here")
+def test_the_unit_is_sandboxed():
+    said = subprocess.run(
+        ["systemd-analyze", "security", "--offline=true", DEPLOY / "mnemosyned.service"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    level = re.search(r"Overall exposure level for \S+: ([0-9.]+)", said.stdout)
+    assert level, said.stderr
+    assert float(level.group(1)) <= EXPOSURE_MAX
