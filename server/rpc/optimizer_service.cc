@@ -226,7 +226,7 @@ grpc::ServerUnaryReactor* OptimizerService::UpdateSession(grpc::CallbackServerCo
   if (!caller.ok()) return Answer(context, caller.status());
   const auto session = store_.FindWithToken(*caller, request->name(), request->token());
   grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
-  const auto update = [this, session, request, response] {
+  const auto update = [session, request, response] {
     return session.ok() ? Update(**session, *request, *response) : session.status();
   };
   const auto answer = [this, context, caller = *caller, request,
