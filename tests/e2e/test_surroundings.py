@@ -136,7 +136,9 @@ def test_a_full_disk_stops_no_step_and_is_left_behind(small_disk, durability):
 def test_a_rolling_restart_costs_a_pause(tmp_path):
     daemons = Daemons(tmp_path / "state", snapshot_seconds="0", snapshot_steps="0")
     with Client(daemons.address, wait_seconds=60, timeout=20) as client:
-        jobs = [Job(client, "adamw", "snapshot", f"job{i}") for i in range(3)]
+        # Each is a process of its own in life, and has a client of its own here.
+        clients = [Client(daemons.address, wait_seconds=60, timeout=20) for _ in range(3)]
+        jobs = [Job(c, "adamw", "snapshot", f"job{i}") for i, c in enumerate(clients)]
         done = threading.Event()
         failures = []
 
@@ -167,6 +169,8 @@ def test_a_rolling_restart_costs_a_pause(tmp_path):
         twin = Job(client, "adamw", "snapshot", "twin")
         twin.run(longest.step)
         assert twin.bits() == longest.bits()
+        for each in clients:
+            each.close()
     assert daemons.stop() == 0
 
 
