@@ -229,7 +229,7 @@ grpc::ServerUnaryReactor* OptimizerService::UpdateSession(grpc::CallbackServerCo
   const auto caller = gatekeeper_.Identify(*context);
   if (!caller.ok()) return Answer(call, caller.status());
   const auto session = store_.FindWithToken(*caller, request->name(), request->token());
-  const auto update = [this, session, request, response] {
+  const auto update = [session, request, response] {
     return session.ok() ? Update(**session, *request, *response) : session.status();
   };
   const auto answer = [this, context, caller = *caller, request, call](const absl::Status& status) {

@@ -140,6 +140,57 @@ def test_idle_sessions_leave_memory_and_come_back(state):
     assert daemon.stop() == 0
 
 
+def test_changed_values_survive_a_crash_and_the_disk(state):
+    daemons = Daemons(state, snapshot_seconds="0", snapshot_steps="0")
+    with Client(daemons.address, wait_seconds=60, timeout=20) as client:
+        jobs = [Job(client, "adamw", d, d) for d in ("snapshot", "step")]
+        quiet = Job(client, "adamw", "snapshot", "quiet")
+        for job in (*jobs, quiet):
+            job.run(4)
+            job.stream.update_session(hyperparameters={"learning_rate": 0.3})
+            if job is not quiet:
+                daemons.kill()
+            job.run(4)
+        assert jobs[0].bits() == jobs[1].bits() == quiet.bits()
+        # Told to a session that lies on the disk.
+        daemons.restart()
+        for job in (*jobs, quiet):
+            assert not client.get_session(job.session.name).resident
+            client.update_session(job.session, hyperparameters={"learning_rate": 0.01})
+            if job is not quiet:
+                daemons.kill()
+            job.run(4)
+        assert jobs[0].bits() == jobs[1].bits() == quiet.bits()
+    assert daemons.stop() == 0
+
+
+@needs_fail_points
+def test_a_state_that_was_replaced_never_comes_back(state):
+    daemon = DaemonProcess(
+        *("--state-dir", str(state), "--models", "none", "--snapshot-seconds", "0"),
+        environment={"MNEMOSYNE_FAIL_POINTS": "snapshot.write=error:28"},
+    )
+    with Client(daemon.tcp, wait_seconds=60, timeout=20) as client:
+        source = Job(client, "adamw", "snapshot", "source")
+        source.run(3)
+        target = Job(client, "adamw", "step", "target")
+        target.run(3)
+        target.close()
+        # The disk is full: the new state cannot be kept, and training goes on with it.
+        client.import_state(target.session, client.export_state(source.session))
+        assert client.get_session(target.session.name).durability_error == "DISK_FULL"
+        target.parameters = [p.copy() for p in source.parameters]
+        target.run(2)
+        source.run(2)
+        assert target.bits() == source.bits()
+        assert client.get_session(target.session.name).last_durable_step == 0
+        daemon.kill()
+        daemon = DaemonProcess("--state-dir", str(state), "--models", "none", listen=daemon.tcp)
+        with pytest.raises(SessionLostError):
+            client.get_session(target.session.name)
+    assert daemon.stop() == 0
+
+
 @needs_fail_points
 def test_a_full_disk_is_told_and_stops_no_step(state):
     plan = "snapshot.write=error:28"

@@ -3,8 +3,8 @@
 usage: python train_script.py ADDRESS FOLDER MODE STEPS PAUSE_MS
 
 MODE is how it goes back to its checkpoint: `rewind` to a snapshot that the daemon pinned with it,
-or `import` of the state that lies in it. Prints each step that it begins; at the end FOLDER/final.pt
-has the parameters.
+or `import` of the state that lies in it. Prints each step that it begins; at the end
+FOLDER/final.pt has the parameters.
 """
 
 from __future__ import annotations

@@ -24,6 +24,22 @@ TEST(SessionTest, TheNewerHolderWins) {
   EXPECT_OK(session->CheckHolder(*second));
 }
 
+TEST(SessionTest, ALateOpeningOfAStreamTakesNothingOver) {
+  TestBench bench;
+  const auto session = bench.Create();
+  ASSERT_OK(session->Take(nullptr, {.stream = 7, .attempt = 1}));
+  const auto third = session->Take(nullptr, {.stream = 7, .attempt = 3});
+  ASSERT_OK(third);
+
+  const auto second = session->Take(nullptr, {.stream = 7, .attempt = 2});
+
+  EXPECT_EQ(ErrorReason(second.status()), "STALE_OPENING");
+  EXPECT_OK(session->CheckHolder(*third));
+  // Another stream, or one that says nothing of itself, is no late opening.
+  EXPECT_OK(session->Take(nullptr, {.stream = 8, .attempt = 1}));
+  EXPECT_OK(session->Take(nullptr));
+}
+
 TEST(SessionTest, AReleaseOfAnOldEpochChangesNothing) {
   TestBench bench;
   const auto session = bench.Create();
