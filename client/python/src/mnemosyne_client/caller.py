@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from typing import Callable, TypeVar
 
 import grpc
@@ -15,6 +16,9 @@ from mnemosyne_client.errors import SessionLostError, UnavailableError, error_of
 from mnemosyne_client.patience import Patience, WaitPolicy
 
 _T = TypeVar("_T")
+
+# A channel younger than this is not replaced.
+_YOUNGEST_RENEWED_SECONDS = 0.02
 
 # Channels of a parent process: kept, because destroying them in a fork may block for ever.
 _inherited: list[grpc.Channel] = []
@@ -49,7 +53,7 @@ class Caller:
         self._lock = threading.Lock()
         self._pid = os.getpid()
         self._channel: grpc.Channel | None = None
-        self._state: grpc.ChannelConnectivity | None = None
+        self._opened = 0.0
         self._methods: Methods | None = None
 
     @property
@@ -70,38 +74,22 @@ class Caller:
             if self._methods is None:
                 self._channel = open_channel(self.address, self._credentials)
                 self._methods = Methods(self._channel, self._credentials)
-                self._watch(self._channel)
+                self._opened = time.monotonic()
             return self._methods
 
-    def renew(self, *, silent: bool = False) -> None:
-        """Lets the next call open another channel if this one has no connection.
+    def renew(self) -> None:
+        """Lets the next call open another channel, after one that found no daemon.
 
         A channel waits longer and longer between its tries, and all of them fail meanwhile; how
-        long to wait is this package's affair.
-
-        Args:
-            silent: Whether nothing came from the daemon for long. Then its connection is taken for
-                dead: a network that loses everything does not say so.
+        long to wait is this package's affair. And a connection through a network that loses
+        everything does not say so. Calls of other threads end on the channel that they are on.
         """
         if self._pid != os.getpid():
             return
         with self._lock:
-            if not silent and self._state is not grpc.ChannelConnectivity.TRANSIENT_FAILURE:
-                return
-            channel, self._channel, self._methods = self._channel, None, None
-            self._state = None
-        # Other streams may be on a silent one; it goes with the last of them.
-        if channel is not None and not silent:
-            channel.close()
-
-    def _watch(self, channel: grpc.Channel) -> None:
-        """Notes the state of `channel` as long as it is in use."""
-
-        def note(state: grpc.ChannelConnectivity) -> None:
-            if channel is self._channel:
-                self._state = state
-
-        channel.subscribe(note)
+            # One that another thread has just opened gets its chance.
+            if time.monotonic() - self._opened >= _YOUNGEST_RENEWED_SECONDS:
+                self._channel = self._methods = None
 
     def call(self, method: str, request: messages.Message, answer: type[_T]) -> _T:
         """Calls a unary method, which returns an `answer`.
@@ -155,10 +143,10 @@ class Caller:
                 error = error_of_call(rpc_error)
                 if not isinstance(error, UnavailableError):
                     raise error from None
+                if not error.reason:
+                    self.renew()
                 if error.code == "DEADLINE_EXCEEDED":
-                    self.renew(silent=not error.reason)
                     raise error from None
-                self.renew()
                 patience.pause(error)
             else:
                 patience.succeed()

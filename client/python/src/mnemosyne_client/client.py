@@ -79,12 +79,13 @@ class Client:
         return self._caller.timeout
 
     def renew(self, error: UnavailableError) -> None:
-        """Lets the next call open another channel if this one has no connection, or only silence.
+        """Lets the next call open another channel, unless the daemon answered on this one.
 
         Args:
             error: Why the last try failed.
         """
-        self._caller.renew(silent=error.code == "DEADLINE_EXCEEDED" and not error.reason)
+        if not error.reason:
+            self._caller.renew()
 
     @property
     def methods(self) -> Methods:

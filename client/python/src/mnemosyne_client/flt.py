@@ -375,9 +375,7 @@ def flt_attention(
     return result
 
 
-def initial_state(
-    spec: FltSpec, batch: int, device: torch.device | str = "cpu"
-) -> torch.Tensor:
+def initial_state(spec: FltSpec, batch: int, device: torch.device | str = "cpu") -> torch.Tensor:
     """Returns the state of `batch` causal streams before their first key."""
     host = [
         _on_host(x) for x in (spec.draw_frequencies(), spec.initial_parameters(),
