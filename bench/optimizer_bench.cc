@@ -68,13 +68,14 @@ void SetCounters(benchmark::State& state, size_t count, double bytes, const Shor
   state.counters["bytes_per_second"] = Counter(bytes * total, Counter::kIsRate, Counter::kIs1000);
 }
 
-ParameterLayout MakeLayout(int64_t parameter_count) {
+ParameterLayout MakeLayout(int64_t parameter_count,
+                           StatePrecision precision = StatePrecision::kFull) {
   std::vector<ParameterSpec> parameters(kTensors);
   for (size_t i = 0; i < parameters.size(); ++i) {
     parameters[i].name = std::to_string(i);
     parameters[i].shape = {parameter_count / kTensors};
   }
-  return OrDie(ParameterLayout::Create(std::move(parameters)));
+  return OrDie(ParameterLayout::Create(std::move(parameters), precision));
 }
 
 // A step's updates are the next step's gradients here: these values keep their size the same.
@@ -85,11 +86,11 @@ HyperparameterValues SteadyHyperparameters(const OptimizerInfo& info) {
 }
 
 void Update(benchmark::State& state, const OptimizerFactory& factory,
-            const kernels::CpuOptions& options) {
+            const kernels::CpuOptions& options, StatePrecision precision = StatePrecision::kFull) {
   const OptimizerInfo& info = factory.info();
   const auto backend = OrDie(kernels::CreateBackend("cpu", options));
   const auto optimizer = OrDie(factory.Create(*backend));
-  const ParameterLayout layout = MakeLayout(state.range(0));
+  const ParameterLayout layout = MakeLayout(state.range(0), precision);
   const auto optimizer_state = OrDie(optimizer->Init(layout));
   const auto values = OrDie(backend->Allocate(layout.arena_size() * sizeof(float)));
   for (size_t i = 0; i < layout.arena_size(); ++i) {
@@ -147,7 +148,11 @@ void RegisterAll(const OptimizerRegistry& optimizers) {
         learned ? fmt::format("{}_{}", info.name, info.version) : std::string(info.name);
     benchmark::RegisterBenchmark(name.c_str(), [factory](benchmark::State& state) {
       Update(state, *factory, {});
-    })->Apply(learned ? LearnedSizes : Sizes);
+    })->Apply(learned && !info.has_half_state ? LearnedSizes : Sizes);
+    if (!info.has_half_state) continue;
+    benchmark::RegisterBenchmark((name + "_half").c_str(), [factory](benchmark::State& state) {
+      Update(state, *factory, {}, StatePrecision::kHalf);
+    })->Apply(Sizes);
   }
   // What an instruction set is worth where memory does not hide it.
   for (const char* isa : {"baseline", "avx2", "avx512"}) {

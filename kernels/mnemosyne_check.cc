@@ -37,14 +37,18 @@ absl::Status CheckSizes(const MnemosyneSizes& sizes) {
   return absl::OkStatus();
 }
 
-absl::Status CheckMemory(const MnemosyneMemory& memory) {
+absl::Status CheckMemory(const MnemosyneSizes& sizes, const MnemosyneMemory& memory) {
   if (memory.tensors.empty()) return absl::OkStatus();
-  const bool there = memory.fast != nullptr && memory.square != nullptr && memory.slow != nullptr &&
-                     memory.tokens != nullptr && memory.content != nullptr &&
-                     memory.mass != nullptr && memory.gains != nullptr &&
-                     memory.choices != nullptr && memory.chunks != nullptr &&
-                     memory.positions != nullptr && memory.context_queries != nullptr &&
-                     memory.context_contents != nullptr;
+  const bool has_full =
+      memory.fast != nullptr && memory.square != nullptr && memory.slow != nullptr;
+  const bool has_half = memory.fast_half != nullptr && memory.square_half != nullptr &&
+                        memory.slow_half != nullptr && memory.inverse_root_scales != nullptr;
+  const bool there = (memory.is_half() ? has_half : has_full) && memory.tokens != nullptr &&
+                     memory.content != nullptr &&
+                     (memory.mass != nullptr || MemoryMassCount(sizes) == 0) &&
+                     memory.gains != nullptr && memory.choices != nullptr &&
+                     memory.chunks != nullptr && memory.positions != nullptr &&
+                     memory.context_queries != nullptr && memory.context_contents != nullptr;
   return there ? absl::OkStatus() : InvalidArgument("missing array: the memory has a null");
 }
 
@@ -57,13 +61,13 @@ absl::Status CheckCount(std::string_view what, size_t count, size_t expected) {
 
 absl::Status Check(const MnemosyneContextArgs& args) {
   MNEMO_RETURN_IF_ERROR(CheckSizes(args.model.sizes));
-  MNEMO_RETURN_IF_ERROR(CheckMemory(args.memory));
+  MNEMO_RETURN_IF_ERROR(CheckMemory(args.model.sizes, args.memory));
   return CheckCount("sums", args.sums.size(), args.memory.tensors.size());
 }
 
 absl::Status Check(const MnemosyneStepArgs& args) {
   MNEMO_RETURN_IF_ERROR(CheckSizes(args.model.sizes));
-  MNEMO_RETURN_IF_ERROR(CheckMemory(args.memory));
+  MNEMO_RETURN_IF_ERROR(CheckMemory(args.model.sizes, args.memory));
   const size_t count = args.parameters.size();
   MNEMO_RETURN_IF_ERROR(CheckCount("steps", args.steps.size(), count));
   MNEMO_RETURN_IF_ERROR(CheckCount("square_sums", args.square_sums.size(), count));

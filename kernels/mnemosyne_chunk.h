@@ -19,12 +19,12 @@ inline MnemosyneChunkStep ChunkStep(const MnemosyneStepArgs& args, size_t k, siz
           .tensor = &memory.tensors[t],
           .step = &args.steps[k],
           .values = args.values + chunk.offset,
-          .fast = memory.fast + chunk.offset,
-          .square = memory.square + chunk.offset,
-          .slow = memory.slow + chunk.offset,
+          .fast = memory.is_half() ? nullptr : memory.fast + chunk.offset,
+          .square = memory.is_half() ? nullptr : memory.square + chunk.offset,
+          .slow = memory.is_half() ? nullptr : memory.slow + chunk.offset,
           .token = memory.tokens + c * sizes.token_width,
           .content = memory.content + c * features * sizes.memory_width,
-          .mass = memory.mass + c * features,
+          .mass = memory.mass == nullptr ? nullptr : memory.mass + c * MemoryMassCount(sizes),
           .gains = memory.gains + chunk.first_cell,
           .choice = memory.choices + c,
           .positions = memory.positions + 2 * chunk.first_cell * sizes.positional,
@@ -33,5 +33,52 @@ inline MnemosyneChunkStep ChunkStep(const MnemosyneStepArgs& args, size_t k, siz
           .context_contents = memory.context_contents + t * contents,
           .context_all = memory.context_contents + memory.tensors.size() * contents};
 }
+
+// A chunk of a state of 16 bits at work: its memories in float32.
+class HalfChunk {
+ public:
+  // Points `step`, chunk `c` of the k-th parameter that takes part, to memories that are unpacked
+  // to `floats` [3, count].
+  HalfChunk(const MnemosyneStepArgs& args, size_t k, size_t c, float* floats,
+            MnemosyneChunkStep& step)
+      : memory_(args.memory), step_(step) {
+    const MnemosyneChunk& chunk = *step.chunk;
+    const auto parameter = static_cast<uint32_t>(args.parameters[k]);
+    const uint64_t clock = step.step->clock;
+    const MnemosyneChunk& first = memory_.chunks[memory_.tensors[args.parameters[k]].first_chunk];
+    rounding_ = {.fast_key = RoundingKey(parameter, clock, 1),
+                 .square_key = RoundingKey(parameter, clock, 2),
+                 .slow_key = RoundingKey(parameter, clock, 3),
+                 .first = static_cast<uint32_t>(chunk.offset - first.offset),
+                 .roots = memory_.square_half + chunk.offset,
+                 .inverse_scale = memory_.inverse_root_scales + c};
+    step.fast = floats;
+    step.square = floats + chunk.count;
+    step.slow = floats + size_t{2} * chunk.count;
+    step.rounding = &rounding_;
+    // 0 before the first step, where all roots are 0.
+    const float scale = *rounding_.inverse_scale > 0 ? *rounding_.inverse_scale : 1;
+    for (size_t i = 0; i < chunk.count; ++i) {
+      step.fast[i] = UnpackBrain(memory_.fast_half[chunk.offset + i]);
+      step.square[i] = UnpackSquare(rounding_.roots[i], scale);
+      step.slow[i] = UnpackBrain(memory_.slow_half[chunk.offset + i]);
+    }
+  }
+  HalfChunk(const HalfChunk&) = delete;
+
+  // Packs what the step has rounded; the roots it has packed itself.
+  void PutBack() const {
+    const MnemosyneChunk& chunk = *step_.chunk;
+    for (size_t i = 0; i < chunk.count; ++i) {
+      memory_.fast_half[chunk.offset + i] = PackBrain(step_.fast[i]);
+      memory_.slow_half[chunk.offset + i] = PackBrain(step_.slow[i]);
+    }
+  }
+
+ private:
+  const MnemosyneMemory& memory_;
+  MnemosyneChunkStep& step_;
+  MnemosyneRounding rounding_;
+};
 
 }  // namespace mnemosyne::kernels

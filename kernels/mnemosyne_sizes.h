@@ -9,6 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "kernels/half_state.h"
 #include "kernels/row_sizes.h"
 
 namespace mnemosyne::kernels {
@@ -49,6 +50,13 @@ inline constexpr float kGrowthRange = 2;
 inline constexpr float kDecayRange = 2.5F;
 inline constexpr float kLogGainRange = 1.38629436F;  // log 4
 
+// How the memory in time is written; metatrain's temporal.py has the equations.
+enum class MnemosyneWriteRule : uint8_t {
+  kAdditive,
+  kDelta,
+  kRecurrentDelta,  // Queries, keys, values and strengths see what was read at the step before.
+};
+
 struct MnemosyneSizes {
   size_t cell_size = 0;    // Coordinates of a cell.
   size_t chunk_cells = 0;  // Most cells of a chunk.
@@ -63,6 +71,7 @@ struct MnemosyneSizes {
   size_t memory_heads = 0;     // J: discounts of the memory in time.
   FeatureMapSizes memory_map;  // Of each of them: key_width inputs, M features.
   size_t memory_width = 0;     // D: of values, in time and among chunks.
+  MnemosyneWriteRule write_rule = MnemosyneWriteRule::kAdditive;
 
   FeatureMapSizes context_map;  // Of the attention among chunks: key_width inputs, M' features.
   size_t hidden = 0;            // Of the decoder.
@@ -71,6 +80,25 @@ struct MnemosyneSizes {
 // Inputs of the decoder: the token, what is read of the memory, and the two contexts.
 static inline size_t DecoderInputCount(const MnemosyneSizes& sizes) {
   return sizes.token_width + (sizes.memory_heads + 2) * sizes.memory_width;
+}
+
+// Numbers of a chunk that the memory in time keeps beside N: Psi [J, M] of the additive rule, what
+// was read last [J, D] of the recurrent one.
+static inline size_t MemoryMassCount(const MnemosyneSizes& sizes) {
+  switch (sizes.write_rule) {
+    case MnemosyneWriteRule::kAdditive:
+      return sizes.memory_heads * sizes.memory_map.features;
+    case MnemosyneWriteRule::kRecurrentDelta:
+      return sizes.memory_heads * sizes.memory_width;
+    case MnemosyneWriteRule::kDelta:
+      break;
+  }
+  return 0;
+}
+
+// What the last read-out of a recurrent rule is mapped to: query, key, value and write strengths.
+static inline size_t RecurrentOutputCount(const MnemosyneSizes& sizes) {
+  return 2 * sizes.key_width + sizes.memory_width + sizes.memory_heads;
 }
 
 // Numbers of a contents of the attention among chunks, [M', D + 1]: N, with Psi as its last column.
@@ -119,6 +147,8 @@ struct MnemosyneWeights {
   DenseWeights memory_heads;  // [W, 2 key_width + D]
   MapWeights memory_maps[kMnemosyneHeadsMax];
   float discounts[kMnemosyneHeadsMax] = {};  // lambda of each head.
+  DenseWeights memory_strengths;             // [W, J]: of the delta rules.
+  const float* recurrent = nullptr;          // [J D, PaddedColumns(RecurrentOutputCount)]
   DenseWeights context_heads;                // [W, 2 (2 key_width + D)]: same tensor, then all.
   MapWeights context_map;
   DenseWeights decoder_hidden;  // [DecoderInputCount, hidden]
@@ -184,6 +214,7 @@ struct MnemosyneTensorStep {
   float age = 1;             // Steps that r2 has seen, up to a limit; this one included.
   float fall = 1;            // How much less w0 and w1 are at this age.
   float warm = 1;            // Share of the step size at this age.
+  uint64_t clock = 1;        // Steps that the parameter has seen, this one included.
   float limit = 0;           // Most rms of an update; infinity for none.
   float level = 0;           // Share of the guard's Adam in the update.
   float conditions[kConditionCount] = {};
@@ -220,14 +251,15 @@ struct MnemosyneChunkStep {
   float* slow;     // [count]: r2
   float* token;    // [W]
   float* content;  // [J, M, D]
-  float* mass;     // [J, M]
+  float* mass;     // [MemoryMassCount]
   float* gains;    // [cells]
   MnemosyneChoice* choice;
-  const float* positions;         // [2, positional, cells]: of queries, then of keys.
-  float tensor_mean_square;       // Mean of s over the tensor, before this step.
-  const float* context_query;     // [2, M']
-  const float* context_contents;  // [M', D + 1]: of the chunk's tensor.
-  const float* context_all;       // [M', D + 1]: of all chunks.
+  const float* positions;                       // [2, positional, cells]: of queries, then of keys.
+  float tensor_mean_square;                     // Mean of s over the tensor, before this step.
+  const float* context_query;                   // [2, M']
+  const float* context_contents;                // [M', D + 1]: of the chunk's tensor.
+  const float* context_all;                     // [M', D + 1]: of all chunks.
+  const MnemosyneRounding* rounding = nullptr;  // Of a state of 16 bits.
 };
 
 }  // namespace mnemosyne::kernels

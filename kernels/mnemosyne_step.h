@@ -19,12 +19,19 @@ namespace mnemosyne::kernels {
 // What a session keeps for the flagship, with the layout of its arenas. Lines with an asterisk do
 // not change.
 struct MnemosyneMemory {
-  float* fast = nullptr;               // [arena]: r1
-  float* square = nullptr;             // [arena]: s
-  float* slow = nullptr;               // [arena]: r2
+  float* fast = nullptr;    // [arena]: r1
+  float* square = nullptr;  // [arena]: s
+  float* slow = nullptr;    // [arena]: r2
+  // In their place, in a state of 16 bits: see half_state.h.
+  uint16_t* fast_half = nullptr;         // [arena]: r1, bfloat16
+  uint16_t* square_half = nullptr;       // [arena]: root of s over its scale, float16
+  uint16_t* slow_half = nullptr;         // [arena]: r2, bfloat16
+  float* inverse_root_scales = nullptr;  // [C]
+  bool is_half() const { return fast_half != nullptr; }
+
   float* tokens = nullptr;             // [C, W]
   float* content = nullptr;            // [C, J, M, D]
-  float* mass = nullptr;               // [C, J, M]
+  float* mass = nullptr;               // [C, MemoryMassCount]; null where that is 0.
   float* gains = nullptr;              // [cells]: as applied in the last step.
   MnemosyneChoice* choices = nullptr;  // [C]
 

@@ -29,6 +29,7 @@ struct OptimizerInfo {
   std::span<const HyperparameterSpec> hyperparameters;  // Has `learning_rate`.
   double state_bytes_per_element;
   std::string_view weights_hash = {};  // SHA-256 in hexadecimal; empty for one without weights.
+  bool has_half_state = false;         // Whether it serves StatePrecision::kHalf.
 };
 
 // One tensor of a state: a part of the device memory that the state owns.

@@ -37,7 +37,8 @@ absl::StatusOr<size_t> ElementCount(std::span<const int64_t> shape) {
   return static_cast<size_t>(count);
 }
 
-absl::StatusOr<ParameterLayout> ParameterLayout::Create(std::vector<ParameterSpec> parameters) {
+absl::StatusOr<ParameterLayout> ParameterLayout::Create(std::vector<ParameterSpec> parameters,
+                                                        StatePrecision precision) {
   if (parameters.empty()) return InvalidArgument("no parameters: expected at least 1");
   ParameterLayout layout;
   std::unordered_set<std::string_view> names;
@@ -59,6 +60,7 @@ absl::StatusOr<ParameterLayout> ParameterLayout::Create(std::vector<ParameterSpe
     layout.arena_size_ += (*count + kAlignment - 1) / kAlignment * kAlignment;
   }
   layout.parameters_ = std::move(parameters);
+  layout.precision_ = precision;
   return layout;
 }
 

@@ -33,6 +33,12 @@ struct ParameterSpec {
 // below 1, or a product beyond int64.
 absl::StatusOr<size_t> ElementCount(std::span<const int64_t> shape);
 
+// How many bits the numbers of a state have that a session keeps for each element.
+enum class StatePrecision : uint8_t {
+  kFull,  // 32.
+  kHalf,  // 16, for optimizers that can; rounding is stochastic and can be replayed.
+};
+
 // Where each parameter's elements lie in an arena: one run a parameter, in order, each starting at
 // a multiple of kAlignment elements. All arenas of a session (gradients, updates, moments) have
 // this layout, so that a step is one pass over a few long arrays. Immutable; any thread.
@@ -48,10 +54,14 @@ class ParameterLayout {
 
   // InvalidArgument for no parameters, an empty or repeated name, or a shape that ElementCount
   // refuses; the message names the parameter.
-  static absl::StatusOr<ParameterLayout> Create(std::vector<ParameterSpec> parameters);
+  static absl::StatusOr<ParameterLayout> Create(std::vector<ParameterSpec> parameters,
+                                                StatePrecision precision = StatePrecision::kFull);
 
   std::span<const ParameterSpec> parameters() const { return parameters_; }
   std::span<const Run> runs() const { return runs_; }
+
+  // Of the arenas of an optimizer's state; gradients and updates have 32 bits.
+  StatePrecision precision() const { return precision_; }
 
   // Elements of all parameters, without and with the gaps of alignment.
   size_t element_count() const { return element_count_; }
@@ -64,6 +74,7 @@ class ParameterLayout {
   std::vector<Run> runs_;
   size_t element_count_ = 0;
   size_t arena_size_ = 0;
+  StatePrecision precision_ = StatePrecision::kFull;
 };
 
 }  // namespace mnemosyne::optim

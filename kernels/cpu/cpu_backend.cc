@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <optional>
 #include <thread>
 
 #include "base/error.h"
@@ -407,14 +408,22 @@ absl::Status CpuBackend::MnemosyneStep(const MnemosyneStepArgs& args) {
     batches_.push_back({end - first, first, elements});
   }
   const size_t scratch_count = kernels_.mnemosyne_scratch_count(args.model.sizes);
+  // Floats that the memories of a chunk of 16 bits are unpacked to.
+  const size_t half_count = args.memory.is_half() ? 3 * kMnemosyneChunkMax : 0;
   const auto work = [&](size_t batch) {
     const size_t first = batches_[batch].offset, count = batches_[batch].segment;
     MnemosyneChunkStep steps[kMnemosyneBatch];
+    std::optional<HalfChunk> halves[kMnemosyneBatch];
+    float* const scratch = Scratch(scratch_count + kMnemosyneBatch * half_count);
     for (size_t r = 0; r < count; ++r) {
-      steps[r] = ChunkStep(args, blocks_[first + r].segment, blocks_[first + r].offset);
+      const auto& [k, c, elements] = blocks_[first + r];
+      steps[r] = ChunkStep(args, k, c);
+      if (half_count == 0) continue;
+      halves[r].emplace(args, k, c, scratch + scratch_count + r * half_count, steps[r]);
     }
-    kernels_.mnemosyne_update(args.model, steps, count, args.replay, Scratch(scratch_count),
+    kernels_.mnemosyne_update(args.model, steps, count, args.replay, scratch,
                               partial_.data() + first);
+    for (size_t r = 0; r < count && half_count > 0 && !args.replay; ++r) halves[r]->PutBack();
   };
   runner_.Run(batches_, work, args.replay ? BlockRunner::kTaskElements : kChunkTaskElements);
   SumBlocks(blocks_, partial_, args.square_sums);

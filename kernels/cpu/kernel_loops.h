@@ -2,7 +2,7 @@
 // an instruction set defines these in an unnamed namespace and then includes this text.
 // Floats is 16 lanes of float32, whatever the width of a register:
 //   Floats Load(const float*), void Store(float*, Floats), Floats Splat(float)
-//   Floats LoadFirst(const float*, size_t width): the first lanes, 1 to 16, from memory; the others
+//   Floats LoadFirst(const float*, size_t width): the first lanes, 0 to 16, from memory; the others
 //   are 0. void StoreFirst(float*, Floats, size_t width)
 //   + - * / on lanes, Floats Sqrt(Floats), Floats Min(a, b), Floats Max(a, b), and
 //   Floats Fma(a, b, c): a * b + c, rounded once where the instruction set can

@@ -245,8 +245,58 @@ struct ChunkWork {
         mean = Fma(square, share, mean);
       }
     }
-    choice.mean_square = SumOfLanes(mean);
+    choice.mean_square = at.rounding == nullptr ? SumOfLanes(mean) : RoundSquares();
     choice.floor = knobs.epsilon * ScalarSqrt(choice.mean_square);
+  }
+
+  // Rounds s to its 16 bits, and returns the mean of what is left.
+  float RoundSquares() const {
+    const MnemosyneRounding& rounding = *at.rounding;
+    float largest = 0;
+    for (size_t cell = 0; cell < x.cells; ++cell) {
+      const float* const squares = x.At(x.square, cell);
+      for (size_t i = 0; i < x.SizeOf(cell); ++i) {
+        largest = squares[i] > largest ? squares[i] : largest;
+      }
+    }
+    const float inverse_scale = InverseRootScale(largest);
+    *rounding.inverse_scale = inverse_scale;
+    const Floats factor = Splat(inverse_scale), share = Splat(1 / static_cast<float>(x.count));
+    Floats mean = Splat(0);
+    alignas(64) float roots[kLanes], rounded[kLanes];
+    for (size_t cell = 0; cell < x.cells; ++cell) {
+      float* const squares = x.At(x.square, cell);
+      const size_t size = x.SizeOf(cell), start = cell * x.cell_size;
+      for (size_t i = 0; i < size; i += kLanes) {
+        const size_t width = size - i < kLanes ? size - i : kLanes;
+        const auto position = static_cast<uint32_t>(rounding.first + start + i);
+        uint16_t packed[kLanes];
+        Store(roots, Sqrt(Load(squares + i)) * factor);
+        for (uint32_t k = 0; k < kLanes; ++k) {
+          packed[k] = PackHalf(roots[k], RandomBits(rounding.square_key, position + k));
+          rounded[k] = UnpackSquare(packed[k], inverse_scale);
+        }
+        for (size_t k = 0; k < width; ++k) rounding.roots[start + i + k] = packed[k];
+        // Beyond the cell's end are zeros, which rounding may have lifted.
+        const Floats square = LoadFirst(rounded, width);
+        Store(squares + i, square);
+        mean = Fma(square, share, mean);
+      }
+    }
+    return SumOfLanes(mean);
+  }
+
+  // A memory that takes the numbers of 16 coordinates from position `i` of a cell on.
+  Floats Rounded(Floats number, uint32_t key, size_t cell, size_t i) const {
+    if (at.rounding == nullptr) return number;
+    alignas(64) float lanes[kLanes];
+    const auto position = static_cast<uint32_t>(at.rounding->first + cell * x.cell_size + i);
+    Store(lanes, number);
+    for (uint32_t k = 0; k < kLanes; ++k) {
+      lanes[k] = RoundToBrain(lanes[k], RandomBits(key, position + k));
+    }
+    const size_t size = x.SizeOf(cell);
+    return LoadFirst(lanes, size < i ? 0 : size - i < kLanes ? size - i : kLanes);
   }
 
   // Second pass: r1 takes in the gradient; statistics of cells, and their means to `means` [12]. It
@@ -258,6 +308,7 @@ struct ChunkWork {
     Store(mixture, Exp(Load(mixture)));
     const Floats before_fast = Splat(knobs.fast_weight * at.step->fall * mixture[0]);
     const Floats before_slow = Splat(knobs.slow_weight * mixture[1]);
+    const uint32_t fast_key = at.rounding == nullptr ? 0 : at.rounding->fast_key;
     float* const rows = scratch + layout.cell_sums;
     for (size_t group = 0; group < groups; ++group) {
       for (size_t c = 0; c < kLanes; ++c) {
@@ -276,7 +327,7 @@ struct ChunkWork {
         for (size_t i = 0; i < x.stride; i += kLanes) {
           const Floats g = Clamped(Load(values + i), scale), old = Load(fasts + i);
           const Floats square = Load(squares + i), slow = Load(slows + i);
-          const Floats fast = Fma(g - old, rate, old);
+          const Floats fast = Rounded(Fma(g - old, rate, old), fast_key, cell, i);
           const Floats inverse = InverseRoot(square, floor);
           const Floats sharp = g * inverse, smooth = fast * inverse;
           const Floats previous = Fma(before_fast * inverse, old, before_slow * slow);
@@ -606,6 +657,7 @@ struct ChunkWork {
     choice.cap = 1;
     const Reading reading(choice, knobs);
     const Floats rate = Splat(growth / (at.step->age + growth - 1));
+    const uint32_t slow_key = at.rounding == nullptr ? 0 : at.rounding->slow_key;
     SquareSum sum;
     for (size_t cell = 0; cell < x.cells; ++cell) {
       const Floats gain = Splat(at.gains[cell]);
@@ -613,7 +665,7 @@ struct ChunkWork {
       const float* const smooth_at = smooths + cell * x.stride;
       for (size_t i = 0; i < x.stride; i += kLanes) {
         const Floats sharp = reading.sharp_scale * Load(values + i), old = Load(slows + i);
-        const Floats slow = Fma(rate, sharp - old, old);
+        const Floats slow = Rounded(Fma(rate, sharp - old, old), slow_key, cell, i);
         const Floats update = reading.Update(sharp, Load(smooth_at + i), slow, gain);
         Store(slows + i, slow);
         Store(values + i, update);
@@ -743,20 +795,60 @@ struct BatchWork {
     const size_t features = sizes.memory_map.features;
     const TokenRows inputs = Rows(layout.decoder_inputs), joined = Rows(layout.heads);
     const TokenRows phi_q = Rows(layout.query_features), phi_k = Rows(layout.key_features);
+    const TokenRows strengths = Rows(layout.decisions);
+    const bool additive = sizes.write_rule == MnemosyneWriteRule::kAdditive;
+    const bool recurrent = sizes.write_rule == MnemosyneWriteRule::kRecurrentDelta;
     float query_halves[kTokensAtOnce], key_halves[kTokensAtOnce];
     MapTokens(weights.memory_heads, sizes.token_width, 2 * key + width, inputs, joined);
+    if (!additive) {
+      MapTokens(weights.memory_strengths, sizes.token_width, sizes.memory_heads, inputs, strengths);
+      if (recurrent) AddLastReading(joined, strengths);
+      for (size_t r = 0; r < kTokensAtOnce; ++r) {
+        Store(strengths.Row(r), Divide(SigmoidRatio(Load(strengths.Row(r)))));
+      }
+    }
     BoundTokens(key, joined, query_halves);
     BoundTokens(key, joined.From(key), key_halves);
     for (size_t head = 0; head < sizes.memory_heads; ++head) {
       const MapWeights& map = weights.memory_maps[head];
+      const float discount = weights.discounts[head];
       TokenFeatures(sizes.memory_map, map, joined, query_halves, phi_q);
       TokenFeatures(sizes.memory_map, map, joined.From(key), key_halves, phi_k);
       for (size_t r = 0; r < count; ++r) {
         float* const out = inputs.Row(r) + sizes.token_width + head * width;
-        AdditiveMemoryStep({features, width}, weights.discounts[head], phi_q.Row(r), phi_k.Row(r),
-                           joined.Row(r) + 2 * key, steps[r].content + head * features * width,
-                           steps[r].mass + head * features, out);
-        for (size_t d = 0; d < width; ++d) out[d] *= model.knobs.gate_cam;
+        const float* const value = joined.Row(r) + 2 * key;
+        float* const content = steps[r].content + head * features * width;
+        if (additive) {
+          AdditiveMemoryStep({features, width}, discount, phi_q.Row(r), phi_k.Row(r), value,
+                             content, steps[r].mass + head * features, out);
+        } else {
+          DeltaMemoryStep({features, width}, discount, strengths.Row(r)[head], phi_q.Row(r),
+                          phi_k.Row(r), value, content, out);
+        }
+        for (size_t d = 0; d < width; ++d) {
+          if (recurrent) steps[r].mass[head * width + d] = out[d];
+          out[d] *= model.knobs.gate_cam;
+        }
+      }
+    }
+  }
+
+  // Adds what the tanh of the last read-outs is mapped to.
+  void AddLastReading(TokenRows joined, TokenRows strengths) const {
+    const size_t inputs = sizes.memory_heads * sizes.memory_width;
+    const size_t heads = 2 * sizes.key_width + sizes.memory_width;
+    const TokenRows last = Rows(layout.key_features), more = Rows(layout.query_features);
+    for (size_t r = 0; r < kTokensAtOnce; ++r) {
+      for (size_t i = 0; i < PaddedColumns(inputs); ++i) {
+        last.Row(r)[i] = r < count && i < inputs ? steps[r].mass[i] : 0;
+      }
+    }
+    TanhTokens(inputs, last);
+    MapTokens(weights.recurrent, nullptr, inputs, RecurrentOutputCount(sizes), last, more);
+    for (size_t r = 0; r < kTokensAtOnce; ++r) {
+      for (size_t i = 0; i < heads; ++i) joined.Row(r)[i] += more.Row(r)[i];
+      for (size_t j = 0; j < sizes.memory_heads; ++j) {
+        strengths.Row(r)[j] += more.Row(r)[heads + j];
       }
     }
   }

@@ -32,6 +32,20 @@ MemoryArgsOnDevice OnDevice(const MemoryArgs& args) {
           args.phi_k, args.values, args.content, args.out};
 }
 
+// The additive memory and the state of 32 bits alone.
+absl::Status CheckServed(const MnemosyneModel& model, const MnemosyneMemory& memory) {
+  if (memory.is_half()) {
+    return MakeError(absl::StatusCode::kUnimplemented,
+                     "a state of 16 bits does not run on CUDA devices yet; use the full state, or "
+                     "the device cpu");
+  }
+  if (model.sizes.write_rule != MnemosyneWriteRule::kAdditive) {
+    return MakeError(absl::StatusCode::kUnimplemented,
+                     "the delta rules do not run on CUDA devices yet; use the device cpu");
+  }
+  return absl::OkStatus();
+}
+
 absl::Status NoFlt() {
   return MakeError(absl::StatusCode::kUnimplemented,
                    "FLT attention does not run on CUDA devices yet; use the device cpu");
@@ -280,12 +294,14 @@ absl::Status CudaBackend::CoordinateStep(const CoordinateStepArgs& args) {
 
 absl::Status CudaBackend::MnemosyneContext(const MnemosyneContextArgs& args) {
   MNEMO_RETURN_IF_ERROR(Check(args));
+  MNEMO_RETURN_IF_ERROR(CheckServed(args.model, args.memory));
   MNEMO_RETURN_IF_ERROR(ToStatus(cudaSetDevice(ordinal_)));
   return mnemosyne_.Context(args);
 }
 
 absl::Status CudaBackend::MnemosyneStep(const MnemosyneStepArgs& args) {
   MNEMO_RETURN_IF_ERROR(Check(args));
+  MNEMO_RETURN_IF_ERROR(CheckServed(args.model, args.memory));
   MNEMO_RETURN_IF_ERROR(ToStatus(cudaSetDevice(ordinal_)));
   return mnemosyne_.Step(args);
 }

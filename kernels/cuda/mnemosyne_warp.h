@@ -29,8 +29,9 @@ struct WarpSizes {
     const auto plain = [](const FeatureMapSizes& map) {
       return map.shape == FeatureMapShape::kExponential;
     };
-    return is(s.cell_size, kCell) && is(s.chunk_cells, kCells) && is(s.cell_width, kWidth) &&
-           is(s.key_width, kKey) && is(s.positional, kPositional) && is(s.cell_hidden, kHidden) &&
+    return s.write_rule == MnemosyneWriteRule::kAdditive && is(s.cell_size, kCell) &&
+           is(s.chunk_cells, kCells) && is(s.cell_width, kWidth) && is(s.key_width, kKey) &&
+           is(s.positional, kPositional) && is(s.cell_hidden, kHidden) &&
            is(s.cell_map.features, kFeatures) && is(s.token_width, kToken) &&
            is(s.memory_heads, kHeads) && is(s.memory_map.features, kMemoryFeatures) &&
            is(s.memory_width, kMemoryWidth) && is(s.context_map.features, kContextFeatures) &&

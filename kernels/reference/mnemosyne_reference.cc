@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <optional>
 #include <vector>
 
 #include "kernels/mnemosyne_chunk.h"
@@ -238,11 +239,35 @@ class Chunk {
       const double g = gradient_[i], r = at_.fast[i], s = at_.square[i];
       at_.fast[i] = static_cast<float>(r + (g - r) * tensor_step_.rate_fast);
       at_.square[i] = static_cast<float>(s + (g * g - s) * tensor_step_.rate_square);
-      sum += at_.square[i];
     }
+    if (at_.rounding != nullptr) {
+      Round(at_.fast, at_.rounding->fast_key);
+      RoundSquares();
+    }
+    for (size_t i = 0; i < count_; ++i) sum += at_.square[i];
     old_mean_square_ = choice_.mean_square;
     choice_.mean_square = static_cast<float>(sum / static_cast<double>(count_));
     choice_.floor = knobs_.epsilon * std::sqrt(choice_.mean_square);
+  }
+
+  // To 16 bits.
+  void Round(float* numbers, uint32_t key) const {
+    for (size_t i = 0; i < count_; ++i) {
+      const auto position = static_cast<uint32_t>(at_.rounding->first + i);
+      numbers[i] = RoundToBrain(numbers[i], RandomBits(key, position));
+    }
+  }
+
+  void RoundSquares() const {
+    const MnemosyneRounding& rounding = *at_.rounding;
+    const float scale = InverseRootScale(*std::max_element(at_.square, at_.square + count_));
+    *rounding.inverse_scale = scale;
+    for (size_t i = 0; i < count_; ++i) {
+      const auto position = static_cast<uint32_t>(rounding.first + i);
+      rounding.roots[i] =
+          PackHalf(std::sqrt(at_.square[i]) * scale, RandomBits(rounding.square_key, position));
+      at_.square[i] = UnpackSquare(rounding.roots[i], scale);
+    }
   }
 
   void MakeFeatures(const Mixture& before) {
@@ -336,26 +361,74 @@ class Chunk {
   // The memory in time.
   void Remember() {
     const size_t width = sizes_.memory_width, features = sizes_.memory_map.features;
-    const Row joined = Dense(weights_.memory_heads, token_, 2 * sizes_.key_width + width);
+    Row joined = Dense(weights_.memory_heads, token_, 2 * sizes_.key_width + width);
+    Row strengths(sizes_.memory_heads);
+    if (sizes_.write_rule != MnemosyneWriteRule::kAdditive) {
+      strengths = Dense(weights_.memory_strengths, token_, sizes_.memory_heads);
+    }
+    if (sizes_.write_rule == MnemosyneWriteRule::kRecurrentDelta) {
+      const Row last = Tanh(Row(at_.mass, at_.mass + sizes_.memory_heads * width));
+      const size_t stride = PaddedColumns(RecurrentOutputCount(sizes_));
+      for (size_t i = 0; i < last.size(); ++i) {
+        const float* const row = weights_.recurrent + i * stride;
+        for (size_t k = 0; k < joined.size(); ++k) joined[k] += last[i] * row[k];
+        for (size_t j = 0; j < strengths.size(); ++j) {
+          strengths[j] += last[i] * row[joined.size() + j];
+        }
+      }
+    }
     const Heads heads(joined.data(), sizes_.key_width, width);
     for (size_t head = 0; head < sizes_.memory_heads; ++head) {
-      const double discount = weights_.discounts[head];
       const Row query = Features(sizes_.memory_map, weights_.memory_maps[head], heads.query);
       const Row key = Features(sizes_.memory_map, weights_.memory_maps[head], heads.key);
       float* const content = at_.content + head * features * width;
-      float* const mass = at_.mass + head * features;
-      for (size_t m = 0; m < features; ++m) {
-        mass[m] = static_cast<float>(discount * mass[m] + key[m]);
-        for (size_t d = 0; d < width; ++d) {
-          float& number = content[m * width + d];
-          number = static_cast<float>(discount * number + key[m] * heads.value[d]);
-        }
+      Row read;
+      if (sizes_.write_rule == MnemosyneWriteRule::kAdditive) {
+        read = StepAdditive(weights_.discounts[head], query, key, heads.value, content,
+                            at_.mass + head * features);
+      } else {
+        const double strength = 1 / (1 + std::exp(-strengths[head]));
+        read = StepDelta(weights_.discounts[head], strength, query, key, heads.value, content);
       }
-      for (const double value : Read(query, Row(content, content + features * width),
-                                     Row(mass, mass + features), width)) {
-        decoder_inputs_.push_back(knobs_.gate_cam * value);
+      if (sizes_.write_rule == MnemosyneWriteRule::kRecurrentDelta) {
+        std::copy(read.begin(), read.end(), at_.mass + head * width);
+      }
+      for (const double value : read) decoder_inputs_.push_back(knobs_.gate_cam * value);
+    }
+  }
+
+  static Row StepAdditive(double discount, const Row& query, const Row& key, const Row& value,
+                          float* content, float* mass) {
+    const size_t features = key.size(), width = value.size();
+    for (size_t m = 0; m < features; ++m) {
+      mass[m] = static_cast<float>(discount * mass[m] + key[m]);
+      for (size_t d = 0; d < width; ++d) {
+        float& number = content[m * width + d];
+        number = static_cast<float>(discount * number + key[m] * value[d]);
       }
     }
+    return Read(query, Row(content, content + features * width), Row(mass, mass + features), width);
+  }
+
+  static Row StepDelta(double discount, double strength, Row query, Row key, const Row& value,
+                       float* content) {
+    for (Row* const row : {&query, &key}) {
+      double sum = 0;
+      for (const double x : *row) sum += x;
+      for (double& x : *row) x = DivideOrZero(x, sum);
+    }
+    const size_t features = key.size(), width = value.size();
+    Row read(width);
+    for (size_t d = 0; d < width; ++d) {
+      double old = 0;
+      for (size_t m = 0; m < features; ++m) old += key[m] * discount * content[m * width + d];
+      for (size_t m = 0; m < features; ++m) {
+        float& number = content[m * width + d];
+        number = static_cast<float>(discount * number + strength * key[m] * (value[d] - old));
+        read[d] += query[m] * number;
+      }
+    }
+    return read;
   }
 
   void AttendToOthers() {
@@ -413,6 +486,7 @@ class Chunk {
       const double sharp = choice_.sharp_scale * sharp_[i];
       at_.slow[i] = static_cast<float>(at_.slow[i] + rate * (sharp - at_.slow[i]));
     }
+    if (at_.rounding != nullptr) Round(at_.slow, at_.rounding->slow_key);
   }
 
   const MnemosyneSizes& sizes_;
@@ -477,9 +551,13 @@ void MnemosyneStep(const MnemosyneStepArgs& args) {
     args.square_sums[k] = 0;
     args.capped[k] = 0;
     for (size_t c = tensor.first_chunk; c < tensor.first_chunk + tensor.chunk_count; ++c) {
-      const MnemosyneChunkStep at = ChunkStep(args, k, c);
+      MnemosyneChunkStep at = ChunkStep(args, k, c);
+      std::vector<float> floats(3 * kMnemosyneChunkMax);
+      std::optional<HalfChunk> half;
+      if (args.memory.is_half()) half.emplace(args, k, c, floats.data(), at);
       Chunk chunk(args.model, at);
       args.square_sums[k] += args.replay ? chunk.Replay() : chunk.Step();
+      if (half && !args.replay) half->PutBack();
       args.capped[k] += at.choice->cap < 1 ? 1 : 0;
     }
   }

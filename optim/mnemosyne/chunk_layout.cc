@@ -3,18 +3,12 @@
 #include <algorithm>
 #include <cmath>
 
+#include "optim/mnemosyne/conditions.h"
+
 namespace mnemosyne::optim {
 namespace {
 
 size_t DivideUp(size_t a, size_t b) { return a / b + (a % b == 0 ? 0 : 1); }
-
-// The fan-in for which the step sizes of matrices are given.
-constexpr double kReferenceWidth = 64;
-
-double PriorStep(const HostKnobs& knobs, double fan_in) {
-  if (fan_in <= 1) return knobs.eta_vector;
-  return knobs.eta_matrix * std::exp(-knobs.width_exponent * std::log(fan_in / kReferenceWidth));
-}
 
 // The axis of a layer's outputs, given that of its inputs: PyTorch stores [out, in, ...], JAX
 // [..., in, out].
@@ -57,17 +51,15 @@ ChunkLayout::ChunkLayout(const ParameterLayout& layout, const kernels::Mnemosyne
     const ParameterSpec& parameter = layout.parameters()[t];
     const auto [cells, chunks] = CountChunks(sizes, run.count);
     const Fans fans = FansOf(parameter);
+    const StepPrior prior = {knobs.eta_vector, knobs.eta_matrix, knobs.width_exponent};
     const size_t rank = parameter.shape.size();
     tensors_.push_back({.first_chunk = chunks_.size(),
                         .chunk_count = chunks,
                         .count = run.count,
-                        .prior_step = static_cast<float>(PriorStep(knobs, fans.in)),
+                        .prior_step = static_cast<float>(PriorStepSize(prior, fans.in)),
                         .decays = fans.in > 1 ? 1.0F : 0.0F});
     fans_.push_back(fans);
-    shape_features_.push_back({static_cast<float>(0.25 * std::log(fans.in)),
-                               static_cast<float>(0.25 * std::log(fans.out)),
-                               static_cast<float>(0.1 * std::log(run.count)),
-                               rank > 1 ? 1.0F : 0.0F});
+    shape_features_.push_back(ShapeFeatures(parameter, fans));
     columns_.push_back(rank > 1 ? static_cast<size_t>(parameter.shape.back()) : run.count);
 
     const size_t larger = cells % chunks == 0 ? chunks : cells % chunks;

@@ -12,6 +12,7 @@
 
 #include "base/status_macros.h"
 #include "kernels/mnemosyne_step.h"
+#include "optim/mnemosyne/conditions.h"
 #include "optim/mnemosyne/mnemosyne_state.h"
 #include "optim/mnemosyne/mnemosyne_weights.h"
 #include "optim/plan_check.h"
@@ -47,14 +48,6 @@ std::vector<HyperparameterSpec> MakeTable(const HostKnobs& knobs) {
       {"guard_margin", knobs.guard_margin, 0, kInfinity,
        "Rise of the mean log loss over its best at which the guard trips; of the first group."},
   };
-}
-
-// Half the log of a parameter's rms over 1/sqrt(fan-in), clipped, from the rms that was told.
-ScaleRecord MakeScale(double rms, double fan_in) {
-  constexpr double kLogMax = 4;
-  const double square = rms * rms * fan_in;
-  if (!(square > 0) || !std::isfinite(square)) return {};
-  return {static_cast<float>(0.5 * std::clamp(0.5 * std::log(square), -kLogMax, kLogMax)), 1};
 }
 
 // What the guard's cap is relative to: the rms at the start, at least 1/sqrt(fan-in).
@@ -177,7 +170,7 @@ class Mnemosyne final : public Optimizer {
     if (plan.parameter_rms.empty()) return;
     for (const size_t i : parameters_) {
       if (plan.parameters[i].clock != 1) continue;
-      scales_[i] = MakeScale(plan.parameter_rms[i], chunks.fans()[i].in);
+      scales_[i] = ScaleOf(plan.parameter_rms[i], chunks.fans()[i].in);
     }
   }
 
@@ -224,6 +217,7 @@ void Mnemosyne::Describe(const MnemosyneState& state, const StepPlan& plan,
     if (clock != last_clock) {
       last_clock = clock;
       const auto steps = static_cast<double>(clock);
+      step.clock = static_cast<uint64_t>(clock);
       const double age = std::min<double>(steps, knobs.age_limit);
       step.rate_fast = WriteRate(weights_.decay_fast, steps);
       step.rate_square = WriteRate(weights_.decay_square, steps);
@@ -240,11 +234,9 @@ void Mnemosyne::Describe(const MnemosyneState& state, const StepPlan& plan,
     step.gradient_scale = GradientScale(state.layout(), plan, i);
     step.limit = static_cast<float>(guarded && rate > 0 ? limit : kInfinity);
     step.level = static_cast<float>(guarded ? session_.guard.level : 0);
-    const auto& shape = state.chunks().shape_features(i);
-    float* next = std::copy(shape.begin(), shape.end(), step.conditions);
-    next = std::copy(shared.begin(), shared.end(), next);
-    *next++ = scales_[i].log_rms;
-    *next++ = scales_[i].told;
+    const Conditions conditions =
+        JoinConditions(state.chunks().shape_features(i), shared, scales_[i]);
+    std::copy(conditions.begin(), conditions.end(), step.conditions);
     steps_.push_back(step);
   }
 }
@@ -293,7 +285,8 @@ class MnemosyneFactory final : public OptimizerFactory {
               description_,
               table_,
               MnemosyneState::BytesPerElement(weights_.model.sizes),
-              model_->hash()} {}
+              model_->hash(),
+              /*has_half_state=*/true} {}
 
   const OptimizerInfo& info() const override { return info_; }
 

@@ -32,8 +32,11 @@ struct ScaleRecord {
 };
 
 // Tensors, by parameter: `fast`, `square` and `slow`, the memories of coordinates r1, s and r2, in
-// the parameter's shape; of its chunks `tokens`, `content` and `mass` of the memory in time, and
-// `choices`; of its cells `gains`; `scale`; and, with the first parameter, `session`.
+// the parameter's shape, or with 16 bits each `fast`, `square_root` and `slow`, where s is
+// (square_root / square_root_factor)^2 with a factor a chunk; of its chunks `tokens`, `content` and
+// `mass` of the memory in time (with a recurrent rule `read` in place of `mass`, what was read
+// last; with the delta rule neither), and `choices`; of its cells `gains`; `scale`; and, with the
+// first parameter, `session`.
 class MnemosyneState final : public OptimizerState {
  public:
   // `layout` outlives the state. ResourceExhausted if the device has no room.

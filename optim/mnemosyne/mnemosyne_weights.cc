@@ -31,27 +31,18 @@ constexpr int64_t kModes = 4;
 constexpr double kFrequencyScale = 1;
 constexpr double kNormMax = 0.5;
 
-// The size that a map can have which is nearest to the one wanted.
-size_t NearestSize(std::string_view kind, size_t inputs, size_t wanted) {
-  if (kind == "elu") return inputs;
-  size_t step = 1;
-  if (kind == "hyperbolic") step = 2;
-  if (kind == "dpfp") step = 2 * inputs;
-  const double steps = std::nearbyint(static_cast<double>(wanted) / static_cast<double>(step));
-  return step * static_cast<size_t>(std::max(1.0, steps));
-}
-
 // Calls visit(pointer) for every pointer to weights.
 template <typename Visit>
 void ForEachPointer(kernels::MnemosyneWeights& weights, const Visit& visit) {
   for (DenseWeights* dense :
        {&weights.embed, &weights.cell_heads, &weights.merge, &weights.expand, &weights.contract,
-        &weights.pool, &weights.memory_heads, &weights.context_heads, &weights.decoder_hidden,
-        &weights.decision, &weights.gain, &weights.folds.cell_values, &weights.folds.cell_gain,
-        &weights.folds.pool}) {
+        &weights.pool, &weights.memory_heads, &weights.memory_strengths, &weights.context_heads,
+        &weights.decoder_hidden, &weights.decision, &weights.gain, &weights.folds.cell_values,
+        &weights.folds.cell_gain, &weights.folds.pool}) {
     visit(dense->w);
     visit(dense->b);
   }
+  visit(weights.recurrent);
   for (MapWeights* map : {&weights.cell_map, &weights.context_map}) {
     visit(map->w);
     visit(map->b);
@@ -120,8 +111,13 @@ class Reader {
     MNEMO_ASSIGN_OR_RETURN(out_.decay_fast, config_.Number("decay_fast", 0, kBelowOne));
     MNEMO_ASSIGN_OR_RETURN(out_.decay_square, config_.Number("decay_square", 0, kBelowOne));
     MNEMO_ASSIGN_OR_RETURN(const std::string rule, config_.Text("write_rule"));
-    if (rule != "additive") {
-      return InvalidArgument("write_rule {} is not served, expected additive", rule);
+    if (rule == "delta") {
+      sizes().write_rule = kernels::MnemosyneWriteRule::kDelta;
+    } else if (rule == "recurrent_delta") {
+      sizes().write_rule = kernels::MnemosyneWriteRule::kRecurrentDelta;
+    } else if (rule != "additive") {
+      return InvalidArgument("unknown write_rule {}, expected additive, delta or recurrent_delta",
+                             rule);
     }
     MNEMO_ASSIGN_OR_RETURN(const bool same_step, config_.Boolean("same_step_context"));
     if (same_step) return InvalidArgument("same_step_context is not served, expected false");
@@ -214,7 +210,7 @@ class Reader {
   absl::StatusOr<std::array<int64_t, 2>> MakeSizes(size_t inputs, size_t wanted,
                                                    kernels::FeatureMapSizes& map) {
     map.inputs = inputs;
-    map.features = NearestSize(feature_map_, inputs, wanted);
+    map.features = NearestFeatureCount(feature_map_, inputs, wanted);
     if (map.features > kernels::kMnemosyneWidthMax) {
       return InvalidArgument("wrong config: the map {} has {} features, the most is {}",
                              feature_map_, map.features, kernels::kMnemosyneWidthMax);
@@ -278,6 +274,18 @@ class Reader {
     const size_t heads = sizes().memory_heads, key = sizes().key_width;
     MNEMO_RETURN_IF_ERROR(ReadDense("learned.temporal.heads", sizes().token_width,
                                     2 * key + sizes().memory_width, weights().memory_heads));
+    if (sizes().write_rule != kernels::MnemosyneWriteRule::kAdditive) {
+      MNEMO_RETURN_IF_ERROR(ReadDense("learned.temporal.beta", sizes().token_width, heads,
+                                      weights().memory_strengths));
+    }
+    if (sizes().write_rule == kernels::MnemosyneWriteRule::kRecurrentDelta) {
+      const size_t outputs = kernels::RecurrentOutputCount(sizes());
+      const std::array recurrent_shape = {static_cast<int64_t>(heads * sizes().memory_width),
+                                          static_cast<int64_t>(outputs)};
+      MNEMO_ASSIGN_OR_RETURN(const auto recurrent,
+                             tensors_.Take("learned.temporal.recurrent", recurrent_shape));
+      weights().recurrent = Append(recurrent, outputs);
+    }
     const std::array<int64_t, 1> count = {static_cast<int64_t>(heads)};
     MNEMO_ASSIGN_OR_RETURN(const auto logits, tensors_.Take("learned.temporal.discounts", count));
     for (size_t head = 0; head < heads; ++head) {

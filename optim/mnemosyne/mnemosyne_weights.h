@@ -40,8 +40,7 @@ struct MnemosyneWeights {
 };
 
 // Reads the config and all tensors of a model of kind `mnemosyne`. InvalidArgument names what does
-// not fit, or what this build does not serve: a write rule other than additive, and a context of
-// the same step.
+// not fit, or what this build does not serve: a context of the same step.
 absl::StatusOr<MnemosyneWeights> ReadMnemosyneWeights(const Model& model);
 
 }  // namespace mnemosyne::optim

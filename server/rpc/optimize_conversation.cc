@@ -310,6 +310,7 @@ absl::Status OptimizeConversation::End(const v1::StepEnd& end) {
         fmt::format("`end` names step {}, but `begin` named step {}", end.step(), step_number_));
   }
   if (status.ok()) {
+    if (end.has_loss()) step_->SetLoss(end.loss());
     state_ = State::kComputing;
     status = executor_.SubmitStep(
         std::move(step_),

@@ -216,6 +216,17 @@ absl::StatusOr<SessionSpec> FromProto(const v1::SessionSpec& proto) {
         InvalidArgument("worker_count is {}; only one worker is served yet", proto.worker_count()),
         "UNSUPPORTED");
   }
+  switch (proto.state_precision()) {
+    case v1::STATE_PRECISION_UNSPECIFIED:
+    case v1::STATE_PRECISION_FULL:
+      break;
+    case v1::STATE_PRECISION_HALF:
+      spec.state_precision = optim::StatePrecision::kHalf;
+      break;
+    default:
+      return InvalidSpec(InvalidArgument("unknown state_precision {}; use full or half",
+                                         static_cast<int>(proto.state_precision())));
+  }
   switch (proto.durability()) {
     case v1::DURABILITY_UNSPECIFIED:
     case v1::DURABILITY_SNAPSHOT:
@@ -294,6 +305,9 @@ v1::SessionSpec SpecToProto(const Session& session, bool with_parameters) {
   proto.set_worker_count(1);
   proto.set_durability(spec.durability == Durability::kStep ? v1::DURABILITY_STEP
                                                             : v1::DURABILITY_SNAPSHOT);
+  proto.set_state_precision(spec.state_precision == optim::StatePrecision::kHalf
+                                ? v1::STATE_PRECISION_HALF
+                                : v1::STATE_PRECISION_FULL);
   proto.set_label(spec.label);
   return proto;
 }
@@ -337,6 +351,7 @@ v1::Optimizer ToProto(const optim::OptimizerInfo& info) {
     target.set_boolean(spec.boolean);
   }
   proto.set_state_bytes_per_element(info.state_bytes_per_element);
+  proto.set_half_state(info.has_half_state);
   proto.set_learned(!info.weights_hash.empty());
   proto.set_weights_hash(std::string(info.weights_hash));
   return proto;

@@ -52,6 +52,9 @@ class PendingStep {
   // the parameter.
   absl::Status Place(const codec::ChunkView& chunk);
 
+  // The loss, where it is told at the end. Only before a run.
+  void SetLoss(double loss) { request_.loss = loss; }
+
   // Ok if every cell is there; else InvalidArgument with reason CELL_MISSING.
   absl::Status CheckComplete() const;
 
@@ -87,7 +90,7 @@ class PendingStep {
 
   const std::shared_ptr<Session> session_;
   const std::unique_ptr<Turnstile::Turn> turn_;
-  const StepRequest request_;
+  StepRequest request_;
   const DataType gradient_encoding_;
   const StepKind kind_;
   const std::shared_ptr<const StepRules> rules_;

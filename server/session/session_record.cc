@@ -83,7 +83,8 @@ Json SpecToJson(const SessionSpec& spec) {
                  {"final_factor", spec.schedule.final_factor}}},
                {"non_finite", static_cast<int>(spec.policy.non_finite)},
                {"label", spec.label},
-               {"durability", static_cast<int>(spec.durability)}};
+               {"durability", static_cast<int>(spec.durability)},
+               {"state_precision", static_cast<int>(spec.state_precision)}};
   if (spec.policy.global_norm_max) json["global_norm_max"] = *spec.policy.global_norm_max;
   if (spec.policy.tensor_norm_max) json["tensor_norm_max"] = *spec.policy.tensor_norm_max;
   if (spec.horizon) json["horizon"] = *spec.horizon;
@@ -108,6 +109,7 @@ SessionSpec SpecOfJson(const Json& json) {
   spec.policy.non_finite = static_cast<optim::NonFinitePolicy>(json.at("non_finite").get<int>());
   spec.label = json.at("label");
   spec.durability = static_cast<Durability>(json.value("durability", 0));
+  spec.state_precision = static_cast<optim::StatePrecision>(json.value("state_precision", 0));
   if (json.contains("global_norm_max")) {
     spec.policy.global_norm_max = json["global_norm_max"].get<double>();
   }

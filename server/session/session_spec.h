@@ -42,6 +42,7 @@ struct SessionSpec {
   std::optional<int64_t> horizon;
   std::string label;
   Durability durability = Durability::kSnapshot;
+  optim::StatePrecision state_precision = optim::StatePrecision::kFull;
 };
 
 // The most bytes of a label and of a group's name.

@@ -78,7 +78,14 @@ absl::StatusOr<Session::Parts> SessionStore::MakeParts(SessionSpec spec,
                                                        size_t cell_elements,
                                                        StepExecutor::Device& device) const {
   MNEMO_ASSIGN_OR_RETURN(auto rules, ResolveRules(spec, factory->info()));
-  auto created = optim::ParameterLayout::Create(std::exchange(spec.parameters, {}));
+  if (spec.state_precision == optim::StatePrecision::kHalf && !factory->info().has_half_state) {
+    return WithReason(
+        InvalidArgument("state_precision: {} keeps no state of 16 bits; leave it unset",
+                        factory->info().name),
+        "UNSUPPORTED");
+  }
+  auto created =
+      optim::ParameterLayout::Create(std::exchange(spec.parameters, {}), spec.state_precision);
   if (!created.ok()) return WithReason(created.status(), "INVALID_PARAMETER");
   optim::ParameterLayout layout = *std::move(created);
 

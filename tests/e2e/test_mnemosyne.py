@@ -11,7 +11,13 @@ from e2e_daemon import ROOT, binary
 
 torch = pytest.importorskip("torch")
 
-from mnemosyne_client import Client  # noqa: E402
+from mnemosyne_client import (  # noqa: E402
+    AdamMoments,
+    Client,
+    InvalidRequestError,
+    adam_moments,
+    put_adam_moments,
+)
 from mnemosyne_client.torch import RemoteOptimizer  # noqa: E402
 
 INPUTS = torch.linspace(-1, 1, 320).reshape(64, 5)
@@ -96,6 +102,87 @@ def test_goes_on_from_its_checkpoint_with_the_same_bits(daemon):
     for p, q in zip(model.parameters(), expected.parameters()):
         assert torch.equal(p, q)
     resumed.close()
+
+
+def test_a_state_of_16_bits_trains_and_goes_on_with_the_same_bits(daemon):
+    model = make_model()
+    options = {"state_precision": "half"}
+    optimizer = RemoteOptimizer(model.parameters(), daemon.tcp, "mnemosyne", **options)
+    first = train(model, optimizer, 1)
+    assert train(model, optimizer, 300) < 0.03 * first
+    saved = copy.deepcopy({"model": model.state_dict(), "optimizer": optimizer.state_dict()})
+    train(model, optimizer, 5)
+    optimizer.close()
+
+    resumed_model = make_model(seed=1)
+    resumed = RemoteOptimizer(resumed_model.parameters(), daemon.tcp, "mnemosyne", **options)
+    resumed_model.load_state_dict(saved["model"])
+    resumed.load_state_dict(saved["optimizer"])
+    train(resumed_model, resumed, 5)
+
+    for p, q in zip(resumed_model.parameters(), model.parameters()):
+        assert torch.equal(p, q)
+    resumed.close()
+
+
+def test_an_optimizer_without_a_state_of_16_bits_refuses_it(daemon):
+    with pytest.raises(InvalidRequestError, match="adamw keeps no state of 16 bits"):
+        RemoteOptimizer(make_model().parameters(), daemon.tcp, "adamw", state_precision="half")
+
+
+def test_adams_moments_go_in_and_come_out(daemon):
+    model, twin = make_model(), make_model()
+    adam = torch.optim.Adam(twin.parameters(), lr=1e-3)
+    optimizer = RemoteOptimizer(model.parameters(), daemon.tcp, "mnemosyne")
+    for _ in range(20):
+        adam.zero_grad()
+        torch.nn.functional.mse_loss(twin(INPUTS), TARGETS).backward()
+        for p, q in zip(model.parameters(), twin.parameters()):
+            p.grad = q.grad.clone()
+        optimizer.step()
+        adam.step()
+    entries = adam.state_dict()["state"]
+
+    def assert_adams(state):
+        for number, moments in enumerate(adam_moments(state)):
+            assert moments.step == 20
+            root = torch.from_numpy(moments.exp_avg_sq).sqrt().norm()
+            apart = torch.from_numpy(moments.exp_avg) - entries[number]["exp_avg"]
+            assert apart.norm() <= 1e-6 * root * 30  # s is far below g^2 after 20 steps.
+            squares = torch.from_numpy(moments.exp_avg_sq)
+            expected = entries[number]["exp_avg_sq"]
+            assert (squares - expected).norm() <= 1e-6 * expected.norm()
+
+    with Client(daemon.tcp) as client:
+        assert_adams(client.export_state(optimizer.session))
+        other = RemoteOptimizer(make_model().parameters(), daemon.tcp, "mnemosyne")
+        state = client.export_state(other.session)
+        put_adam_moments(
+            state,
+            [
+                AdamMoments(20, entries[i]["exp_avg"].numpy(), entries[i]["exp_avg_sq"].numpy())
+                for i in range(4)
+            ],
+        )
+        client.import_state(other.session, state)
+        assert_adams(client.export_state(other.session))
+    optimizer.close()
+
+
+def test_overlap_tells_the_loss_and_the_scales(daemon):
+    models, losses = [], []
+    for overlap in (False, True):
+        model = make_model()
+        optimizer = RemoteOptimizer(
+            model.parameters(), daemon.tcp, "mnemosyne", overlap_backward=overlap
+        )
+        losses.append(train(model, optimizer, 20))
+        models.append(model)
+        optimizer.close()
+
+    assert losses[0] == losses[1]
+    for p, q in zip(models[0].parameters(), models[1].parameters()):
+        assert torch.equal(p, q)
 
 
 def test_is_listed(daemon):

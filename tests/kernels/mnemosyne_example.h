@@ -62,6 +62,15 @@ inline std::vector<SizesExample> AllSizes() {
   wide.chunk_cells = 3;
   wide.cell_width = 33;
   all.push_back({"wide", wide});
+  for (const auto& [name, rule] : {std::pair("delta", MnemosyneWriteRule::kDelta),
+                                   {"recurrent delta", MnemosyneWriteRule::kRecurrentDelta}}) {
+    MnemosyneSizes sizes = ShippedSizes();
+    sizes.write_rule = rule;
+    all.push_back({name, sizes});
+    sizes = odd;
+    sizes.write_rule = rule;
+    all.push_back({std::string("odd ") + name, sizes});
+  }
   for (const auto& [name, shape] :
        {std::pair("hyperbolic", FeatureMapShape::kHyperbolic), {"relu", FeatureMapShape::kRelu}}) {
     MnemosyneSizes sizes = ShippedSizes();
@@ -78,7 +87,7 @@ inline std::vector<SizesExample> AllSizes() {
 // a copy of it on a device is one copy.
 class MnemosyneExample {
  public:
-  explicit MnemosyneExample(const MnemosyneSizes& sizes) : pool_(kPoolFloats) {
+  explicit MnemosyneExample(const MnemosyneSizes& sizes, bool half = false) : pool_(kPoolFloats) {
     model.sizes = sizes;
     model.knobs = {.sharp_weight = 0.1F,
                    .fast_weight = 0.3F,
@@ -104,13 +113,20 @@ class MnemosyneExample {
     memory.chunks = chunks;
     memory.chunk_count = chunks_.size();
     const size_t c = chunks_.size();
-    const size_t mass = sizes.memory_heads * sizes.memory_map.features;
-    memory.fast = Numbers(arena_size);
-    memory.square = Numbers(arena_size);
-    memory.slow = Numbers(arena_size);
+    const size_t features = sizes.memory_heads * sizes.memory_map.features;
+    if (half) {
+      memory.fast_half = Halves();
+      memory.square_half = Halves();
+      memory.slow_half = Halves();
+      memory.inverse_root_scales = Numbers(c);
+    } else {
+      memory.fast = Numbers(arena_size);
+      memory.square = Numbers(arena_size);
+      memory.slow = Numbers(arena_size);
+    }
     memory.tokens = Numbers(c * sizes.token_width);
-    memory.content = Numbers(c * mass * sizes.memory_width);
-    memory.mass = Numbers(c * mass);
+    memory.content = Numbers(c * features * sizes.memory_width);
+    memory.mass = Numbers(c * MemoryMassCount(sizes));
     memory.gains = Numbers(cells_);
     memory.choices = reinterpret_cast<MnemosyneChoice*>(Numbers(c * kChoiceCount));
     memory.context_queries = Numbers(2 * c * sizes.context_map.features);
@@ -138,6 +154,7 @@ class MnemosyneExample {
       step.rate_fast = static_cast<float>(0.1 / (1 - std::pow(0.9, clock)));
       step.rate_square = static_cast<float>(0.001 / (1 - std::pow(0.999, clock)));
       step.age = clock;
+      step.clock = static_cast<uint64_t>(clock);
       step.fall = std::pow(clock, -0.25F);
       step.warm = clock / (clock + 6);
       step.limit = clock == 3 ? 1e-3F : std::numeric_limits<float>::infinity();
@@ -169,6 +186,10 @@ class MnemosyneExample {
   std::span<const float> Choices() const {
     return {reinterpret_cast<const float*>(memory.choices), chunks_.size() * kChoiceCount};
   }
+  // The three memories of 16 bits, one after the other; empty without.
+  std::span<const uint16_t> halves() const {
+    return {memory.fast_half, memory.fast_half == nullptr ? 0 : 3 * HalfStride()};
+  }
   // All that the model and the memory point to.
   std::span<float> pool() { return {pool_.data(), used_}; }
   size_t chunk_count() const { return chunks_.size(); }
@@ -184,6 +205,10 @@ class MnemosyneExample {
     EXPECT_LE(used_, pool_.size());
     return start;
   }
+
+  // Numbers of 16 bits from one memory to the next.
+  size_t HalfStride() const { return 2 * ((arena_size / 2 + 31) / 16 * 16); }
+  uint16_t* Halves() { return reinterpret_cast<uint16_t*>(Numbers(arena_size / 2)); }
 
   const float* Weights(size_t rows, size_t columns) {
     const std::vector<float> drawn = testing::NormalFloats(rows * columns, ++seed_);
@@ -216,6 +241,8 @@ class MnemosyneExample {
       w.memory_maps[j] = Map(s.memory_map);
       w.discounts[j] = 0.9F + 0.03F * static_cast<float>(j);
     }
+    w.memory_strengths = Dense(s.token_width, s.memory_heads);
+    w.recurrent = Weights(s.memory_heads * s.memory_width, RecurrentOutputCount(s));
     w.context_heads = Dense(s.token_width, 2 * (2 * s.key_width + s.memory_width));
     w.context_map = Map(s.context_map);
     w.decoder_hidden = Dense(DecoderInputCount(s), s.hidden);
@@ -250,14 +277,16 @@ class MnemosyneExample {
 // Calls move(pointer) for all pointers to an example's memory.
 template <typename Move>
 void MovePointers(MnemosyneWeights& w, const Move& move) {
-  for (DenseWeights* map : {&w.embed, &w.cell_heads, &w.merge, &w.expand, &w.contract, &w.pool,
-                            &w.memory_heads, &w.context_heads, &w.decoder_hidden, &w.decision,
-                            &w.gain, &w.folds.cell_values, &w.folds.cell_gain, &w.folds.pool}) {
+  for (DenseWeights* map :
+       {&w.embed, &w.cell_heads, &w.merge, &w.expand, &w.contract, &w.pool, &w.memory_heads,
+        &w.context_heads, &w.decoder_hidden, &w.decision, &w.gain, &w.memory_strengths,
+        &w.folds.cell_values, &w.folds.cell_gain, &w.folds.pool}) {
     move(map->w);
     move(map->b);
   }
   move(w.cell_map.w);
   move(w.context_map.w);
+  move(w.recurrent);
   for (MapWeights& map : w.memory_maps) move(map.w);
 }
 template <typename Move>
@@ -267,6 +296,10 @@ void MovePointers(MnemosyneMemory& memory, const Move& move) {
         &memory.gains, &memory.context_queries, &memory.context_contents}) {
     move(*pointer);
   }
+  move(memory.fast_half);
+  move(memory.square_half);
+  move(memory.slow_half);
+  move(memory.inverse_root_scales);
   move(memory.choices);
   move(memory.chunks);
   move(memory.positions);
@@ -291,14 +324,12 @@ inline void ExpectSame(const MnemosyneExample& actual, const MnemosyneExample& e
   };
   const MnemosyneMemory &a = actual.memory, &b = expected.memory;
   compare(actual.values.data(), expected.values.data(), actual.arena_size, "updates");
+  const size_t mass = MemoryMassCount(actual.model.sizes);
   compare(a.fast, b.fast, actual.arena_size, "r1");
   compare(a.square, b.square, actual.arena_size, "s");
   compare(a.slow, b.slow, actual.arena_size, "r2");
   compare(a.tokens, b.tokens, actual.chunk_count() * actual.model.sizes.token_width, "tokens");
-  compare(a.mass, b.mass,
-          actual.chunk_count() * actual.model.sizes.memory_heads *
-              actual.model.sizes.memory_map.features,
-          "mass");
+  if (mass > 0) compare(a.mass, b.mass, actual.chunk_count() * mass, "mass");
   compare(a.gains, b.gains, actual.cell_count(), "gains");
   compare(actual.Choices().data(), expected.Choices().data(), actual.Choices().size(), "choices");
   EXPECT_EQ(actual.capped, expected.capped) << what;

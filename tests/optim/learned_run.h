@@ -19,9 +19,10 @@ class LearnedRun {
  public:
   LearnedRun(const OptimizerFactoryPtr& factory, std::vector<ParameterSpec> parameters,
              const kernels::CpuOptions& options = {.threads = 2},
-             const std::map<std::string, double>& hyperparameters = {})
+             const std::map<std::string, double>& hyperparameters = {},
+             StatePrecision precision = StatePrecision::kFull)
       : factory_(factory),
-        layout_(*ParameterLayout::Create(std::move(parameters))),
+        layout_(*ParameterLayout::Create(std::move(parameters), precision)),
         backend_(*kernels::CreateBackend("cpu", options)),
         optimizer_(*factory->Create(*backend_)),
         state_(*optimizer_->Init(layout_)),

@@ -167,6 +167,8 @@ class FakeDaemon:
             if request.HasField("end"):
                 if epoch != session.proto.epoch:
                     raise Refusal(grpc.StatusCode.ABORTED, "SUPERSEDED")
+                if request.end.HasField("loss"):
+                    begin.loss = request.end.loss
                 gradients = session.assemble(chunks, opened.gradient_encoding)
                 yield from self._answer(session, begin, gradients, opened.update_encoding)
 

@@ -135,6 +135,25 @@ def test_gradients_that_were_changed_are_refused(model, optimizer):
     train(model, optimizer, 1)
 
 
+def test_a_loss_that_is_told_late_goes_with_the_end(daemon, model, optimizer, monkeypatch):
+    train(model, optimizer, 1)
+    whole = []
+    stream = optimizer._lease.stream
+    original = stream._requests
+    monkeypatch.setattr(
+        stream,
+        "_requests",
+        lambda request, *rest: whole.append(request.HasField("begin")) or original(request, *rest),
+    )
+    optimizer.zero_grad()
+    backward(model)
+    optimizer.tell_loss(0.25)
+    optimizer.step()
+
+    assert whole == [False]  # Completed, not begun anew.
+    assert [b.loss for b in daemon.sessions[optimizer.session.name].begins] == [0, 0.25]
+
+
 def test_hooks_do_not_keep_the_optimizer_alive(daemon, client):
     model = make_model()
     optimizer = RemoteOptimizer(model.parameters(), client, overlap_backward=True)

@@ -210,17 +210,26 @@ def write_golden(weights: Path, folder: Path, plan: Plan = _STATE) -> Path:
     return path
 
 
-def write_test_weights(kind: str, folder: Path) -> Path:
+# Versions of test weights, and what their config has of its own.
+TEST_VERSIONS: dict[str, dict[str, Any]] = {
+    "0.0.1": {},
+    "0.0.2": {"write_rule": "delta"},
+    "0.0.3": {"write_rule": "recurrent_delta"},
+}
+
+
+def write_test_weights(kind: str, folder: Path, version: str = "0.0.1") -> Path:
     """Writes weights that no meta-training made: every part of the optimizer has its say in them.
 
     Args:
         kind: An optimizer, with its usual sizes.
-        folder: Where <kind>/0.0.1/weights.safetensors goes.
+        folder: Where <kind>/<version>/weights.safetensors goes.
+        version: One of TEST_VERSIONS.
     """
-    optimizer = make_optimizer({"kind": kind})
+    optimizer = make_optimizer({"kind": kind, **TEST_VERSIONS[version]})
     theta = optimizer.init_theta(jax.random.key(0))
     leaves, tree = jax.tree.flatten(theta.learned)
     keys = jax.random.split(jax.random.key(1), len(leaves))
     moved = [x + 0.2 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
     theta = Theta(jax.tree.unflatten(tree, moved), theta.fixed)
-    return export(optimizer, theta, folder / kind / "0.0.1", "0.0.1", {"run": "test"})
+    return export(optimizer, theta, folder / kind / version, version, {"run": "test"})

@@ -71,6 +71,8 @@ std::vector<GoldenParam> AllParams() {
   for (const char* isa : {"baseline", "avx2", "avx512"}) {
     params.push_back({"0.2.0", "", isa});
     for (const char* plan : {"", "shapes", "many"}) params.push_back({"0.0.1", plan, isa});
+    // The delta rule, and the recurrent one.
+    for (const char* version : {"0.0.2", "0.0.3"}) params.push_back({version, "", isa});
   }
   params.push_back({"0.0.1", "large", "auto"});
   return params;
@@ -78,8 +80,10 @@ std::vector<GoldenParam> AllParams() {
 
 std::string ParamName(const ::testing::TestParamInfo<GoldenParam>& param) {
   const auto& [version, plan, isa] = param.param;
-  return fmt::format("{}_{}_{}", version == "0.0.1" ? "test" : "shipped",
-                     plan.empty() ? "state" : plan, isa);
+  std::string name = version == "0.2.0" ? "shipped" : "test";
+  if (version == "0.0.2") name = "delta";
+  if (version == "0.0.3") name = "recurrent_delta";
+  return fmt::format("{}_{}_{}", name, plan.empty() ? "state" : plan, isa);
 }
 
 INSTANTIATE_TEST_SUITE_P(All, MnemosyneGoldenTest, ::testing::ValuesIn(AllParams()), ParamName);

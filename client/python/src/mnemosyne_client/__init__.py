@@ -13,12 +13,14 @@ from mnemosyne_client.errors import (
     SupersededError,
     UnavailableError,
 )
+from mnemosyne_client.moments import AdamMoments, adam_moments, put_adam_moments
 from mnemosyne_client.replay import StreamEvent
 from mnemosyne_client.session import Session, State
 from mnemosyne_client.stream import OptimizeStream, StepResult
 from mnemosyne_client.tensors import Update
 
 __all__ = [
+    "AdamMoments",
     "Client",
     "Credentials",
     "InvalidRequestError",
@@ -34,5 +36,7 @@ __all__ = [
     "SupersededError",
     "UnavailableError",
     "Update",
+    "adam_moments",
     "messages",
+    "put_adam_moments",
 ]

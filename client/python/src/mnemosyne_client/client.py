@@ -20,9 +20,15 @@ from mnemosyne_client.tensors import Grid, UpdateAssembler, encode, encoding_num
 
 Durability = Literal["snapshot", "step"]
 
+StatePrecision = Literal["full", "half"]
+
 _DURABILITIES = {
     "snapshot": messages.DURABILITY_SNAPSHOT,
     "step": messages.DURABILITY_STEP,
+}
+_STATE_PRECISIONS = {
+    "full": messages.STATE_PRECISION_FULL,
+    "half": messages.STATE_PRECISION_HALF,
 }
 
 
@@ -135,6 +141,7 @@ class Client:
         label: str = "",
         request_id: str | None = None,
         durability: Durability = "snapshot",
+        state_precision: StatePrecision = "full",
     ) -> Session:
         """Makes a session and reserves its memory.
 
@@ -156,6 +163,8 @@ class Client:
                 session. Keep it as secret as the token, which it stands for.
             durability: When a step survives a crash of a daemon that keeps sessions: with the next
                 `snapshot`, or as a `step`, before it is answered.
+            state_precision: `half` keeps 16 bits of each number that the state has for an
+                element, for optimizers whose entry in list_optimizers() has `half_state`.
 
         Raises:
             InvalidRequestError: The daemon refuses a value; the message says what is allowed.
@@ -174,6 +183,7 @@ class Client:
             horizon=horizon,
             label=label,
             durability=_DURABILITIES[durability],
+            state_precision=_STATE_PRECISIONS[state_precision],
         )
         request = messages.CreateSessionRequest(
             request_id=uuid.uuid4().hex if request_id is None else request_id, spec=spec

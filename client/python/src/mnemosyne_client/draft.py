@@ -60,7 +60,7 @@ class Draft:
         """Returns whether a step that begins like this can be completed from here."""
         expected = messages.StepBegin()
         expected.CopyFrom(begin)
-        # The loss is known too late to be told.
+        # The loss may be told at the end.
         expected.ClearField("loss")
         return connection is self.connection and expected == self.begin
 

@@ -123,7 +123,8 @@ class StepBegin(Message):
 
 class StepEnd(Message):
     step: int
-    def __init__(self, *, step: int | None = ...) -> None: ...
+    loss: float
+    def __init__(self, *, step: int | None = ..., loss: float | None = ...) -> None: ...
 
 class StepDone(Message):
     step: int
@@ -165,7 +166,8 @@ class Optimizer(Message):
     state_bytes_per_element: float
     learned: bool
     weights_hash: str
-    def __init__(self, *, name: str | None = ..., version: str | None = ..., description: str | None = ..., hyperparameters: Iterable[Hyperparameter] | None = ..., state_bytes_per_element: float | None = ..., learned: bool | None = ..., weights_hash: str | None = ...) -> None: ...
+    half_state: bool
+    def __init__(self, *, name: str | None = ..., version: str | None = ..., description: str | None = ..., hyperparameters: Iterable[Hyperparameter] | None = ..., state_bytes_per_element: float | None = ..., learned: bool | None = ..., weights_hash: str | None = ..., half_state: bool | None = ...) -> None: ...
 
 class ModelVersion(Message):
     name: str
@@ -209,6 +211,10 @@ STEP_MODE_ATOMIC: int
 DURABILITY_UNSPECIFIED: int
 DURABILITY_SNAPSHOT: int
 DURABILITY_STEP: int
+
+STATE_PRECISION_UNSPECIFIED: int
+STATE_PRECISION_FULL: int
+STATE_PRECISION_HALF: int
 
 class ParameterSpec(Message):
     name: str
@@ -263,8 +269,9 @@ class SessionSpec(Message):
     worker_count: int
     label: str
     weights_hash: str
+    state_precision: int
     durability: int
-    def __init__(self, *, optimizer: str | None = ..., optimizer_version: str | None = ..., parameters: Iterable[ParameterSpec] | None = ..., groups: Iterable[ParameterGroup] | None = ..., hyperparameters: Mapping[str, float] | None = ..., schedule: LearningRateSchedule | None = ..., clipping: GradientClipping | None = ..., non_finite_policy: int | None = ..., step_mode: int | None = ..., horizon: int | None = ..., worker_count: int | None = ..., label: str | None = ..., weights_hash: str | None = ..., durability: int | None = ...) -> None: ...
+    def __init__(self, *, optimizer: str | None = ..., optimizer_version: str | None = ..., parameters: Iterable[ParameterSpec] | None = ..., groups: Iterable[ParameterGroup] | None = ..., hyperparameters: Mapping[str, float] | None = ..., schedule: LearningRateSchedule | None = ..., clipping: GradientClipping | None = ..., non_finite_policy: int | None = ..., step_mode: int | None = ..., horizon: int | None = ..., worker_count: int | None = ..., label: str | None = ..., weights_hash: str | None = ..., state_precision: int | None = ..., durability: int | None = ...) -> None: ...
 
 class Session(Message):
     name: str

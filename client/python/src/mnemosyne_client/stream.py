@@ -187,11 +187,14 @@ class OptimizeStream:
         finally:
             self._in_use.release()
 
-    def begin_early(self, learning_rates: Sequence[float] = ()) -> Draft | None:
+    def begin_early(
+        self, learning_rates: Sequence[float] = (), parameter_rms: Sequence[float] = ()
+    ) -> Draft | None:
         """Begins the next step before all its gradients are there.
 
         Args:
             learning_rates: As step() takes them.
+            parameter_rms: As step() takes it. The loss is told with step().
 
         Returns:
             What takes gradients until step() is called with it; None if the daemon is away, in
@@ -206,7 +209,9 @@ class OptimizeStream:
             self._link.drop()
             return None
         connection.keep_alive(self._link.opened.heartbeat_seconds, self.last_step)
-        begin = messages.StepBegin(step=self.last_step + 1, learning_rates=learning_rates)
+        begin = messages.StepBegin(
+            step=self.last_step + 1, learning_rates=learning_rates, parameter_rms=parameter_rms
+        )
         return Draft(
             connection, begin, self._grid(), self._gradient_encoding, checksums=self._checksums
         )
@@ -392,11 +397,13 @@ class OptimizeStream:
         connection.keep_alive(opened.heartbeat_seconds, begin.step - 1)
         if draft is not None and draft.fits(connection, begin):
             rest = [None if draft.has(i) else array for i, array in enumerate(arrays)]
-            connection.send(self._requests(messages.OptimizeRequest(), begin.step, rest))
-        else:
-            connection.send(
-                self._requests(messages.OptimizeRequest(begin=begin), begin.step, arrays)
+            end = messages.StepEnd(
+                step=begin.step, loss=begin.loss if begin.HasField("loss") else None
             )
+            connection.send(self._requests(messages.OptimizeRequest(), end, rest))
+        else:
+            end = messages.StepEnd(step=begin.step)
+            connection.send(self._requests(messages.OptimizeRequest(begin=begin), end, arrays))
         # The daemon counts as gone after this long without a message.
         longest_silence = max(3.0 * opened.heartbeat_seconds, self._client.timeout)
         while True:
@@ -413,7 +420,7 @@ class OptimizeStream:
                 return StepResult(response.done.step, assembler.updates(), response.done)
 
     def _requests(
-        self, request: messages.OptimizeRequest, step: int, arrays: list[Any]
+        self, request: messages.OptimizeRequest, end: messages.StepEnd, arrays: list[Any]
     ) -> Iterator[messages.OptimizeRequest]:
         """Yields `request`, filled with chunks, and all that follow it until the end."""
         groups = self._grid().pack(arrays, checksums=self._checksums)
@@ -423,7 +430,7 @@ class OptimizeStream:
             yield request
             request, pending = messages.OptimizeRequest(), group
         request.chunks.extend(pending)
-        request.end.step = step
+        request.end.CopyFrom(end)
         yield request
 
     def _grid(self) -> Grid:

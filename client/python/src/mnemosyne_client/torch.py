@@ -17,7 +17,7 @@ from mnemosyne_client._torch_options import OptionTable
 from mnemosyne_client._torch_overlap import BackwardOverlap
 from mnemosyne_client._torch_state import MASTER, fill_state, merge_states, tensors_of_state
 from mnemosyne_client._torch_tensors import ParameterMirror
-from mnemosyne_client.client import Client, Durability
+from mnemosyne_client.client import Client, Durability, StatePrecision
 from mnemosyne_client.draft import Draft
 from mnemosyne_client.errors import InvalidRequestError, SessionLostError
 from mnemosyne_client.patience import OnUnavailable
@@ -70,6 +70,7 @@ class RemoteOptimizer(torch.optim.Optimizer):
         replay_bytes: int = 256 << 20,
         replay_folder: str | None = None,
         on_event: Callable[[StreamEvent], None] | None = None,
+        state_precision: StatePrecision = "full",
         **options: Any,
     ) -> None:
         """Makes the session.
@@ -104,6 +105,7 @@ class RemoteOptimizer(torch.optim.Optimizer):
             replay_bytes: As OptimizeStream takes it.
             replay_folder: As OptimizeStream takes it.
             on_event: As OptimizeStream takes it.
+            state_precision: `half` keeps a state of 16 bits a number, for optimizers that have one.
             **options: Options of the optimizer for groups that do not set them.
 
         Raises:
@@ -127,6 +129,7 @@ class RemoteOptimizer(torch.optim.Optimizer):
             "non_finite_policy": non_finite_policy,
             "label": label,
             "durability": durability,
+            "state_precision": state_precision,
         }
         self._stream_options = {
             "gradient_encoding": gradient_encoding,
@@ -144,6 +147,7 @@ class RemoteOptimizer(torch.optim.Optimizer):
         self._names: dict[torch.Tensor, str] = {}
         self._hints = {} if model is None else hints_of_model(model)
         self._scales_are_due = False
+        self._scales: list[float] = []
         self._mirrors: list[ParameterMirror] = []
         self._overlaps_backward = overlap_backward
         self._overlap: BackwardOverlap | None = None
@@ -387,6 +391,7 @@ class RemoteOptimizer(torch.optim.Optimizer):
         self._lease.close_stream()
         self._lease.session = session
         self._scales_are_due = bool(session.details.spec.weights_hash)
+        self._scales = []
         self._group_values = [dict(g.hyperparameters) for g in session.details.spec.groups]
         self._hook_parameters()
 
@@ -404,7 +409,7 @@ class RemoteOptimizer(torch.optim.Optimizer):
             if optimizer is None or optimizer._lease.session is None:
                 return None
             stream = optimizer._lease.open_stream(optimizer._stream_options)
-            draft = stream.begin_early(optimizer._tell_changed_values())
+            draft = stream.begin_early(optimizer._tell_changed_values(), optimizer._due_scales())
             return None if draft is None else (draft, optimizer._decay_of_each())
 
         self._overlap = BackwardOverlap(self._mirrors, begin)
@@ -445,10 +450,10 @@ class RemoteOptimizer(torch.optim.Optimizer):
             gradients,
             loss=loss,
             learning_rates=learning_rates,
-            parameter_rms=self._scales() if self._scales_are_due else (),
+            parameter_rms=self._due_scales(),
             draft=draft,
         )
-        self._scales_are_due = False
+        self._scales_are_due, self._scales = False, []
         for mirror, update in zip(self._mirrors, result.updates):
             mirror.forget_gradient()
             if update is not None:
@@ -458,10 +463,16 @@ class RemoteOptimizer(torch.optim.Optimizer):
         hint = self._hints.get(parameter)
         return hint or hint_of_name(self._names.get(parameter, ""), parameter)
 
-    def _scales(self) -> list[float]:
-        """Returns the root mean square of each parameter, which learned optimizers start from."""
+    def _due_scales(self) -> list[float]:
+        """Returns the root mean square of each parameter, which learned optimizers start from.
+
+        It is empty once it has been told; until then it is measured once.
+        """
+        if not self._scales_are_due or self._scales:
+            return self._scales
         squares = [p.detach().float().square().mean() for _, p in self._flat_parameters()]
-        return [float(square) ** 0.5 for square in squares]
+        self._scales = [float(square) ** 0.5 for square in squares]
+        return self._scales
 
     def _tell_changed_values(self) -> list[float]:
         """Tells the daemon of changed options; returns the learning rates if one has changed."""
