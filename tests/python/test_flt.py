@@ -41,7 +41,9 @@ def waves_of(spec: FltSpec, parameters, base):
     weights, centers, log_variances = parameters.double().split(modes, dim=1)
     density = torch.exp(-0.5 * (xi / scale) ** 2) / (2 * torch.pi) ** 0.5 / scale
     bumps = sum(
-        torch.exp(-((s * xi[None, None] - centers[..., None]) ** 2) / log_variances.exp()[..., None])
+        torch.exp(
+            -((s * xi[None, None] - centers[..., None]) ** 2) / log_variances.exp()[..., None]
+        )
         for s in (1, -1)
     )
     return xi, (weights[..., None] * bumps).sum(1) * 0.5 / (len(xi) * density)
@@ -140,8 +142,14 @@ def test_the_module_trains_its_encoding_and_is_saved_whole():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda x: x.update(positions=torch.zeros(7)), r"positions is \[7, 1\], expected \[20, 1\]"),
-        (lambda x: x.update(k=x["k"][:, :, :19]), r"k is \[2, 2, 19, 8\], expected \[2, 2, 20, 8\]"),
+        (
+            lambda x: x.update(positions=torch.zeros(7)),
+            r"positions is \[7, 1\], expected \[20, 1\]",
+        ),
+        (
+            lambda x: x.update(k=x["k"][:, :, :19]),
+            r"k is \[2, 2, 19, 8\], expected \[2, 2, 20, 8\]",
+        ),
         (lambda x: x.update(k=x["k"].double()), "k is neither float32 nor bfloat16 nor float16"),
         (lambda x: x.update(q=x["q"].double()), r"q is torch\.float64"),
         (lambda x: x.update(rpe=Rpe("fourier")), "unknown positional encoding: fourier"),

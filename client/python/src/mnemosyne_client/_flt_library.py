@@ -169,9 +169,7 @@ def sizes(config: Config) -> Sizes:
 class Kernel:
     """A prepared kernel; freed with this object."""
 
-    def __init__(
-        self, config: Config, base: Any, parameters: Any, projection: Any
-    ) -> None:
+    def __init__(self, config: Config, base: Any, parameters: Any, projection: Any) -> None:
         """Makes one of float32 arrays on the host, as (address, count) pairs."""
         self._handle = ctypes.c_void_p()
         check(
