@@ -22,7 +22,8 @@ grpc::ServerUnaryReactor* AttentionService::ListKernels(grpc::CallbackServerCont
   return reactor;
 }
 
-absl::Status AttentionService::Own(grpc::CallbackServerContext* context, StreamOwner& owner) {
+absl::StatusOr<std::shared_ptr<CallWatch>> AttentionService::Admit(
+    grpc::CallbackServerContext* context, StreamOwner& owner) {
   MNEMO_ASSIGN_OR_RETURN(owner.caller, gatekeeper_.Identify(*context));
   MNEMO_ASSIGN_OR_RETURN(owner.share, quotas_.Take(owner.caller.tenant, {.streams = 1}));
   owner.record = [this, caller = owner.caller, peer = context->peer()](std::string_view action,
@@ -30,18 +31,16 @@ absl::Status AttentionService::Own(grpc::CallbackServerContext* context, StreamO
                                                                        const absl::Status& status) {
     gatekeeper_.Record(peer, caller, action, session, status);
   };
-  return absl::OkStatus();
+  auto watch = std::make_shared<CallWatch>(context, idle_seconds_, clock_);
+  MNEMO_RETURN_IF_ERROR(streams_.Add(watch));
+  return watch;
 }
 
 grpc::ServerBidiReactor<v1::AttendRequest, v1::AttendResponse>* AttentionService::Attend(
     grpc::CallbackServerContext* context) {
   StreamOwner owner;
-  absl::Status status = Own(context, owner);
-  auto watch = std::make_shared<CallWatch>(context, idle_seconds_, clock_);
-  if (status.ok()) status = streams_.Add(watch);
-  absl::StatusOr<std::shared_ptr<CallWatch>> granted = status;
-  if (status.ok()) granted = std::move(watch);
-  return StartAttend(executor_, budget_, quotas_, std::move(owner), std::move(granted));
+  auto watch = Admit(context, owner);
+  return StartAttend(executor_, budget_, quotas_, std::move(owner), std::move(watch));
 }
 
 }  // namespace mnemosyne::server

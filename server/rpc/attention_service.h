@@ -40,8 +40,10 @@ class AttentionService final : public v1::AttentionService::CallbackService {
       grpc::CallbackServerContext* context) override;
 
  private:
-  // Who makes the call, with its share of the tenant's streams.
-  absl::Status Own(grpc::CallbackServerContext* context, StreamOwner& owner);
+  // Sets who makes the call, with its share of the tenant's streams, and has the call watched.
+  // Errors as Gatekeeper::Identify, TenantQuotas::Take and StreamRegistry::Add.
+  absl::StatusOr<std::shared_ptr<CallWatch>> Admit(grpc::CallbackServerContext* context,
+                                                   StreamOwner& owner);
 
   StepExecutor& executor_;
   MemoryBudget& budget_;

@@ -14,8 +14,9 @@ import argparse
 import time
 
 import torch
-from mnemosyne_client.flt import FLTAttention, Rpe
 from sklearn.datasets import load_digits
+
+from mnemosyne_client.flt import FLTAttention, Rpe
 
 
 class Block(torch.nn.Module):
