@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from mnemosyne_client import Encoding, InvalidRequestError, Kernel, ResourceExhaustedError
+from mnemosyne_client import Client, Encoding, InvalidRequestError, Kernel, ResourceExhaustedError
 
 HEADS, DIM, WIDTH, FEATURES, WAVES = 2, 8, 6, 16, 4
 RANDOM = np.random.default_rng(0)
@@ -130,8 +134,6 @@ def test_says_what_is_wrong_with_numbers(tcp_client):
 
 
 def test_a_block_that_has_no_room_is_refused(own_daemon):
-    from mnemosyne_client import Client
-
     daemon = own_daemon("--memory-max", "1MiB")
     with Client(daemon.tcp, wait_seconds=20, timeout=30) as client:
         client.attend(*arrays(10), kernel=kernel())
@@ -139,3 +141,30 @@ def test_a_block_that_has_no_room_is_refused(own_daemon):
             client.attend(*arrays(20_000), kernel=kernel())
         # What a refused or finished block held has come back.
         client.attend(*arrays(10), kernel=kernel())
+
+
+def test_mnemosynectl_attends_on_files(daemon, tmp_path):
+    q, k, v = arrays(30)
+    for name, values in (("q", q), ("k", k), ("v", v.astype(np.float64))):
+        np.save(tmp_path / f"{name}.npy", values)
+    ctl = Path(os.environ["MNEMOSYNED"]).with_name("mnemosynectl")
+    command = [ctl, "--address", daemon.tcp, "attend", "--causal", "--features", "32"]
+    for name in ("q", "k", "v", "out"):
+        command += [f"--{name}", tmp_path / f"{name}.npy"]
+    encoding = ["--rpe", "shift_invariant", "--parameters", "0.4,-3", "--waves", "8"]
+
+    told = subprocess.run([*command, *encoding], capture_output=True, text=True, check=False)
+
+    assert told.returncode == 0, told.stderr
+    out = np.load(tmp_path / "out.npy")
+    with Client(daemon.tcp) as client:
+        same = Encoding("shift_invariant", [[0.4, -3]] * HEADS, waves=8)
+        expected = client.attend(
+            q, k, v, kernel=Kernel(encoding=same, causal=True, features=32)
+        ).out
+    np.testing.assert_array_equal(out, expected)
+    told = subprocess.run(
+        [*command, "--rpe", "fourier"], capture_output=True, text=True, check=False
+    )
+    assert told.returncode == 1
+    assert "unknown positional encoding: fourier" in told.stderr
