@@ -193,7 +193,6 @@ absl::Status PendingStep::CheckComplete() const {
 
 std::string PendingStep::NextUpdates(DataType encoding, size_t payload_bytes, bool checksums) {
   const codec::ChunkGrid& grid = session_->grid();
-  const auto parameters = session_->layout().parameters();
   std::string message;
   size_t used = 0;
   while (!exhausted()) {

@@ -4,6 +4,9 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstdint>
+#include <filesystem>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -188,7 +191,9 @@ absl::StatusOr<SnapshotReport> TakeSnapshot(const std::shared_ptr<Session>& sess
   MNEMO_RETURN_IF_ERROR(writer->Write(std::as_bytes(std::span(capture.clocks))));
   MNEMO_RETURN_IF_ERROR(writer->Write(capture.last_step));
   MNEMO_RETURN_IF_ERROR(writer->Commit());
-  report.byte_count = static_cast<int64_t>(std::filesystem::file_size(report.generation.path));
+  std::error_code gone;  // The session may have been deleted meanwhile, with its folder.
+  const uintmax_t bytes = std::filesystem::file_size(report.generation.path, gone);
+  report.byte_count = gone ? 0 : static_cast<int64_t>(bytes);
   report.total_seconds = Seconds(clock.MonotonicNow() - start);
   return report;
 }

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-
 import numpy as np
 import pytest
 from e2e_chaos import Daemons, Job, discover, disturbed, train
@@ -154,7 +152,6 @@ def test_a_full_disk_is_told_and_stops_no_step(state):
                 break
         assert client.server_info().state_keeping.error == "DISK_FULL"
         assert client.get_session(job.session.name).durability_error == "DISK_FULL"
-    daemon.process.send_signal(signal.SIGTERM)
     assert daemon.stop() == 0
 
 
