@@ -1,8 +1,8 @@
 """Draws what FLT attention on the daemon attends to, beside exact attention with the exact mask.
 
 Two examples: the points of a helix in R^3 with a local ball around each, and a sentence with a
-window over the characters before each, where equal characters attract. Values are unit vectors, so that
-the outputs are the attention weights themselves.
+window over the characters before each, where equal characters attract. Values are unit vectors, so
+that the outputs are the attention weights themselves.
 
     python3 client/examples/flt/draw_masks.py --address localhost:50051 --out masks.png
 """
