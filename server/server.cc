@@ -163,7 +163,9 @@ Server::Server(const ServerConfig& config, Security security,
       gatekeeper_(*security_.policy, *security_.audit, connections_),
       reloader_(models_),
       service_(models_, reloader_, store_, *executor_, streams_, gatekeeper_,
-               MakeStreamLimits(config), clock) {
+               MakeStreamLimits(config), clock),
+      attention_(*executor_, budget_, quotas_, streams_, gatekeeper_,
+                 static_cast<int32_t>(config.stream_idle_seconds), clock) {
   quotas_.set_everyone({.steps_per_second = config.steps_per_second,
                         .creations_per_minute = config.sessions_per_minute});
 }
@@ -209,6 +211,7 @@ absl::Status Server::Listen() {
   grpc::ServerBuilder builder;
   SetBounds(config_, builder);
   builder.RegisterService(&service_);
+  builder.RegisterService(&attention_);
   const auto clients = config_.tls_clients == "require" ? ClientCertificates::kRequired
                                                         : ClientCertificates::kRequested;
   std::vector<TcpListener::Acceptor> acceptors;

@@ -12,6 +12,7 @@
 #include "server/config/server_config.h"
 #include "server/model/model_registry.h"
 #include "server/model/model_reloader.h"
+#include "server/rpc/attention_service.h"
 #include "server/rpc/connection_guard.h"
 #include "server/rpc/gatekeeper.h"
 #include "server/rpc/keep_awake.h"
@@ -95,6 +96,7 @@ class Server {
   Gatekeeper gatekeeper_;
   ModelReloader reloader_;
   OptimizerService service_;
+  AttentionService attention_;
   std::vector<std::shared_ptr<grpc::ServerCredentials>> credentials_;  // Outlive the server below.
   std::unique_ptr<SocketListener> socket_;
   std::vector<std::unique_ptr<TcpListener>> listeners_;

@@ -37,6 +37,7 @@ void AddOptimizersCommand(CLI::App& app, const GlobalOptions& options, Action& a
 void AddModelsCommand(CLI::App& app, const GlobalOptions& options, Action& action);
 void AddReloadCommand(CLI::App& app, const GlobalOptions& options, Action& action);
 void AddSessionsCommand(CLI::App& app, const GlobalOptions& options, Action& action);
+void AddAttendCommand(CLI::App& app, const GlobalOptions& options, Action& action);
 void AddBenchCommand(CLI::App& app, const GlobalOptions& options, Action& action);
 void AddHealthCommand(CLI::App& app, const GlobalOptions& options, Action& action);
 void AddTokenCommand(CLI::App& app, const GlobalOptions& options, Action& action);

@@ -16,6 +16,8 @@ constexpr char kFooter[] =
     "Examples:\n"
     "  mnemosynectl health\n"
     "  mnemosynectl --address unix:/run/mnemosyne/mnemosyned.sock sessions list\n"
+    "  mnemosynectl attend --q q.npy --k k.npy --v v.npy --rpe shift_invariant \\\n"
+    "      --parameters 0.5,-4 --out out.npy\n"
     "  mnemosynectl bench --parameters 1e7 --optimizer adamw --seconds 10\n";
 
 int Main(int argc, char** argv) {
@@ -49,6 +51,7 @@ int Main(int argc, char** argv) {
   AddReloadCommand(app, options, action);
   AddSessionsCommand(app, options, action);
   AddBenchCommand(app, options, action);
+  AddAttendCommand(app, options, action);
   AddTokenCommand(app, options, action);
   AddHealthCommand(app, options, action);
   AddVersionCommand(app, options, action);

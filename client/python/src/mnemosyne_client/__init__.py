@@ -2,6 +2,7 @@
 
 from mnemosyne_client import _fork as _fork  # Before anything that imports gRPC.
 from mnemosyne_client import messages
+from mnemosyne_client.attention import Attention, AttentionStream, Encoding, Kernel
 from mnemosyne_client.client import Client
 from mnemosyne_client.credentials import Credentials
 from mnemosyne_client.errors import (
@@ -21,9 +22,13 @@ from mnemosyne_client.tensors import Update
 
 __all__ = [
     "AdamMoments",
+    "Attention",
+    "AttentionStream",
     "Client",
     "Credentials",
+    "Encoding",
     "InvalidRequestError",
+    "Kernel",
     "MnemosyneError",
     "OptimizeStream",
     "ResourceExhaustedError",

@@ -1,4 +1,4 @@
-"""The methods of `OptimizerService` on a channel, and the channel's options."""
+"""The methods of the daemon's services on a channel, and the channel's options."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from mnemosyne_client import messages
 from mnemosyne_client.credentials import Credentials
 
 _SERVICE = "/mnemosyne.v1.OptimizerService/"
+_ATTENTION = "/mnemosyne.v1.AttentionService/"
 
 # The newest revision of the protocol that this package speaks.
 PROTOCOL_REVISION = 1
@@ -41,15 +42,15 @@ def open_channel(address: str, credentials: Credentials) -> grpc.Channel:
 
 
 class Methods:
-    """One callable for each method of the service."""
+    """One callable for each method of the services."""
 
     def __init__(self, channel: grpc.Channel, credentials: Credentials):
         """Binds the methods to `channel`; each call says who makes it."""
         metadata = credentials.metadata()
 
-        def bind(kind: str, name: str, request: str, response: str) -> Any:
+        def bind(kind: str, name: str, request: str, response: str, service: str = _SERVICE) -> Any:
             method = getattr(channel, kind)(
-                _SERVICE + name,
+                service + name,
                 request_serializer=getattr(messages, request).SerializeToString,
                 response_deserializer=getattr(messages, response).FromString,
             )
@@ -70,6 +71,10 @@ class Methods:
         self.rewind_session = unary("RewindSession")
         self.drain = unary("Drain")
         self.get_server_info = unary("GetServerInfo")
+        self.list_kernels = bind(
+            "unary_unary", "ListKernels", "ListKernelsRequest", "ListKernelsResponse", _ATTENTION
+        )
+        self.attend = bind("stream_stream", "Attend", "AttendRequest", "AttendResponse", _ATTENTION)
         self.optimize = bind("stream_stream", "Optimize", "OptimizeRequest", "OptimizeResponse")
         self.export_state = bind(
             "unary_stream", "ExportState", "ExportStateRequest", "ExportStateResponse"

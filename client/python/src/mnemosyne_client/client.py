@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from mnemosyne_client import messages
 from mnemosyne_client._wire import Methods
+from mnemosyne_client.attention import Attention, AttentionStream, Kernel
 from mnemosyne_client.caller import Caller
 from mnemosyne_client.credentials import Credentials
 from mnemosyne_client.errors import UnavailableError
@@ -387,6 +388,49 @@ class Client:
         request = messages.RewindSessionRequest(name=session.name, token=session.token, pin=pin)
         response = self._caller.call("rewind_session", request, messages.RewindSessionResponse)
         return response.session
+
+    def list_kernels(self) -> messages.ListKernelsResponse:
+        """Returns what kernels of attention can be made of, and the bounds of sizes."""
+        return self._caller.call(
+            "list_kernels", messages.ListKernelsRequest(), messages.ListKernelsResponse
+        )
+
+    def attend(
+        self,
+        q: npt.ArrayLike,
+        k: npt.ArrayLike,
+        v: npt.ArrayLike,
+        positions: npt.ArrayLike | None = None,
+        *,
+        kernel: Kernel | None = None,
+        mask: npt.ArrayLike | None = None,
+        sequence_starts: Sequence[int] = (),
+    ) -> Attention:
+        """Attends on the daemon's device, within one block; see AttentionStream.attend.
+
+        Args:
+            q: Queries [batch, heads, length, dim].
+            k: Keys, as the queries.
+            v: Values [batch, heads, length, value_dim].
+            positions: [length], [length, l] or [batch, length, l]; by default 0, 1, 2, ...
+            kernel: What is computed; by default FAVOR+ without positions.
+            mask: [batch, length], 0 for padding.
+            sequence_starts: Where packed sequences start, and the length at the end.
+
+        Raises:
+            InvalidRequestError: The daemon found something wrong with the arrays.
+            ResourceExhaustedError: There is no room for the block.
+        """
+        with self.open_attention(kernel) as stream:
+            return stream.attend(q, k, v, positions, mask=mask, sequence_starts=sequence_starts)
+
+    def open_attention(
+        self, kernel: Kernel | None = None, *, keep_state: bool = False
+    ) -> AttentionStream:
+        """Returns a stream of blocks; with `keep_state`, pieces of one causal sequence."""
+        return AttentionStream(
+            self.methods.attend, kernel if kernel is not None else Kernel(), keep_state=keep_state
+        )
 
     def drain(self) -> None:
         """Asks the daemon to end as SIGTERM does; only over its Unix-domain socket."""

@@ -229,7 +229,7 @@ class _FltAttention(torch.autograd.Function):
     """The kernels with their gradients."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         q: torch.Tensor,
         k: torch.Tensor,
@@ -259,7 +259,7 @@ class _FltAttention(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, gradient: torch.Tensor) -> Any:
         q, k, v, out, normalizers = ctx.saved_tensors
         options: _Options = ctx.options
         if options.state is not None:

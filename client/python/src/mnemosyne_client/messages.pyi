@@ -30,6 +30,138 @@ class _Messages(Generic[_T]):
     def __getitem__(self, index: int) -> _T: ...
     def __delitem__(self, index: slice) -> None: ...
 
+DATA_TYPE_UNSPECIFIED: int
+DATA_TYPE_FLOAT32: int
+DATA_TYPE_BFLOAT16: int
+DATA_TYPE_FLOAT16: int
+DATA_TYPE_FLOAT64: int
+
+class TensorChunk(Message):
+    parameter: int
+    cell: int
+    decay: float
+    scale: float
+    crc32c: int
+    payload: bytes
+    def __init__(self, *, parameter: int | None = ..., cell: int | None = ..., decay: float | None = ..., scale: float | None = ..., crc32c: int | None = ..., payload: bytes | None = ...) -> None: ...
+
+ATTENTION_TENSOR_UNSPECIFIED: int
+ATTENTION_TENSOR_QUERIES: int
+ATTENTION_TENSOR_KEYS: int
+ATTENTION_TENSOR_VALUES: int
+ATTENTION_TENSOR_POSITIONS: int
+ATTENTION_TENSOR_MASK: int
+ATTENTION_TENSOR_STATE: int
+ATTENTION_TENSOR_OUTPUT: int
+
+class ListKernelsRequest(Message):
+    def __init__(self) -> None: ...
+
+class ListKernelsResponse(Message):
+    @property
+    def feature_maps(self) -> _Scalars[str]: ...
+    @property
+    def encodings(self) -> _Scalars[str]: ...
+    @property
+    def types(self) -> _Scalars[int]: ...
+    dim_max: int
+    features_max: int
+    waves_max: int
+    positions_max: int
+    length_max: int
+    device: str
+    def __init__(self, *, feature_maps: Iterable[str] | None = ..., encodings: Iterable[str] | None = ..., types: Iterable[int] | None = ..., dim_max: int | None = ..., features_max: int | None = ..., waves_max: int | None = ..., positions_max: int | None = ..., length_max: int | None = ..., device: str | None = ...) -> None: ...
+
+class PositionalEncoding(Message):
+    kind: str
+    positions: int
+    waves: int
+    modes: int
+    signed: bool
+    multiplicative: bool
+    squared: bool
+    clamp_negative_masks: bool
+    frequency_scale: float
+    norm_max: float
+    @property
+    def parameters(self) -> _Scalars[float]: ...
+    @property
+    def base_frequencies(self) -> _Scalars[float]: ...
+    def __init__(self, *, kind: str | None = ..., positions: int | None = ..., waves: int | None = ..., modes: int | None = ..., signed: bool | None = ..., multiplicative: bool | None = ..., squared: bool | None = ..., clamp_negative_masks: bool | None = ..., frequency_scale: float | None = ..., norm_max: float | None = ..., parameters: Iterable[float] | None = ..., base_frequencies: Iterable[float] | None = ...) -> None: ...
+
+class AttentionKernel(Message):
+    heads: int
+    dim: int
+    value_dim: int
+    feature_map: str
+    features: int
+    scale: float
+    @property
+    def encoding(self) -> PositionalEncoding: ...
+    @property
+    def projection(self) -> _Scalars[float]: ...
+    seed: int
+    causal: bool
+    type: int
+    def __init__(self, *, heads: int | None = ..., dim: int | None = ..., value_dim: int | None = ..., feature_map: str | None = ..., features: int | None = ..., scale: float | None = ..., encoding: PositionalEncoding | None = ..., projection: Iterable[float] | None = ..., seed: int | None = ..., causal: bool | None = ..., type: int | None = ...) -> None: ...
+
+class AttendOpen(Message):
+    @property
+    def kernel(self) -> AttentionKernel: ...
+    keep_state: bool
+    def __init__(self, *, kernel: AttentionKernel | None = ..., keep_state: bool | None = ...) -> None: ...
+
+class AttendOpened(Message):
+    features: int
+    waves: int
+    state_floats: int
+    def __init__(self, *, features: int | None = ..., waves: int | None = ..., state_floats: int | None = ...) -> None: ...
+
+class AttendBegin(Message):
+    batch: int
+    length: int
+    positions_per_batch: bool
+    has_mask: bool
+    has_state: bool
+    @property
+    def sequence_starts(self) -> _Scalars[int]: ...
+    def __init__(self, *, batch: int | None = ..., length: int | None = ..., positions_per_batch: bool | None = ..., has_mask: bool | None = ..., has_state: bool | None = ..., sequence_starts: Iterable[int] | None = ...) -> None: ...
+
+class AttentionPart(Message):
+    tensor: int
+    offset: int
+    payload: bytes
+    def __init__(self, *, tensor: int | None = ..., offset: int | None = ..., payload: bytes | None = ...) -> None: ...
+
+class AttendEnd(Message):
+    return_state: bool
+    def __init__(self, *, return_state: bool | None = ...) -> None: ...
+
+class AttendDone(Message):
+    rows: int
+    clamped_rows: int
+    def __init__(self, *, rows: int | None = ..., clamped_rows: int | None = ...) -> None: ...
+
+class AttendRequest(Message):
+    @property
+    def open(self) -> AttendOpen: ...
+    @property
+    def begin(self) -> AttendBegin: ...
+    @property
+    def data(self) -> AttentionPart: ...
+    @property
+    def end(self) -> AttendEnd: ...
+    def __init__(self, *, open: AttendOpen | None = ..., begin: AttendBegin | None = ..., data: AttentionPart | None = ..., end: AttendEnd | None = ...) -> None: ...
+
+class AttendResponse(Message):
+    @property
+    def opened(self) -> AttendOpened: ...
+    @property
+    def data(self) -> AttentionPart: ...
+    @property
+    def done(self) -> AttendDone: ...
+    def __init__(self, *, opened: AttendOpened | None = ..., data: AttentionPart | None = ..., done: AttendDone | None = ...) -> None: ...
+
 class Any(Message):
     type_url: str
     value: bytes
@@ -64,21 +196,6 @@ class GuardReport(Message):
     trips: int
     capped_chunks: int
     def __init__(self, *, level: float | None = ..., trips: int | None = ..., capped_chunks: int | None = ...) -> None: ...
-
-DATA_TYPE_UNSPECIFIED: int
-DATA_TYPE_FLOAT32: int
-DATA_TYPE_BFLOAT16: int
-DATA_TYPE_FLOAT16: int
-DATA_TYPE_FLOAT64: int
-
-class TensorChunk(Message):
-    parameter: int
-    cell: int
-    decay: float
-    scale: float
-    crc32c: int
-    payload: bytes
-    def __init__(self, *, parameter: int | None = ..., cell: int | None = ..., decay: float | None = ..., scale: float | None = ..., crc32c: int | None = ..., payload: bytes | None = ...) -> None: ...
 
 class OpenStream(Message):
     session: str
