@@ -210,7 +210,7 @@ class Reader {
   absl::StatusOr<std::array<int64_t, 2>> MakeSizes(size_t inputs, size_t wanted,
                                                    kernels::FeatureMapSizes& map) {
     map.inputs = inputs;
-    map.features = NearestFeatureCount(feature_map_, inputs, wanted);
+    map.features = kernels::NearestFeatureCount(feature_map_, inputs, wanted);
     if (map.features > kernels::kMnemosyneWidthMax) {
       return InvalidArgument("wrong config: the map {} has {} features, the most is {}",
                              feature_map_, map.features, kernels::kMnemosyneWidthMax);

@@ -74,12 +74,14 @@ class Tensor {
 class AttendReactor final : public grpc::ServerBidiReactor<v1::AttendRequest, v1::AttendResponse> {
  public:
   AttendReactor(StepExecutor& executor, MemoryBudget& budget, TenantQuotas& quotas,
-                StreamOwner owner, absl::StatusOr<std::shared_ptr<CallWatch>> watch)
+                StreamOwner owner, absl::StatusOr<std::shared_ptr<CallWatch>> watch,
+                ConnectionCall call)
       : executor_(executor),
         budget_(budget),
         quotas_(quotas),
         owner_(std::move(owner)),
-        watch_(std::move(watch)) {
+        watch_(std::move(watch)),
+        call_(std::move(call)) {
     if (watch_.ok()) {
       StartRead(&request_);
     } else {
@@ -91,14 +93,16 @@ class AttendReactor final : public grpc::ServerBidiReactor<v1::AttendRequest, v1
     if (!ok) {
       return End(begun_ ? Violation("the stream ended within a block") : absl::OkStatus());
     }
-    (*watch_)->Progress();
-    const absl::Status status = Take();
+    call_.Took(static_cast<int64_t>(request_.ByteSizeLong()));
+    absl::Status status = (*watch_)->Progress();
+    if (status.ok()) status = Take();
     if (!status.ok()) End(status);
   }
 
   void OnWriteDone(bool ok) override {
     if (!ok) return End(Unavailable("the client has gone"));
-    (*watch_)->Progress();
+    call_.Answers(0);
+    if (const absl::Status status = (*watch_)->Progress(); !status.ok()) return End(status);
     WriteNext();
   }
 
@@ -148,9 +152,14 @@ class AttendReactor final : public grpc::ServerBidiReactor<v1::AttendRequest, v1
       opened.set_features(static_cast<int32_t>(kernel_->sizes.map.features));
       opened.set_waves(static_cast<int32_t>(kernel_->sizes.waves));
       opened.set_state_floats(static_cast<int64_t>(kernels::FltStateCount(kernel_->sizes)));
-      StartWrite(&response_);
+      Write();
       return absl::OkStatus();
     });
+  }
+
+  void Write() {
+    call_.Answers(static_cast<int64_t>(response_.ByteSizeLong()));
+    StartWrite(&response_);
   }
 
   absl::Status TakeBegin() {
@@ -256,7 +265,7 @@ class AttendReactor final : public grpc::ServerBidiReactor<v1::AttendRequest, v1
     return_state_ = request_.end().return_state() && keep_state_;
     return Submit([this](StepExecutor::Device& device) -> absl::Status {
       MNEMO_RETURN_IF_ERROR(Compute(device.backend()));
-      (*watch_)->Progress();
+      MNEMO_RETURN_IF_ERROR((*watch_)->Progress());
       writing_ = v1::ATTENTION_TENSOR_OUTPUT;
       written_ = 0;
       WriteNext();
@@ -307,7 +316,7 @@ class AttendReactor final : public grpc::ServerBidiReactor<v1::AttendRequest, v1
       part.set_offset(static_cast<int64_t>(written_));
       part.set_payload(tensor.data() + written_, size);
       written_ += size;
-      return StartWrite(&response_);
+      return Write();
     }
     if (writing_ == v1::ATTENTION_TENSOR_OUTPUT && return_state_) {
       writing_ = v1::ATTENTION_TENSOR_STATE;
@@ -323,7 +332,7 @@ class AttendReactor final : public grpc::ServerBidiReactor<v1::AttendRequest, v1
     block_share_ = {};
     response_.mutable_done()->set_rows(static_cast<int64_t>(report_.rows));
     response_.mutable_done()->set_clamped_rows(static_cast<int64_t>(report_.clamped_rows));
-    StartWrite(&response_);
+    Write();
   }
 
   void End(const absl::Status& status) {
@@ -338,6 +347,7 @@ class AttendReactor final : public grpc::ServerBidiReactor<v1::AttendRequest, v1
   TenantQuotas& quotas_;
   const StreamOwner owner_;
   const absl::StatusOr<std::shared_ptr<CallWatch>> watch_;
+  ConnectionCall call_;
   v1::AttendRequest request_;
   v1::AttendResponse response_;
   std::optional<kernels::FltKernel> kernel_;
@@ -356,8 +366,9 @@ class AttendReactor final : public grpc::ServerBidiReactor<v1::AttendRequest, v1
 
 grpc::ServerBidiReactor<v1::AttendRequest, v1::AttendResponse>* StartAttend(
     StepExecutor& executor, MemoryBudget& budget, TenantQuotas& quotas, StreamOwner owner,
-    absl::StatusOr<std::shared_ptr<CallWatch>> watch) {
-  return new AttendReactor(executor, budget, quotas, std::move(owner), std::move(watch));
+    absl::StatusOr<std::shared_ptr<CallWatch>> watch, ConnectionCall call) {
+  return new AttendReactor(executor, budget, quotas, std::move(owner), std::move(watch),
+                           std::move(call));
 }
 
 }  // namespace mnemosyne::server

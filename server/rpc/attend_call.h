@@ -8,6 +8,7 @@
 #include "absl/status/statusor.h"
 #include "mnemosyne/v1/attention_service.pb.h"
 #include "server/rpc/call_watch.h"
+#include "server/rpc/connection_guard.h"
 #include "server/rpc/stream_owner.h"
 #include "server/security/tenant_quotas.h"
 #include "server/session/memory_budget.h"
@@ -20,6 +21,6 @@ namespace mnemosyne::server {
 // left; that of a running state when the stream ends.
 grpc::ServerBidiReactor<v1::AttendRequest, v1::AttendResponse>* StartAttend(
     StepExecutor& executor, MemoryBudget& budget, TenantQuotas& quotas, StreamOwner owner,
-    absl::StatusOr<std::shared_ptr<CallWatch>> watch);
+    absl::StatusOr<std::shared_ptr<CallWatch>> watch, ConnectionCall call);
 
 }  // namespace mnemosyne::server

@@ -5,21 +5,21 @@
 #include "base/status_macros.h"
 #include "server/rpc/attend_call.h"
 #include "server/rpc/attention_codec.h"
-#include "server/rpc/status_codec.h"
+#include "server/rpc/unary_call.h"
 
 namespace mnemosyne::server {
 
 grpc::ServerUnaryReactor* AttentionService::ListKernels(grpc::CallbackServerContext* context,
-                                                        const v1::ListKernelsRequest*,
+                                                        const v1::ListKernelsRequest* request,
                                                         v1::ListKernelsResponse* response) {
+  auto* const call = new UnaryCall(gatekeeper_.Count(*context), *request, *response);
   const auto caller = gatekeeper_.Identify(*context);
   if (caller.ok()) {
     *response = DescribeKernels();
     response->set_device(executor_.device_name());
   }
-  grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
-  reactor->Finish(ToGrpcStatus(caller.status()));
-  return reactor;
+  call->End(caller.status());
+  return call;
 }
 
 absl::StatusOr<std::shared_ptr<CallWatch>> AttentionService::Admit(
@@ -31,7 +31,7 @@ absl::StatusOr<std::shared_ptr<CallWatch>> AttentionService::Admit(
                                                                        const absl::Status& status) {
     gatekeeper_.Record(peer, caller, action, session, status);
   };
-  auto watch = std::make_shared<CallWatch>(context, idle_seconds_, clock_);
+  auto watch = std::make_shared<CallWatch>(context, owner.caller, idle_seconds_, clock_);
   MNEMO_RETURN_IF_ERROR(streams_.Add(watch));
   return watch;
 }
@@ -40,7 +40,8 @@ grpc::ServerBidiReactor<v1::AttendRequest, v1::AttendResponse>* AttentionService
     grpc::CallbackServerContext* context) {
   StreamOwner owner;
   auto watch = Admit(context, owner);
-  return StartAttend(executor_, budget_, quotas_, std::move(owner), std::move(watch));
+  return StartAttend(executor_, budget_, quotas_, std::move(owner), std::move(watch),
+                     gatekeeper_.Count(*context));
 }
 
 }  // namespace mnemosyne::server
