@@ -36,8 +36,10 @@ grpc::ServerUnaryReactor* Answer(UnaryCall* call, const absl::Status& status) {
   return call;
 }
 
-// A fingerprint that does not depend on the order in which maps were sent.
-uint64_t SpecFingerprint(const v1::SessionSpec& spec) {
+// A fingerprint that does not depend on the order in which maps were sent, nor on whether a client
+// is new enough to say what an older one leaves unset.
+uint64_t SpecFingerprint(v1::SessionSpec spec) {
+  if (spec.state_precision() == v1::STATE_PRECISION_FULL) spec.clear_state_precision();
   std::string bytes;
   {
     google::protobuf::io::StringOutputStream stream(&bytes);
