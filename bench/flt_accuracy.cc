@@ -176,7 +176,7 @@ void Main() {
   fmt::print("sweep,map,rpe,form,norms,features,waves,norm,error\n");
   const char* const maps[] = {"favor_plus", "favor_plus_plus", "hyperbolic", "relu", "elu", "dpfp"};
   for (const char* map : maps) {
-    for (const size_t features : {16, 32, 64, 128, 256}) {
+    for (const size_t features : {16U, 32U, 64U, 128U, 256U}) {
       Report("features", {.map = map, .features = features}, *backend);
     }
     for (const double norm : {0.25, 0.5, 1.0, 1.5, 2.0, 3.0}) {
@@ -190,9 +190,9 @@ void Main() {
   }
   for (const RpeKind kind :
        {RpeKind::kGaussianMixture, RpeKind::kShiftInvariant, RpeKind::kLocalBox}) {
-    for (const size_t waves : {4, 8, 16, 32, 64, 128}) ReportMask(kind, waves);
+    for (const size_t waves : {4U, 8U, 16U, 32U, 64U, 128U}) ReportMask(kind, waves);
     for (const MaskForm form : {MaskForm::kAdditive, MaskForm::kMultiplicative}) {
-      for (const size_t waves : {4, 8, 16, 32, 64}) {
+      for (const size_t waves : {4U, 8U, 16U, 32U, 64U}) {
         Report("waves", {.rpe = kind, .form = form, .features = 128, .waves = waves}, *backend);
       }
     }

@@ -50,7 +50,7 @@ stage_hardening() {
 }
 
 stage_python() {
-  scripts/build.sh dev mnemosyned mnemosynectl
+  scripts/build.sh dev mnemosyned mnemosynectl mnemosyne_flt
   MNEMOSYNED="$PWD/build/dev/bin/mnemosyned" "$python" -m pytest -q tests/python tests/e2e
 }
 

@@ -64,7 +64,7 @@ struct FltSums {
 // Sets sums to those over no keys.
 void ClearSums(const FltSizes& sizes, const FltSums& sums);
 
-// Adds `from` to `to`; its memory is used up.
+// Adds `from` to `to`.
 void MergeSums(const FltTable& loops, const FltSizes& sizes, const FltSums& from,
                const FltSums& to);
 

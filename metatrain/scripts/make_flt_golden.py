@@ -19,8 +19,9 @@ jax.config.update("jax_enable_x64", True)
 
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
-from mnemosyne_metatrain.components import feature_maps, flt  # noqa: E402
 from safetensors.numpy import save_file  # noqa: E402
+
+from mnemosyne_metatrain.components import feature_maps, flt  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 LENGTH, DIM, WIDTH, FEATURES, WAVES, MODES = 24, 6, 5, 12, 4, 3

@@ -291,7 +291,8 @@ class AttendReactor final : public grpc::ServerBidiReactor<v1::AttendRequest, v1
     args.rows.positions_per_batch = begin_.positions_per_batch();
     args.type = type_;
     const auto in = [&](v1::AttentionTensor tensor, size_t width) {
-      return kernels::Dense(tensors_[tensor].data(), sizes.heads, length, width);
+      return kernels::Dense(tensors_[static_cast<size_t>(tensor)].data(), sizes.heads, length,
+                            width);
     };
     args.q = in(v1::ATTENTION_TENSOR_QUERIES, sizes.dim);
     args.k = in(v1::ATTENTION_TENSOR_KEYS, sizes.dim);

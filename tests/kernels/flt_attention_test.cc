@@ -92,7 +92,7 @@ TEST_P(FltAttentionTest, MatchesTheReferenceWithEveryPositionalEncoding) {
 }
 
 TEST_P(FltAttentionTest, TakesSizesAroundAVectorsWidth) {
-  for (const size_t length : {1, 2, 15, 16, 17, 31, 32, 33, 63, 64, 65, 129}) {
+  for (const size_t length : {1U, 2U, 15U, 16U, 17U, 31U, 32U, 33U, 63U, 64U, 65U, 129U}) {
     for (const bool causal : {false, true}) {
       ExpectReference({.causal = causal, .length = length, .dim = 17, .value_dim = 15});
     }
