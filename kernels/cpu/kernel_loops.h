@@ -238,11 +238,11 @@ double LionStep(const LionCoefficients& c, bool replay, size_t count, float* val
 }
 
 #include "kernels/cpu/elementary_functions.h"
-#include "kernels/cpu/flt_loops.h"
 #include "kernels/cpu/lstm_loops.h"
 #include "kernels/cpu/row_loops.h"
 // After what they are made of.
 #include "kernels/cpu/cell_loops.h"
+#include "kernels/cpu/flt_loops.h"
 #include "kernels/cpu/token_loops.h"
 // After these two.
 #include "kernels/cpu/mnemosyne_loops.h"
