@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -135,16 +136,41 @@ def test_a_full_disk_stops_no_step_and_is_left_behind(small_disk, durability):
 def test_a_rolling_restart_costs_a_pause(tmp_path):
     daemons = Daemons(tmp_path / "state", snapshot_seconds="0", snapshot_steps="0")
     with Client(daemons.address, wait_seconds=60, timeout=20) as client:
-        jobs = [Job(client, "adamw", "snapshot", f"job{i}") for i in range(3)]
+        # Each is a process of its own in life, and has a client of its own here.
+        clients = [Client(daemons.address, wait_seconds=60, timeout=20) for _ in range(3)]
+        jobs = [Job(c, "adamw", "snapshot", f"job{i}") for i, c in enumerate(clients)]
+        done = threading.Event()
+        failures = []
+
+        def run(job):
+            try:
+                while not done.wait(0.005):
+                    job.run(1)
+            except Exception as error:
+                failures.append(error)
+
+        threads = [threading.Thread(target=run, args=(job,)) for job in jobs]
+        for thread in threads:
+            thread.start()
         for _ in range(3):
-            for job in jobs:
-                job.run(5)
+            before = [job.step for job in jobs]
+            wait_until(lambda b=before: all(j.step > s for j, s in zip(jobs, b)), 60)
             daemons.restart()
-        for job in jobs:
-            job.run(5)
+        before = [job.step for job in jobs]
+        wait_until(lambda: all(j.step > s for j, s in zip(jobs, before)), 60)
+        done.set()
+        for thread in threads:
+            thread.join(60)
+        assert not failures, failures
+        assert daemons.deaths == 3
         # Every snapshot of an orderly end had every step that was answered.
         assert {event.kind for job in jobs for event in job.events} == {"reconnected"}
-        assert len({job.bits() for job in jobs}) == 1
+        longest = max(jobs, key=lambda job: job.step)
+        twin = Job(client, "adamw", "snapshot", "twin")
+        twin.run(longest.step)
+        assert twin.bits() == longest.bits()
+        for each in clients:
+            each.close()
     assert daemons.stop() == 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import grpc
 import numpy as np
 import pytest
 
@@ -13,8 +14,10 @@ from mnemosyne_client import (
     ServerError,
     SessionLostError,
     SupersededError,
+    UnavailableError,
     messages,
 )
+from mnemosyne_client.errors import error_of_call
 from mnemosyne_client.session import State
 
 PARAMETERS = [messages.ParameterSpec(name="w", shape=[3, 5]), messages.ParameterSpec(name="b")]
@@ -183,3 +186,26 @@ def test_a_closed_client_opens_again(client):
     client.close()
 
     assert client.server_info().version == "fake"
+
+
+class Failed(grpc.RpcError):
+    """A call as gRPC reports its end."""
+
+    def __init__(self, code, details, trailers=()):
+        self.code = lambda: code
+        self.details = lambda: details
+        self.trailing_metadata = lambda: trailers
+
+
+@pytest.mark.parametrize("code", ["CANCELLED", "INTERNAL", "UNKNOWN"])
+def test_a_call_that_a_dying_daemon_breaks_off_is_tried_again(code):
+    error = error_of_call(Failed(grpc.StatusCode[code], "Received RST_STREAM"))
+
+    assert isinstance(error, UnavailableError)
+    assert str(error).startswith(f"Received RST_STREAM ({code})")
+
+
+def test_a_fault_of_this_side_is_not_tried_again():
+    error = error_of_call(Failed(grpc.StatusCode.UNKNOWN, "Exception iterating requests!"))
+
+    assert isinstance(error, ServerError)

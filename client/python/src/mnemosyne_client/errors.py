@@ -78,6 +78,9 @@ _INVALID_CODES = {
     "UNIMPLEMENTED",
 }
 
+# Without a reason, as the daemon gives one with all its errors.
+_BROKEN_CODES = {"CANCELLED", "INTERNAL", "UNKNOWN"}
+
 
 def make_error(
     code: str, reason: str, message: str, metadata: Mapping[str, str] | None = None
@@ -116,7 +119,13 @@ def error_of_call(error: grpc.RpcError) -> MnemosyneError:
     for key, value in error.trailing_metadata() or ():
         if key == _DETAILS_KEY:
             reason, metadata = _decode_details(value)
-    return make_error(error.code().name, reason, error.details() or "no details", metadata)
+    message = error.details() or "no details"
+    code = error.code().name
+    # What gRPC makes of a daemon that ends or a connection that is reset, by the phase that the
+    # call was in. gRPC's own words for a fault on this side begin with "Exception".
+    if not reason and code in _BROKEN_CODES and not message.startswith("Exception"):
+        return UnavailableError(f"{message} ({code})", code="UNAVAILABLE")
+    return make_error(code, reason, message, metadata)
 
 
 def _decode_details(trailer: bytes) -> tuple[str, dict[str, str]]:
