@@ -4,7 +4,7 @@
 # clang's warnings, the CUDA code where nvcc is found, and the meta-training package.
 #
 # usage: scripts/test.sh [--full | STAGE ...]
-#   --full   also what takes long: benchmarks and everything under every sanitizer
+#   --full   also what takes long: fuzz targets, benchmarks, everything under every sanitizer
 #   STAGE    only these: setup style dev python hardening clang asan tsan fuzz cuda metatrain
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -21,7 +21,7 @@ for argument in "$@"; do
     *) stages+=("$argument") ;;
   esac
 done
-((${#stages[@]})) || stages=(setup style dev python hardening clang asan tsan fuzz cuda metatrain)
+((${#stages[@]})) || stages=(setup style dev python hardening clang asan tsan cuda metatrain)
 
 python=.venv/bin/python
 cxx_files() { git ls-files '*.h' '*.cc' '*.cu' '*.cuh'; }
@@ -120,6 +120,7 @@ for stage in "${stages[@]}"; do
   printf '== %s: ok in %d s\n' "$stage" $((SECONDS - started))
 done
 if $full; then
+  stage_fuzz
   scripts/build.sh tsan
   ctest --preset tsan -j "$(nproc)" -LE uses_grpc
   scripts/build.sh release
