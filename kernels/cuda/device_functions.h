@@ -18,6 +18,24 @@
 
 namespace mnemosyne::kernels::cuda {
 
+// The sums over the coordinates of a cell, as the flagship's programs keep them: squares of g, of
+// r1 and r2 as they were, the new s, what the memories said before this step, the directions of
+// this step and of Adam; then products of two of them.
+enum CellSum : int {
+  kGrad2,
+  kOld2,
+  kSquare,
+  kSlow2,
+  kPrevious2,
+  kSharp2,
+  kSmooth2,
+  kGradOld,
+  kSharpSlow,
+  kSmoothSlow,
+  kSharpPrevious,
+  kSums,
+};
+
 // phi_k(x) for x [inputs].
 MNEMOSYNE_DEVICE float FeatureOf(const FeatureMapSizes& sizes, const MapWeights& weights,
                                  const float* x, size_t k) {

@@ -92,21 +92,6 @@ class BlockChunk {
   }
 
  private:
-  enum : size_t {
-    kGrad2,
-    kOld2,
-    kSquare,
-    kSlow2,
-    kPrevious2,
-    kSharp2,
-    kSmooth2,
-    kGradOld,
-    kSharpSlow,
-    kSmoothSlow,
-    kSharpPrevious,
-    kSums,
-  };
-
   struct Reading {
     float sharp_scale, weight_sharp, weight_fast, weight_slow, level, share, step;
 

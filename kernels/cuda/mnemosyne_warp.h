@@ -189,22 +189,6 @@ class WarpChunk {
  private:
   static constexpr int kLoads = 8;  // Of four coordinates by each lane.
 
-  // The sums over the coordinates of a cell.
-  enum : int {
-    kGrad2,
-    kOld2,
-    kSquare,
-    kSlow2,
-    kPrevious2,
-    kSharp2,
-    kSmooth2,
-    kGradOld,
-    kSharpSlow,
-    kSmoothSlow,
-    kSharpPrevious,
-    kSums,
-  };
-
   struct alignas(16) Four {
     float x[4];
   };

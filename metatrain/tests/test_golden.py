@@ -25,7 +25,7 @@ FILES = sorted(p for p in (ROOT / "tests/golden").glob("*_*.safetensors") if "la
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_golden_vectors_are_what_the_weights_compute(path: Path) -> None:
     name, version, *plan = path.name.removesuffix(".safetensors").split("_")
-    folder = ROOT / ("tests/golden/models" if version == "0.0.1" else "models")
+    folder = ROOT / ("tests/golden/models" if version.startswith("0.0.") else "models")
     weights = folder / name / version / "weights.safetensors"
     arrays, _ = golden_vectors(weights, PLANS["".join(plan)])
     with safe_open(path, "numpy") as file:
