@@ -140,12 +140,17 @@ void LearnedSizes(benchmark::internal::Benchmark* benchmark) {
   benchmark->RangeMultiplier(10)->Range(10'000, 10'000'000)->UseRealTime();
 }
 
+// Learned ones with their version.
+std::string NameOf(const OptimizerInfo& info) {
+  if (info.weights_hash.empty()) return std::string(info.name);
+  return fmt::format("{}_{}", info.name, info.version);
+}
+
 void RegisterAll(const OptimizerRegistry& optimizers) {
   for (const OptimizerFactoryPtr& factory : optimizers.factories()) {
     const OptimizerInfo& info = factory->info();
     const bool learned = !info.weights_hash.empty();
-    const std::string name =
-        learned ? fmt::format("{}_{}", info.name, info.version) : std::string(info.name);
+    const std::string name = NameOf(info);
     benchmark::RegisterBenchmark(name.c_str(), [factory](benchmark::State& state) {
       Update(state, *factory, {});
     })->Apply(learned && !info.has_half_state ? LearnedSizes : Sizes);
@@ -158,13 +163,11 @@ void RegisterAll(const OptimizerRegistry& optimizers) {
   for (const char* isa : {"baseline", "avx2", "avx512"}) {
     const kernels::CpuOptions options = {.threads = 1, .isa = isa};
     if (!kernels::CreateBackend("cpu", options).ok()) continue;
-    for (const char* name : {"adamw", "mnemosyne", "lstm", "rnnprop"}) {
-      const auto factory = optimizers.Find(name, "");
-      if (!factory.ok()) continue;
-      benchmark::RegisterBenchmark(fmt::format("{}_{}_1_thread", name, isa).c_str(),
-                                   [factory = *factory, options](benchmark::State& state) {
-                                     Update(state, *factory, options);
-                                   })
+    for (const OptimizerFactoryPtr& factory : optimizers.factories()) {
+      if (factory->info().weights_hash.empty() && factory->info().name != "adamw") continue;
+      benchmark::RegisterBenchmark(
+          fmt::format("{}_{}_1_thread", NameOf(factory->info()), isa).c_str(),
+          [factory, options](benchmark::State& state) { Update(state, *factory, options); })
           ->Arg(100'000)
           ->UseRealTime();
     }

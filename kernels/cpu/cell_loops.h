@@ -20,13 +20,6 @@ inline float FirstLane(Floats x) {
 
 inline float ScalarSqrt(float x) { return FirstLane(Sqrt(Splat(x))); }
 
-// The sum of the lanes.
-inline float SumOfLanes(Floats x) {
-  alignas(64) float sums[4];
-  SumLanes(x, x, x, x, sums);
-  return sums[0];
-}
-
 // 1 in the first `count` lanes, else 0.
 inline Floats FirstLanes(size_t count) {
   alignas(64) float lanes[kLanes] = {};

@@ -230,27 +230,26 @@ struct ChunkWork {
     for (; group < groups; ++group) run.template operator()<1>(group);
   }
 
-  // First pass: s takes in the gradient, for the floor of its root.
-  void WriteSquares() {
-    const Floats scale = Splat(at.step->gradient_scale), rate = Splat(at.step->rate_square);
-    const Floats share = Splat(1 / static_cast<float>(x.count));
-    Floats mean = Splat(0);
+  // s as it takes in the gradient `g` of 16 coordinates.
+  Floats WithSquare(Floats g, Floats s) const {
+    return Fma(g * g - s, Splat(at.step->rate_square), s);
+  }
+
+  // Of a state of 16 bits, before all else: s takes in the gradient and is rounded, which takes its
+  // greatest number.
+  void WriteRoundedSquares() const {
+    const Floats scale = Splat(at.step->gradient_scale);
     for (size_t cell = 0; cell < x.cells; ++cell) {
       const float* const values = x.At(x.values, cell);
       float* const squares = x.At(x.square, cell);
       for (size_t i = 0; i < x.stride; i += kLanes) {
-        const Floats g = Clamped(Load(values + i), scale), s = Load(squares + i);
-        const Floats square = Fma(g * g - s, rate, s);
-        Store(squares + i, square);
-        mean = Fma(square, share, mean);
+        Store(squares + i, WithSquare(Clamped(Load(values + i), scale), Load(squares + i)));
       }
     }
-    choice.mean_square = at.rounding == nullptr ? SumOfLanes(mean) : RoundSquares();
-    choice.floor = knobs.epsilon * ScalarSqrt(choice.mean_square);
+    RoundSquares();
   }
 
-  // Rounds s to its 16 bits, and returns the mean of what is left.
-  float RoundSquares() const {
+  void RoundSquares() const {
     const MnemosyneRounding& rounding = *at.rounding;
     float largest = 0;
     for (size_t cell = 0; cell < x.cells; ++cell) {
@@ -261,8 +260,7 @@ struct ChunkWork {
     }
     const float inverse_scale = InverseRootScale(largest);
     *rounding.inverse_scale = inverse_scale;
-    const Floats factor = Splat(inverse_scale), share = Splat(1 / static_cast<float>(x.count));
-    Floats mean = Splat(0);
+    const Floats factor = Splat(inverse_scale);
     alignas(64) float roots[kLanes], rounded[kLanes];
     for (size_t cell = 0; cell < x.cells; ++cell) {
       float* const squares = x.At(x.square, cell);
@@ -278,17 +276,13 @@ struct ChunkWork {
         }
         for (size_t k = 0; k < width; ++k) rounding.roots[start + i + k] = packed[k];
         // Beyond the cell's end are zeros, which rounding may have lifted.
-        const Floats square = LoadFirst(rounded, width);
-        Store(squares + i, square);
-        mean = Fma(square, share, mean);
+        Store(squares + i, LoadFirst(rounded, width));
       }
     }
-    return SumOfLanes(mean);
   }
 
   // A memory that takes the numbers of 16 coordinates from position `i` of a cell on.
   Floats Rounded(Floats number, uint32_t key, size_t cell, size_t i) const {
-    if (at.rounding == nullptr) return number;
     alignas(64) float lanes[kLanes];
     const auto position = static_cast<uint32_t>(at.rounding->first + cell * x.cell_size + i);
     Store(lanes, number);
@@ -299,16 +293,29 @@ struct ChunkWork {
     return LoadFirst(lanes, size < i ? 0 : size - i < kLanes ? size - i : kLanes);
   }
 
-  // Second pass: r1 takes in the gradient; statistics of cells, and their means to `means` [12]. It
-  // leaves the unbounded direction in `values`, and Adam's in the workspace.
+  // First pass: s and r1 take in the gradient; statistics of cells, and their means to `means`
+  // [12]. It leaves the unbounded direction in `values`, and Adam's in the workspace.
   void MeasureDirections(float* means) {
+    choice.floor = knobs.epsilon * ScalarSqrt(choice.mean_square);
+    if (at.rounding == nullptr) {
+      AddUpCells<false>();
+    } else {
+      WriteRoundedSquares();
+      AddUpCells<true>();
+    }
+    AverageSums(means);
+    const float rms = ScalarSqrt(means[kSharp2]);
+    choice.sharp_scale = knobs.write_limit / (rms > knobs.write_limit ? rms : knobs.write_limit);
+  }
+
+  template <bool kRound>
+  __attribute__((noinline)) void AddUpCells() const {
     const Floats scale = Splat(at.step->gradient_scale), rate = Splat(at.step->rate_fast);
     const Floats floor = Splat(choice.floor);
     alignas(64) float mixture[kLanes] = {choice.log_fast, choice.log_slow};
     Store(mixture, Exp(Load(mixture)));
     const Floats before_fast = Splat(knobs.fast_weight * at.step->fall * mixture[0]);
     const Floats before_slow = Splat(knobs.slow_weight * mixture[1]);
-    const uint32_t fast_key = at.rounding == nullptr ? 0 : at.rounding->fast_key;
     float* const rows = scratch + layout.cell_sums;
     for (size_t group = 0; group < groups; ++group) {
       for (size_t c = 0; c < kLanes; ++c) {
@@ -319,18 +326,22 @@ struct ChunkWork {
           continue;
         }
         float *const values = x.At(x.values, cell), *const fasts = x.At(x.fast, cell);
-        const float *const squares = x.At(x.square, cell), *const slows = x.At(x.slow, cell);
+        float* const squares = x.At(x.square, cell);
+        const float* const slows = x.At(x.slow, cell);
         float* const smooth_at = smooths + cell * x.stride;
         Floats sums[kSize];
         MNEMOSYNE_UNROLL
         for (size_t k = 0; k < kSize; ++k) sums[k] = Splat(0);
         for (size_t i = 0; i < x.stride; i += kLanes) {
           const Floats g = Clamped(Load(values + i), scale), old = Load(fasts + i);
-          const Floats square = Load(squares + i), slow = Load(slows + i);
-          const Floats fast = Rounded(Fma(g - old, rate, old), fast_key, cell, i);
+          const Floats given = Load(squares + i), slow = Load(slows + i);
+          const Floats square = kRound ? given : WithSquare(g, given);
+          Floats fast = Fma(g - old, rate, old);
+          if constexpr (kRound) fast = Rounded(fast, at.rounding->fast_key, cell, i);
           const Floats inverse = InverseRoot(square, floor);
           const Floats sharp = g * inverse, smooth = fast * inverse;
           const Floats previous = Fma(before_fast * inverse, old, before_slow * slow);
+          if constexpr (!kRound) Store(squares + i, square);
           Store(fasts + i, fast);
           Store(values + i, sharp);
           Store(smooth_at + i, smooth);
@@ -355,13 +366,10 @@ struct ChunkWork {
         TransposeFour(rows + k, kLanes, Sums(group) + k * kLanes);
       }
     }
-    AverageSums(means);
-    const float rms = ScalarSqrt(means[kSharp2]);
-    choice.sharp_scale = knobs.write_limit / (rms > knobs.write_limit ? rms : knobs.write_limit);
   }
 
   // Means over coordinates, which stay finite where sums are near the largest float.
-  void AverageSums(float* means) const {
+  void AverageSums(float* means) {
     const Floats share = Splat(1 / static_cast<float>(x.count));
     Floats all[kCellSumCount];
     MNEMOSYNE_UNROLL
@@ -376,7 +384,7 @@ struct ChunkWork {
     for (size_t k = 0; k < kCellSumCount; k += 4) {
       SumLanes(all[k], all[k + 1], all[k + 2], all[k + 3], means + k);
     }
-    means[kSquare] = choice.mean_square;
+    choice.mean_square = means[kSquare];
     means[kSize] = 1;
   }
 
@@ -655,9 +663,21 @@ struct ChunkWork {
   // squares.
   double WriteUpdates(float growth) {
     choice.cap = 1;
+    const double total =
+        at.rounding == nullptr ? ReadMemories<false>(growth) : ReadMemories<true>(growth);
+    const double limit = static_cast<double>(at.step->limit);
+    const double count = static_cast<double>(x.count);
+    if (!(total > limit * limit * count)) return total;
+    const double square = limit * limit * count / total;
+    choice.cap = ScalarSqrt(static_cast<float>(square));
+    return ScaleUpdates();
+  }
+
+  // A function of its own, so that its sums stay in registers.
+  template <bool kRound>
+  __attribute__((noinline)) double ReadMemories(float growth) const {
     const Reading reading(choice, knobs);
     const Floats rate = Splat(growth / (at.step->age + growth - 1));
-    const uint32_t slow_key = at.rounding == nullptr ? 0 : at.rounding->slow_key;
     SquareSum sum;
     for (size_t cell = 0; cell < x.cells; ++cell) {
       const Floats gain = Splat(at.gains[cell]);
@@ -665,19 +685,15 @@ struct ChunkWork {
       const float* const smooth_at = smooths + cell * x.stride;
       for (size_t i = 0; i < x.stride; i += kLanes) {
         const Floats sharp = reading.sharp_scale * Load(values + i), old = Load(slows + i);
-        const Floats slow = Rounded(Fma(rate, sharp - old, old), slow_key, cell, i);
+        Floats slow = Fma(rate, sharp - old, old);
+        if constexpr (kRound) slow = Rounded(slow, at.rounding->slow_key, cell, i);
         const Floats update = reading.Update(sharp, Load(smooth_at + i), slow, gain);
         Store(slows + i, slow);
         Store(values + i, update);
         sum.Add(update);
       }
     }
-    const double total = Total(sum), limit = static_cast<double>(at.step->limit);
-    const double count = static_cast<double>(x.count);
-    if (!(total > limit * limit * count)) return total;
-    const double square = limit * limit * count / total;
-    choice.cap = ScalarSqrt(static_cast<float>(square));
-    return ScaleUpdates();
+    return Total(sum);
   }
 
   double ScaleUpdates() const {
@@ -905,7 +921,6 @@ struct BatchWork {
       const MnemosyneChunkStep& step = steps[r];
       ChunkWork work(model, layout, step, r, scratch);
       old_mean_squares[r] = step.choice->mean_square;
-      work.WriteSquares();
       work.MeasureDirections(Means(r));
       // Most likely the coordinates that this thread works on next.
       MNEMOSYNE_PREFETCH(step.values, step.square, work.x.count, work.x.count)

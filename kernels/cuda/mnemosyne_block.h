@@ -130,34 +130,22 @@ class BlockChunk {
   MNEMOSYNE_DEVICE void Measure() {
     MnemosyneChoice& choice = *at_.choice;
     const float share = Share(), rate = at_.step->rate_fast;
-    T::ForEach(cells_, [&](size_t cell) {
-      float sum = 0;
-      for (size_t i = First(cell); i < End(cell); ++i) {
-        const float g = Gradient(i), s = at_.square[i];
-        at_.square[i] = fmaf(g * g - s, at_.step->rate_square, s);
-        sum = fmaf(at_.square[i], share, sum);
-      }
-      At(layout_.sums)[cell] = sum;
-    });
-    T::ForEach(1, [&](size_t) {
-      float sum = 0;
-      for (size_t cell = 0; cell < cells_; ++cell) sum += At(layout_.sums)[cell];
-      choice.mean_square = sum;
-      choice.floor = knobs_.epsilon * sqrtf(sum);
-    });
+    T::ForEach(1, [&](size_t) { choice.floor = knobs_.epsilon * sqrtf(choice.mean_square); });
     T::ForEach(cells_, [&](size_t cell) {
       const float before_fast = knobs_.fast_weight * at_.step->fall * expf(choice.log_fast);
       const float before_slow = knobs_.slow_weight * expf(choice.log_slow);
       float sums[kSums] = {};
       for (size_t i = First(cell); i < End(cell); ++i) {
-        const float g = Gradient(i), old = at_.fast[i], slow = at_.slow[i];
-        const float fast = fmaf(g - old, rate, old), inverse = InverseRoot(at_.square[i]);
+        const float g = Gradient(i), old = at_.fast[i], slow = at_.slow[i], s = at_.square[i];
+        const float square = fmaf(g * g - s, at_.step->rate_square, s);
+        const float fast = fmaf(g - old, rate, old), inverse = InverseRoot(square);
         const float sharp = g * inverse, smooth = fast * inverse;
         const float previous = fmaf(before_fast * inverse, old, before_slow * slow);
+        at_.square[i] = square;
         at_.fast[i] = fast;
         sums[kGrad2] = fmaf(g, g, sums[kGrad2]);
         sums[kOld2] = fmaf(old, old, sums[kOld2]);
-        sums[kSquare] += at_.square[i];
+        sums[kSquare] += square;
         sums[kSlow2] = fmaf(slow, slow, sums[kSlow2]);
         sums[kPrevious2] = fmaf(previous, previous, sums[kPrevious2]);
         sums[kSharp2] = fmaf(sharp, sharp, sums[kSharp2]);
@@ -174,7 +162,8 @@ class BlockChunk {
       for (size_t cell = 0; cell < cells_; ++cell) {
         mean = fmaf(share, At(layout_.sums)[cell * kSums + k], mean);
       }
-      At(layout_.means)[k] = k == kSquare ? choice.mean_square : mean;
+      At(layout_.means)[k] = mean;
+      if (k == kSquare) choice.mean_square = mean;
       if (k == kSharp2) {
         choice.sharp_scale = knobs_.write_limit / fmaxf(sqrtf(mean), knobs_.write_limit);
       }

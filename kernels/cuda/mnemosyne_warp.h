@@ -319,7 +319,7 @@ class WarpChunk {
     const F scale(at_.step->gradient_scale), rate(at_.step->rate_fast);
     const F square_rate(at_.step->rate_square), share(share_);
     F squares[kLoads][4];
-    F mean(0.0F);
+    floor_ = F(knobs_.epsilon) * W::Sqrt(F(choice_.mean_square));
     MNEMOSYNE_UNROLL_ALL
     for (int j = 0; j < kLoads; ++j) {
       LoadFour(at_.values, j, sharp_[j]);
@@ -341,14 +341,10 @@ class WarpChunk {
         sharp_[j][i] = g;
         squares[j][i] = W::Fma(g * g - s, square_rate, s);
         fasts[i] = W::Fma(g - old, rate, old);
-        mean = W::Fma(squares[j][i], share, mean);
       }
       StoreFour(at_.square, j, squares[j]);
       StoreFour(at_.fast, j, fasts);
     }
-    mean = SumAll(mean);
-    mean_square_ = mean;
-    floor_ = F(knobs_.epsilon) * W::Sqrt(mean);
 
     const F before_fast = F(knobs_.fast_weight * at_.step->fall) * W::Exp(F(choice_.log_fast));
     const F before_slow = F(knobs_.slow_weight) * W::Exp(F(choice_.log_slow));
@@ -372,8 +368,9 @@ class WarpChunk {
     MNEMOSYNE_UNROLL_ALL
     for (int k = 0; k < kSums; ++k) {
       sums[k] = Fold(quarters[0][k], quarters[1][k], 1);
-      means[k] = k == kSquare ? mean_square_ : SumAll(share * sums[k]);
+      means[k] = SumAll(share * sums[k]);
     }
+    mean_square_ = means[kSquare];
     const F limit(knobs_.write_limit);
     sharp_scale_ = W::Divide(limit, W::Max(W::Sqrt(means[kSharp2]), limit));
   }

@@ -246,8 +246,8 @@ class Chunk {
     }
     for (size_t i = 0; i < count_; ++i) sum += at_.square[i];
     old_mean_square_ = choice_.mean_square;
-    choice_.mean_square = static_cast<float>(sum / static_cast<double>(count_));
     choice_.floor = knobs_.epsilon * std::sqrt(choice_.mean_square);
+    choice_.mean_square = static_cast<float>(sum / static_cast<double>(count_));
   }
 
   // To 16 bits.

@@ -215,6 +215,14 @@ TEST_VERSIONS: dict[str, dict[str, Any]] = {
     "0.0.1": {},
     "0.0.2": {"write_rule": "delta"},
     "0.0.3": {"write_rule": "recurrent_delta"},
+    # The sizes that are shipped.
+    "0.0.4": {
+        "cell_size": 128,
+        "chunk_size": 4096,
+        "cell_width": 8,
+        "cell_features": 8,
+        "cell_hidden": 8,
+    },
 }
 
 

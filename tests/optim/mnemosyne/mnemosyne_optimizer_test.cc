@@ -21,7 +21,7 @@ namespace {
 using Tensors = std::vector<std::vector<float>>;
 using testing::NormalFloats;
 
-constexpr char kShipped[] = "0.2.0";
+constexpr char kShipped[] = "0.3.0";
 constexpr char kRandom[] = "0.0.1";
 
 std::vector<ParameterSpec> SomeParameters() {

@@ -6,9 +6,10 @@ Three normalized memories r = N / Psi, written as r <- r + rho (value - r) with 
     s  <- s  + rho_s (g^2 - s)       constant keys, discount 0.999: Adam's second moment
     r2 <- r2 + rho_2 (e - r2)        e = g / root(s), keys that grow with age
 
-    root(s) = sqrt(s) + eps sqrt(mean s);   rho_2 = kappa / (age + kappa - 1)
+    root(s) = sqrt(s) + eps sqrt(mean s');   rho_2 = kappa / (age + kappa - 1)
 
-where the rms of e over a chunk is bounded, so that one wild gradient is not remembered for long.
+where s' is s before the step, so that a step reads its gradients once, and the rms of e over a
+chunk is bounded, so that one wild gradient is not remembered for long.
 
 A memory without discount whose keys grow like age^(kappa - 1) has this rho_2: it weighs the last
 1/kappa of the whole run, however long the run is, and no horizon has to be told. Reading it moves
@@ -81,17 +82,21 @@ def write_moments(
     )
 
 
-def inverse_root(memory: CoordinateMemory, counts: jax.Array, epsilon: jax.Array) -> jax.Array:
+def inverse_root(
+    memory: CoordinateMemory, before: jax.Array, counts: jax.Array, epsilon: jax.Array
+) -> jax.Array:
     """Returns 1 / root(s), [C, K, E]; 0 where a chunk has seen no gradient.
 
     Args:
         memory: The memories.
+        before: s before this step, [C, K, E].
         counts: Real coordinates of each chunk, [C].
         epsilon: Relative to the chunk's rms, so that units of the loss do not matter.
     """
-    mean = jnp.sum(memory.square, axis=(1, 2)) / counts
+    mean = jnp.sum(before, axis=(1, 2)) / counts
     # The derivative of a root at 0 is not finite.
-    floor = epsilon * jnp.sqrt(jnp.where(mean > 0, mean, 1.0))[:, None, None]
+    root_mean = jnp.where(mean > 0, jnp.sqrt(jnp.where(mean > 0, mean, 1.0)), 0.0)
+    floor = (epsilon * root_mean)[:, None, None]
     known = memory.square > 0
     root = jnp.sqrt(jnp.where(known, memory.square, 1.0)) + floor
     return jnp.where(known, 1.0 / root, 0.0)

@@ -156,7 +156,7 @@ class Mnemosyne:
         written = memory.write_moments(
             state.coordinates, grad, c.decay_fast, c.decay_square, knobs["age_limit"]
         )
-        inverse = memory.inverse_root(written, counts, knobs["epsilon"])
+        inverse = memory.inverse_root(written, state.coordinates.square, counts, knobs["epsilon"])
         trace = conditions.update_trace(state.trace, inputs)
 
         cells, tokens = self._encode(
