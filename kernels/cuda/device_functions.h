@@ -8,10 +8,12 @@
 
 #ifdef __CUDACC__
 #define MNEMOSYNE_DEVICE __device__ __forceinline__
+#define MNEMOSYNE_DEVICE_ASIDE __device__ __noinline__
 #define MNEMOSYNE_ANYWHERE __host__ __device__
 #define MNEMOSYNE_UNROLL_ALL _Pragma("unroll")
 #else
 #define MNEMOSYNE_DEVICE inline
+#define MNEMOSYNE_DEVICE_ASIDE
 #define MNEMOSYNE_ANYWHERE inline
 #define MNEMOSYNE_UNROLL_ALL
 #endif

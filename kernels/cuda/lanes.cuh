@@ -1,4 +1,4 @@
-// A warp's lanes on a GPU: what mnemosyne_warp.h is written in. A number of each lane is a plain
+// A warp's lanes on a GPU: what mnemosyne_team.h is written in. A number of each lane is a plain
 // float here, since a thread is a lane. The file that includes this is compiled without contraction
 // of multiply-adds, so that an expression has the same bits wherever it stands.
 #pragma once

@@ -1,5 +1,5 @@
 // One chunk's step of the flagship as the program of a block of threads, for models of any sizes:
-// the plain form of mnemosyne_warp.h, which holds nothing in registers and folds no maps.
+// the plain form of mnemosyne_team.h, which holds nothing in registers and folds no maps.
 //
 // Written over the threads of `T`: T::ForEach(count, f) calls f(i) for all i below `count`, spread
 // over the threads, and returns when all have returned. Every sum is formed by one thread in order.
@@ -63,7 +63,7 @@ class BlockChunk {
         count_(at.chunk->count),
         cells_(at.chunk->cells) {}
 
-  // As WarpChunk.
+  // The step; the sum of the update's squares to `square_sum`, whether it was capped to `capped`.
   MNEMOSYNE_DEVICE void Step(double* square_sum, uint32_t* capped) {
     const float old_mean_square = at_.choice->mean_square;
     Measure();

@@ -1,19 +1,20 @@
 // The flagship's kernels. Level 2 takes a tile of chunks to a block; the step takes a chunk to a
-// warp where the model has the shipped sizes, else to a block.
+// block, which is a team of warps where the model has the shipped sizes.
 #include "kernels/cuda/block_threads.cuh"
 #include "kernels/cuda/lanes.cuh"
 #include "kernels/cuda/launchers.h"
 #include "kernels/cuda/mnemosyne_block.h"
 #include "kernels/cuda/mnemosyne_context.h"
-#include "kernels/cuda/mnemosyne_warp.h"
+#include "kernels/cuda/mnemosyne_team.h"
 
 namespace mnemosyne::kernels::cuda {
 namespace {
 
 constexpr int kContextThreads = 256;
 constexpr int kBlockThreads = 128;  // Of the step for any sizes.
-constexpr int kWarps = 4;           // Of a block of the step for the shipped sizes.
-constexpr unsigned kRows = 64;      // Rows that SumRows makes one of.
+constexpr int kTeamThreads = 32 * TeamSizes::kWarps;
+constexpr unsigned kTeams = 3;  // On a multiprocessor.
+constexpr unsigned kRows = 64;  // Rows that SumRows makes one of.
 
 __global__ void __launch_bounds__(kContextThreads)
     Context(const __grid_constant__ MnemosyneModel model,
@@ -79,58 +80,63 @@ __device__ MnemosyneChunkStep ChunkStepOf(const MnemosyneModel& model,
   return step;
 }
 
-// What the warps of a block have in shared memory.
-struct alignas(16) WarpTask {
-  float scratch[WarpScratch::kCount];
+// What a team has in shared memory.
+struct alignas(16) TeamShared {
+  float weights[(TeamWeights::kCount + 3) / 4 * 4];
+  TeamScratch scratch;
   MnemosyneChunkStep step;
   MnemosyneChoice before;
   MnemosyneChunk chunk;
   MnemosyneTensor tensor;
   MnemosyneTensorStep tensor_step;
 };
-struct alignas(16) WarpShared {
-  float weights[(WarpWeights::kCount + 3) / 4 * 4];
-  WarpTask tasks[kWarps];
-};
 
-// Warps take the chunks of all tiles in turns. `square_sums` and `capped` are [tiles, kTileChunks].
+// Teams take the chunks of all tiles in turns. `square_sums` and `capped` are [tiles, kTileChunks].
 template <bool kReplay>
-__global__ void __launch_bounds__(32 * kWarps, 2)
-    StepWarps(const __grid_constant__ MnemosyneModel model,
-              const __grid_constant__ WarpModel warp_model,
+__global__ void __launch_bounds__(kTeamThreads, kTeams)
+    StepTeams(const __grid_constant__ MnemosyneModel model,
+              const __grid_constant__ TeamModel team_model,
               const __grid_constant__ MnemosyneArrays arrays,
               const __grid_constant__ MnemosyneStepTables tables, double* __restrict__ square_sums,
               uint32_t* __restrict__ capped) {
   extern __shared__ float4 memory[];
-  WarpShared& shared = *reinterpret_cast<WarpShared*>(memory);
-  if (!kReplay) {
-    WarpWeights::Stage(model.weights, shared.weights, static_cast<int>(threadIdx.x), 32 * kWarps);
-    __syncthreads();
-  }
-  WarpTask& task = shared.tasks[threadIdx.x / 32];
-  const size_t turns = static_cast<size_t>(gridDim.x) * kWarps;
-  for (size_t item = blockIdx.x * kWarps + threadIdx.x / 32; item < tables.tile_count * kTileChunks;
-       item += turns) {
+  TeamShared& shared = *reinterpret_cast<TeamShared*>(memory);
+  const int thread = static_cast<int>(threadIdx.x);
+  if (!kReplay) TeamWeights::Stage(model.weights, shared.weights, thread, kTeamThreads);
+  for (size_t item = blockIdx.x; item < tables.tile_count * kTileChunks; item += gridDim.x) {
     const ChunkTile tile = tables.tiles[item / kTileChunks];
     if (item % kTileChunks >= tile.count) continue;
-    __syncwarp();  // All lanes are done with the last chunk.
-    if (threadIdx.x % 32 == 0) {
-      task.step = ChunkStepOf(model, arrays, tables, tile, tile.first_chunk + item % kTileChunks);
-      task.before = *task.step.choice;
-      task.chunk = *task.step.chunk;
-      task.tensor = *task.step.tensor;
-      task.tensor_step = *task.step.step;
-      task.step.chunk = &task.chunk;
-      task.step.tensor = &task.tensor;
-      task.step.step = &task.tensor_step;
+    __syncthreads();  // All are done with the last chunk.
+    if (thread == 0) {
+      shared.step = ChunkStepOf(model, arrays, tables, tile, tile.first_chunk + item % kTileChunks);
+      shared.before = *shared.step.choice;
+      shared.chunk = *shared.step.chunk;
+      shared.tensor = *shared.step.tensor;
+      shared.tensor_step = *shared.step.step;
+      shared.step.chunk = &shared.chunk;
+      shared.step.tensor = &shared.tensor;
+      shared.step.step = &shared.tensor_step;
     }
-    __syncwarp();
-    WarpChunk<WarpLanes> chunk(warp_model, shared.weights, task.scratch, task.step, task.before);
+    __syncthreads();
+    TeamWarp<WarpLanes> warp(team_model, shared.weights, shared.scratch, shared.step, shared.before,
+                             thread / 32);
     if (kReplay) {
-      chunk.Replay(square_sums + item, capped + item);
-    } else {
-      chunk.Step(square_sums + item, capped + item);
+      warp.Replay();
+      __syncthreads();
+      if (thread == 0) warp.FinishReplay(square_sums + item, capped + item);
+      continue;
     }
+    warp.Measure();
+    __syncthreads();
+    if (thread < 32) warp.Decide();
+    __syncthreads();
+    warp.WriteMemory();
+    __syncthreads();
+    const float cap = warp.Bound();
+    __syncthreads();
+    warp.WriteUpdate(cap);
+    __syncthreads();
+    if (thread == 0) warp.Finish(cap, square_sums + item, capped + item);
   }
 }
 
@@ -181,15 +187,15 @@ cudaError_t AllowShared(Kernel kernel, size_t bytes) {
 }
 
 template <bool kReplay>
-cudaError_t LaunchWarps(const MnemosyneModel& model, const MnemosyneArrays& arrays,
+cudaError_t LaunchTeams(const MnemosyneModel& model, const MnemosyneArrays& arrays,
                         const MnemosyneStepTables& tables, const MnemosyneStepSpace& space,
                         unsigned processors, cudaStream_t stream) {
-  const cudaError_t error = AllowShared(StepWarps<kReplay>, sizeof(WarpShared));
+  const cudaError_t error = AllowShared(StepTeams<kReplay>, sizeof(TeamShared));
   if (error != cudaSuccess) return error;
-  const unsigned needed = Blocks(tables.tile_count * kTileChunks, kWarps);
-  const unsigned blocks = needed < 2 * processors ? needed : 2 * processors;
-  StepWarps<kReplay><<<blocks, 32 * kWarps, sizeof(WarpShared), stream>>>(
-      model, WarpModel::Of(model), arrays, tables, space.square_sums, space.capped);
+  const unsigned needed = static_cast<unsigned>(tables.tile_count * kTileChunks);
+  const unsigned blocks = needed < kTeams * processors ? needed : kTeams * processors;
+  StepTeams<kReplay><<<blocks, kTeamThreads, sizeof(TeamShared), stream>>>(
+      model, TeamModel::Of(model), arrays, tables, space.square_sums, space.capped);
   return cudaGetLastError();
 }
 
@@ -208,7 +214,7 @@ cudaError_t LaunchBlocks(const MnemosyneModel& model, const MnemosyneArrays& arr
 }  // namespace
 
 size_t StepScratchCount(const MnemosyneSizes& sizes) {
-  return WarpSizes::Fit(sizes) ? 0 : BlockScratch::Count(sizes);
+  return TeamSizes::Fit(sizes) ? 0 : BlockScratch::Count(sizes);
 }
 
 cudaError_t LaunchMnemosyneContext(const MnemosyneModel& model, const MnemosyneArrays& arrays,
@@ -252,9 +258,9 @@ cudaError_t LaunchMnemosyneStep(const MnemosyneModel& model, const MnemosyneArra
                                 const MnemosyneStepTables& tables, const MnemosyneStepSpace& space,
                                 bool replay, unsigned processors, cudaStream_t stream) {
   cudaError_t error;
-  if (WarpSizes::Fit(model.sizes)) {
-    error = replay ? LaunchWarps<true>(model, arrays, tables, space, processors, stream)
-                   : LaunchWarps<false>(model, arrays, tables, space, processors, stream);
+  if (TeamSizes::Fit(model.sizes)) {
+    error = replay ? LaunchTeams<true>(model, arrays, tables, space, processors, stream)
+                   : LaunchTeams<false>(model, arrays, tables, space, processors, stream);
   } else {
     error = replay ? LaunchBlocks<true>(model, arrays, tables, space, stream)
                    : LaunchBlocks<false>(model, arrays, tables, space, stream);

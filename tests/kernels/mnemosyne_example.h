@@ -25,13 +25,13 @@ struct SizesExample {
 
 inline MnemosyneSizes ShippedSizes() {
   MnemosyneSizes sizes;
-  sizes.cell_size = 32;
+  sizes.cell_size = 128;
   sizes.chunk_cells = 32;
-  sizes.cell_width = 16;
+  sizes.cell_width = 8;
   sizes.key_width = 8;
   sizes.positional = 4;
-  sizes.cell_map = {.inputs = 12, .features = 16, .scale = 0.25F};
-  sizes.cell_hidden = 16;
+  sizes.cell_map = {.inputs = 12, .features = 8, .scale = 0.35F};
+  sizes.cell_hidden = 8;
   sizes.token_width = 32;
   sizes.memory_heads = 2;
   sizes.memory_map = {.inputs = 8, .features = 8, .scale = 0.35F};

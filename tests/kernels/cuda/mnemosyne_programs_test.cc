@@ -11,7 +11,7 @@
 #include "kernels/cuda/host_lanes.h"
 #include "kernels/cuda/mnemosyne_block.h"
 #include "kernels/cuda/mnemosyne_context.h"
-#include "kernels/cuda/mnemosyne_warp.h"
+#include "kernels/cuda/mnemosyne_team.h"
 #include "kernels/mnemosyne_chunk.h"
 #include "tests/kernels/mnemosyne_example.h"
 
@@ -86,22 +86,35 @@ void RunBlocks(const MnemosyneStepArgs& args) {
   });
 }
 
-void RunWarps(const MnemosyneStepArgs& args) {
-  ASSERT_TRUE(WarpSizes::Fit(args.model.sizes));
+// A team, whose warps do each part one after the other.
+void RunTeams(const MnemosyneStepArgs& args) {
+  ASSERT_TRUE(TeamSizes::Fit(args.model.sizes));
   struct alignas(16) Memory {
-    float weights[WarpWeights::kCount];
-    float scratch[WarpScratch::kCount];
+    float weights[(TeamWeights::kCount + 3) / 4 * 4];
+    TeamScratch scratch;
   };
   const auto memory = std::make_unique<Memory>();
   constexpr int kThreads = 3;  // They share the copying.
   for (int i = 0; i < kThreads; ++i) {
-    WarpWeights::Stage(args.model.weights, memory->weights, i, kThreads);
+    TeamWeights::Stage(args.model.weights, memory->weights, i, kThreads);
   }
-  const WarpModel model = WarpModel::Of(args.model);
+  const TeamModel model = TeamModel::Of(args.model);
   ForChunks(args, [&](const MnemosyneChunkStep& step, double* square_sum, uint32_t* capped) {
     const MnemosyneChoice before = *step.choice;
-    WarpChunk<HostLanes> chunk(model, memory->weights, memory->scratch, step, before);
-    args.replay ? chunk.Replay(square_sum, capped) : chunk.Step(square_sum, capped);
+    std::vector<TeamWarp<HostLanes>> team;
+    for (int w = 0; w < TeamSizes::kWarps; ++w) {
+      team.emplace_back(model, memory->weights, memory->scratch, step, before, w);
+    }
+    if (args.replay) {
+      for (auto& warp : team) warp.Replay();
+      return team.front().FinishReplay(square_sum, capped);
+    }
+    for (auto& warp : team) warp.Measure();
+    team.front().Decide();
+    for (auto& warp : team) warp.WriteMemory();
+    const float cap = team.back().Bound();
+    for (auto& warp : team) warp.WriteUpdate(cap);
+    team.front().Finish(cap, square_sum, capped);
   });
 }
 
@@ -119,10 +132,10 @@ TEST(MnemosyneProgramsTest, ABlockHasTheNumbersOfTheReference) {
   }
 }
 
-TEST(MnemosyneProgramsTest, AWarpHasTheNumbersOfTheReference) {
+TEST(MnemosyneProgramsTest, ATeamHasTheNumbersOfTheReference) {
   MnemosyneExample actual(ShippedSizes()), expected(ShippedSizes());
   for (const float clock : kClocks) {
-    actual.Run(clock, &RunContext, &RunWarps);
+    actual.Run(clock, &RunContext, &RunTeams);
     expected.RunReference(clock);
     ExpectSame(actual, expected, 2e-5, "step " + std::to_string(clock) + ", ");
   }
@@ -130,7 +143,7 @@ TEST(MnemosyneProgramsTest, AWarpHasTheNumbersOfTheReference) {
 
 // The update once more has the bits of the step, capped or not.
 TEST(MnemosyneProgramsTest, AReplayHasTheSameBits) {
-  for (const auto run : {&RunBlocks, &RunWarps}) {
+  for (const auto run : {&RunBlocks, &RunTeams}) {
     MnemosyneExample example(ShippedSizes());
     for (const float clock : kClocks) {
       std::vector<float> gradients, updates;
