@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Builds Mnemosyne and passes all its tests: formats and lints, C++ and Python tests in the `dev`
 # preset, the C++ tests again under AddressSanitizer, those below server/rpc under ThreadSanitizer,
-# clang's warnings, the CUDA code where nvcc is found, and the meta-training package.
+# a short run of each fuzz target, clang's warnings, the CUDA code where nvcc is found, and the
+# meta-training package.
 #
 # usage: scripts/test.sh [--full | STAGE ...]
-#   --full   also what takes long: fuzz targets, benchmarks, everything under every sanitizer
+#   --full   also what takes long: benchmarks, everything under every sanitizer
 #   STAGE    only these: setup style dev python hardening clang asan tsan fuzz cuda metatrain
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -15,13 +16,13 @@ for argument in "$@"; do
   case "$argument" in
     --full) full=true ;;
     -h | --help)
-      sed -n '2,9s/^# \{0,1\}//p' "$0"
+      sed -n '2,10s/^# \{0,1\}//p' "$0"
       exit 0
       ;;
     *) stages+=("$argument") ;;
   esac
 done
-((${#stages[@]})) || stages=(setup style dev python hardening clang asan tsan cuda metatrain)
+((${#stages[@]})) || stages=(setup style dev python hardening clang asan tsan fuzz cuda metatrain)
 
 python=.venv/bin/python
 cxx_files() { git ls-files '*.h' '*.cc' '*.cu' '*.cuh'; }
@@ -71,12 +72,17 @@ stage_asan() {
 stage_fuzz() {
   scripts/build.sh fuzz fuzz_targets
   local source name found
+  local -a dictionary
   for source in tests/fuzz/*_fuzz.cc; do
     name=$(basename "$source" _fuzz.cc)
     found="build/fuzz/corpus/$name"
     mkdir -p "$found"
-    "build/fuzz/bin/${name}_fuzz" -max_total_time="${MNEMOSYNE_FUZZ_SECONDS:-8}" -timeout=20 \
-      -print_final_stats=1 -artifact_prefix="build/fuzz/$name-" "$found" \
+    dictionary=()
+    if [[ -f tests/fuzz/dictionaries/$name.dict ]]; then
+      dictionary=("-dict=tests/fuzz/dictionaries/$name.dict")
+    fi
+    "build/fuzz/bin/${name}_fuzz" -max_total_time="${MNEMOSYNE_FUZZ_SECONDS:-5}" -timeout=20 \
+      "${dictionary[@]}" -print_final_stats=1 -artifact_prefix="build/fuzz/$name-" "$found" \
       "tests/fuzz/corpus/$name" 2>"build/fuzz/$name.log" || {
       tail -40 "build/fuzz/$name.log" >&2
       return 1
@@ -87,7 +93,8 @@ stage_fuzz() {
 
 # Debian's gRPC is not built for ThreadSanitizer: what runs inside it stays out.
 stage_tsan() {
-  scripts/build.sh tsan base_test codec_test kernels_test model_test optim_test session_test rpc_test
+  scripts/build.sh tsan base_test codec_test kernels_test model_test optim_test security_test \
+    session_test store_test rpc_test
   ctest --preset tsan -j "$(nproc)" -L below_grpc
 }
 
@@ -120,7 +127,6 @@ for stage in "${stages[@]}"; do
   printf '== %s: ok in %d s\n' "$stage" $((SECONDS - started))
 done
 if $full; then
-  stage_fuzz
   scripts/build.sh tsan
   ctest --preset tsan -j "$(nproc)" -LE uses_grpc
   scripts/build.sh release

@@ -9,10 +9,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
-#include <deque>
 #include <iterator>
 #include <memory>
-#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -26,12 +24,12 @@
 #include "server/rpc/optimize_conversation.h"
 #include "server/session/session_store.h"
 #include "server/telemetry/log.h"
+#include "tests/server/testing/fake_sink.h"
 #include "tests/testing/notification.h"
 
 namespace {
 
 using namespace mnemosyne::server;  // NOLINT(google-build-using-namespace)
-using mnemosyne::MutexLock;
 using mnemosyne::testing::Notification;
 
 constexpr size_t kElements[] = {6, 3};
@@ -73,99 +71,6 @@ struct Bench {
   }
 };
 
-// The transport, which checks the rules of StreamSink.
-class Sink final : public StreamSink {
- public:
-  explicit Sink(std::shared_ptr<OptimizeConversation> conversation)
-      : conversation_(std::move(conversation)) {
-    conversation_->Start(this);
-  }
-  ~Sink() override {
-    Unblock();
-    Notification closed;
-    conversation_->OnClosed([&closed] { closed.Notify(); });
-    closed.WaitForNotification();
-  }
-
-  void Send(std::string bytes) {
-    {
-      MutexLock lock(&mutex_);
-      if (inbox_.size() < 64) inbox_.push_back(std::move(bytes));
-    }
-    Deliver();
-  }
-  void CloseSending() {
-    {
-      MutexLock lock(&mutex_);
-      closed_ = true;
-    }
-    Deliver();
-  }
-  void Block() {
-    MutexLock lock(&mutex_);
-    blocked_ = true;
-  }
-  void Unblock() {
-    bool in_flight = false;
-    {
-      MutexLock lock(&mutex_);
-      blocked_ = false;
-      in_flight = std::exchange(in_flight_, false);
-    }
-    if (in_flight) conversation_->OnWritten(true);
-  }
-  OptimizeConversation& conversation() { return *conversation_; }
-
- private:
-  void Read() override {
-    {
-      MutexLock lock(&mutex_);
-      Check(!std::exchange(reading_, true) && !finished_);
-    }
-    Deliver();
-  }
-  void Write(std::string message) override {
-    mnemosyne::v1::OptimizeResponse response;
-    Check(response.ParseFromString(message));
-    {
-      MutexLock lock(&mutex_);
-      Check(!in_flight_ && !finished_);
-      in_flight_ = blocked_;
-      if (blocked_) return;
-    }
-    conversation_->OnWritten(true);
-  }
-  void Finish(const absl::Status&) override {
-    MutexLock lock(&mutex_);
-    Check(!std::exchange(finished_, true) && !in_flight_);
-  }
-  void Cancel() override {}
-
-  void Deliver() {
-    std::optional<InboundMessage> message;
-    {
-      MutexLock lock(&mutex_);
-      if (!reading_ || (inbox_.empty() && !closed_)) return;
-      reading_ = false;
-      if (!inbox_.empty()) {
-        auto owner = std::make_shared<std::string>(std::move(inbox_.front()));
-        inbox_.pop_front();
-        message = InboundMessage{{std::as_bytes(std::span(*owner))}, owner};
-      }
-    }
-    message ? conversation_->OnMessage(*std::move(message)) : conversation_->OnReadsDone();
-  }
-
-  const std::shared_ptr<OptimizeConversation> conversation_;
-  mnemosyne::Mutex mutex_;
-  std::deque<std::string> inbox_;
-  bool reading_ = false;
-  bool closed_ = false;
-  bool blocked_ = false;
-  bool in_flight_ = false;
-  bool finished_ = false;
-};
-
 // Takes commands off the front of an input.
 class Input {
  public:
@@ -199,7 +104,7 @@ class Game {
       const uint8_t command = input_.Byte();
       Command(command & 15, sinks_[(command >> 4) & 1]);
     }
-    sinks_.clear();
+    for (auto& sink : sinks_) Leave(sink);
     if (!deleted_) bench_.store.Delete(session_);
     session_.reset();
     bench_.Settle();
@@ -207,10 +112,12 @@ class Game {
   }
 
  private:
-  void Command(int command, std::unique_ptr<Sink>& sink) {
+  void Command(int command, std::unique_ptr<FakeSink>& sink) {
     if (sink == nullptr) {
-      sink = std::make_unique<Sink>(std::make_shared<OptimizeConversation>(
-          bench_.store, bench_.executor, StreamOwner{}, StreamLimits(), bench_.clock));
+      sink = std::make_unique<FakeSink>(
+          std::make_shared<OptimizeConversation>(bench_.store, bench_.executor, StreamOwner{},
+                                                 StreamLimits(), bench_.clock),
+          [](const std::string&) { std::abort(); });
     }
     mnemosyne::v1::OptimizeRequest request;
     switch (command) {
@@ -239,7 +146,7 @@ class Game {
         request.mutable_end()->set_step(NextStep());
         break;
       case 6:
-        return sink->Send(input_.Bytes(input_.Byte()));
+        return sink->SendBytes(input_.Bytes(input_.Byte()));
       case 7:
         return sink->CloseSending();
       case 8:
@@ -254,14 +161,19 @@ class Game {
       case 12:
         return sink->Unblock();
       case 13:
-        return sink.reset();
+        return Leave(sink);
       case 14:
         return bench_.Settle();
       default:
         if (input_.Byte() == 255 && !std::exchange(deleted_, true)) bench_.store.Delete(session_);
         return;
     }
-    sink->Send(request.SerializeAsString());
+    sink->Send(request);
+  }
+
+  static void Leave(std::unique_ptr<FakeSink>& sink) {
+    if (sink != nullptr) sink->Unblock();
+    sink.reset();
   }
 
   int64_t NextStep() const { return session_->progress().last_step + 1; }
@@ -287,7 +199,7 @@ class Game {
   Bench& bench_;
   Input input_;
   std::shared_ptr<Session> session_;
-  std::vector<std::unique_ptr<Sink>> sinks_;
+  std::vector<std::unique_ptr<FakeSink>> sinks_;
   bool deleted_ = false;
 };
 

@@ -18,6 +18,7 @@
 #include "base/safetensors.h"
 #include "optim/learned_optimizer.h"
 #include "optim/model.h"
+#include "tests/fuzz/json_mutator.h"
 
 namespace {
 
@@ -65,6 +66,11 @@ std::optional<Shapes::value_type> MissingTensor(std::string_view message) {
 }
 
 }  // namespace
+
+extern "C" size_t LLVMFuzzerCustomMutator(uint8_t* data, size_t size, size_t max_size,
+                                          unsigned seed) {
+  return mnemosyne::fuzz::JsonMutator(seed).Mutate(data, size, max_size);
+}
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const std::string config(reinterpret_cast<const char*>(data), size);

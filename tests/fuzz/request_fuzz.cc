@@ -1,5 +1,6 @@
-// Feeds arbitrary messages to the path of a creation: protobuf, our own types, all checks, and the
-// layout. What is accepted must have sizes that can be computed with, and come back as it was.
+// Feeds arbitrary messages to what reads requests: protobuf, our own types, all checks, the layout
+// of a session and the kernel of attention. What is accepted must have sizes that can be computed
+// with.
 #include <google/protobuf/stubs/logging.h>
 
 #include <cstddef>
@@ -7,10 +8,11 @@
 #include <cstdlib>
 #include <string>
 
+#include "mnemosyne/v1/attention_service.pb.h"
 #include "mnemosyne/v1/optimizer_service.pb.h"
 #include "optim/parameter_spec.h"
+#include "server/rpc/attention_codec.h"
 #include "server/rpc/session_codec.h"
-#include "server/rpc/state_header.h"
 #include "server/session/session_spec.h"
 
 namespace {
@@ -41,6 +43,30 @@ void TryCreate(const mnemosyne::v1::CreateSessionRequest& request) {
   if (layout->element_count() < elements) std::abort();
 }
 
+void TryAttend(const mnemosyne::v1::AttentionKernel& proto) {
+  (void)mnemosyne::server::TensorType(proto);
+  const auto kernel = FromProto(proto);
+  if (!kernel.ok()) return;
+  const mnemosyne::kernels::FltSizes& sizes = kernel->sizes;
+  if (sizes.heads > 4096 || sizes.dim > mnemosyne::kernels::kFltDimMax ||
+      sizes.value_dim > mnemosyne::kernels::kFltDimMax ||
+      sizes.map.features > mnemosyne::kernels::kFltFeatureMax ||
+      sizes.waves > mnemosyne::kernels::kFltWaveMax) {
+    std::abort();
+  }
+}
+
+template <typename Message, typename Try>
+void Read(const uint8_t* bytes, int length, const Try& attempt) {
+  Message message;
+  if (message.ParseFromArray(bytes, length)) attempt(message);
+}
+
+void TryStep(const mnemosyne::v1::StepRequest& request) {
+  (void)FromProto(request.begin());
+  (void)mnemosyne::server::WireEncoding(request.gradient_encoding(), "gradient_encoding");
+}
+
 }  // namespace
 
 // protobuf tells of each message that it cannot read.
@@ -53,17 +79,18 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (size == 0) return 0;
   const auto* const bytes = data + 1;
   const int length = static_cast<int>(size - 1);
-  if (data[0] % 3 == 0) {
-    mnemosyne::v1::CreateSessionRequest request;
-    if (request.ParseFromArray(bytes, length)) TryCreate(request);
-  } else if (data[0] % 3 == 1) {
-    mnemosyne::v1::UpdateSessionRequest request;
-    if (request.ParseFromArray(bytes, length)) TryUpdate(request);
-  } else {
-    mnemosyne::v1::StepRequest request;
-    if (!request.ParseFromArray(bytes, length)) return 0;
-    (void)FromProto(request.begin());
-    (void)mnemosyne::server::WireEncoding(request.gradient_encoding(), "gradient_encoding");
+  switch (data[0] % 4) {
+    case 0:
+      Read<mnemosyne::v1::CreateSessionRequest>(bytes, length, &TryCreate);
+      break;
+    case 1:
+      Read<mnemosyne::v1::UpdateSessionRequest>(bytes, length, &TryUpdate);
+      break;
+    case 2:
+      Read<mnemosyne::v1::StepRequest>(bytes, length, &TryStep);
+      break;
+    default:
+      Read<mnemosyne::v1::AttentionKernel>(bytes, length, &TryAttend);
   }
   return 0;
 }

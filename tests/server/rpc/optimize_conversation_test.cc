@@ -33,8 +33,10 @@ std::vector<float> ToFloats(const std::string& bytes) {
 class OptimizeConversationTest : public ::testing::Test {
  protected:
   std::unique_ptr<FakeSink> Connect() {
-    return std::make_unique<FakeSink>(std::make_shared<OptimizeConversation>(
-        bench_.store, bench_.executor, StreamOwner{.caller = caller_}, limits_, bench_.clock));
+    return std::make_unique<FakeSink>(
+        std::make_shared<OptimizeConversation>(
+            bench_.store, bench_.executor, StreamOwner{.caller = caller_}, limits_, bench_.clock),
+        [](const std::string& what) { ADD_FAILURE() << what; });
   }
 
   static v1::OptimizeRequest OpenRequest(const Session& session) {

@@ -1,12 +1,11 @@
-// A stream without a network: the test plays the client.
+// A stream without a network: a test, or a fuzzer, plays the client.
 #pragma once
-
-#include <gtest/gtest.h>
 
 #include <chrono>
 #include <deque>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <utility>
 
@@ -18,14 +17,19 @@
 
 namespace mnemosyne::server {
 
-// Takes what a conversation writes and feeds it what the test sends. Thread-safe.
+// Takes what a conversation writes, feeds it what the client sends, and watches the rules of
+// StreamSink. Thread-safe.
 class FakeSink final : public StreamSink {
  public:
-  // How long a test waits for what must come; reached only when it fails.
+  // How long is waited for what must come; reached only when it does not.
   static constexpr std::chrono::seconds kPatience{30};
 
-  explicit FakeSink(std::shared_ptr<OptimizeConversation> conversation)
-      : conversation_(std::move(conversation)) {
+  // Told what a conversation did against the rules, on whatever thread it did it; may end the
+  // process.
+  using Complain = void (*)(const std::string& what);
+
+  FakeSink(std::shared_ptr<OptimizeConversation> conversation, Complain complain)
+      : conversation_(std::move(conversation)), complain_(complain) {
     conversation_->Start(this);
   }
 
@@ -71,17 +75,17 @@ class FakeSink final : public StreamSink {
     if (in_flight) conversation_->OnWritten(true);
   }
 
-  // The next message from the daemon; nothing, and a failure, if none comes.
+  // The next message from the daemon; nothing, and a complaint, if none comes.
   v1::OptimizeResponse Receive() {
     MutexLock lock(&mutex_);
     const auto ready = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return !outbox_.empty(); };
     v1::OptimizeResponse response;
     if (!lock.AwaitFor(kPatience, ready)) {
-      ADD_FAILURE() << "the daemon sent nothing; finished: "
-                    << (finished_ ? finished_->ToString() : "no");
+      complain_("the daemon sent nothing; finished: " +
+                (finished_ ? finished_->ToString() : std::string("no")));
       return response;
     }
-    EXPECT_TRUE(response.ParseFromString(outbox_.front()));
+    response = std::move(outbox_.front());
     outbox_.pop_front();
     return response;
   }
@@ -92,7 +96,7 @@ class FakeSink final : public StreamSink {
     const auto ready = [this]()
                            ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return finished_.has_value(); };
     if (!lock.AwaitFor(kPatience, ready)) {
-      ADD_FAILURE() << "the daemon did not end the stream";
+      complain_("the daemon did not end the stream");
       return absl::OkStatus();
     }
     return *finished_;
@@ -110,21 +114,27 @@ class FakeSink final : public StreamSink {
   OptimizeConversation& conversation() { return *conversation_; }
 
  private:
+  void Check(bool good, const char* what) const {
+    if (!good) complain_(what);
+  }
+
   void Read() override {
     {
       MutexLock lock(&mutex_);
-      EXPECT_FALSE(std::exchange(reading_, true)) << "two reads at once";
-      EXPECT_FALSE(finished_.has_value()) << "a read after the end";
+      Check(!std::exchange(reading_, true), "two reads at once");
+      Check(!finished_.has_value(), "a read after the end");
     }
     Deliver();
   }
 
   void Write(std::string message) override {
+    v1::OptimizeResponse response;
+    Check(response.ParseFromString(message), "a message that is none");
     {
       MutexLock lock(&mutex_);
-      EXPECT_FALSE(write_in_flight_) << "two writes at once";
-      EXPECT_FALSE(finished_.has_value()) << "a write after the end";
-      outbox_.push_back(std::move(message));
+      Check(!write_in_flight_, "two writes at once");
+      Check(!finished_.has_value(), "a write after the end");
+      outbox_.push_back(std::move(response));
       if (blocked_) {
         write_in_flight_ = true;
         return;
@@ -135,7 +145,8 @@ class FakeSink final : public StreamSink {
 
   void Finish(const absl::Status& status) override {
     MutexLock lock(&mutex_);
-    EXPECT_FALSE(finished_.has_value()) << "finished twice";
+    Check(!finished_.has_value(), "finished twice");
+    Check(!write_in_flight_, "finished during a write");
     finished_ = status;
   }
 
@@ -165,9 +176,10 @@ class FakeSink final : public StreamSink {
   }
 
   const std::shared_ptr<OptimizeConversation> conversation_;
+  const Complain complain_;
   Mutex mutex_;
   std::deque<std::string> inbox_ ABSL_GUARDED_BY(mutex_);
-  std::deque<std::string> outbox_ ABSL_GUARDED_BY(mutex_);
+  std::deque<v1::OptimizeResponse> outbox_ ABSL_GUARDED_BY(mutex_);
   std::optional<absl::Status> finished_ ABSL_GUARDED_BY(mutex_);
   bool reading_ ABSL_GUARDED_BY(mutex_) = false;
   bool closed_ ABSL_GUARDED_BY(mutex_) = false;
