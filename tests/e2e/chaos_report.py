@@ -21,7 +21,7 @@ JOBS_MAX = 4
 def run_round(
     folder: Path, points: list[str], expected: bytes, rng: random.Random
 ) -> tuple[Counter[str], int, list[str]]:
-    """Disturbs jobs until all points were met: the first on the CPU or on a device of its own memory.
+    """Disturbs jobs until all points were met, on the CPU or a device with a memory of its own.
 
     Returns:
         What happened, such as `kill stream.end`; how many daemons died; what went wrong.
