@@ -13,6 +13,7 @@
 
 #include <cstddef>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -42,6 +43,9 @@ class Backend {
 
   // Whether Buffers are ordinary host memory, so that a gradient can be received where it is used.
   virtual bool host_accessible() const = 0;
+
+  // Bytes of the device's own memory that are free now; nothing where Buffers are host memory.
+  virtual std::optional<size_t> FreeMemory() const = 0;
 
   // Returns `size` zeroed bytes, aligned to 64.
   virtual absl::StatusOr<Buffer> Allocate(size_t size) = 0;
@@ -100,8 +104,8 @@ struct CpuOptions {
   std::string isa = "auto";  // auto, baseline, avx2, avx512; FailedPrecondition if not supported.
 };
 
-// Makes the backend `device`: `cpu` or `cuda:<ordinal>`. FailedPrecondition if this build or this
-// machine lacks it; the message says which.
+// Makes the backend `device`: `cpu` or `cuda:<ordinal>`; in builds with tests also `apart:<MiB>`, an
+// ApartBackend. FailedPrecondition if this build or this machine lacks it; the message says which.
 absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(std::string_view device,
                                                        const CpuOptions& options = {});
 

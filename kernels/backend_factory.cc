@@ -1,9 +1,13 @@
 // The one place that knows which backends this build has.
 #include <charconv>
+#include <optional>
 
 #include "base/error.h"
 #include "kernels/backend.h"
 #include "kernels/cpu/cpu_backend.h"
+#if MNEMOSYNE_TEST_DEVICES
+#include "kernels/cpu/apart_backend.h"
+#endif
 #if MNEMOSYNE_CUDA
 #include "kernels/cuda/cuda_backend.h"
 #endif
@@ -19,20 +23,27 @@ absl::StatusOr<std::unique_ptr<Backend>> CreateCudaBackend([[maybe_unused]] int 
 #endif
 }
 
+// The number at the end of `<prefix><number>`; nothing if `device` is anything else.
+std::optional<int> NumberAfter(std::string_view prefix, std::string_view device) {
+  if (!device.starts_with(prefix)) return std::nullopt;
+  const std::string_view digits = device.substr(prefix.size());
+  int number = -1;
+  const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), number);
+  const bool whole = error == std::errc() && end == digits.data() + digits.size();
+  return whole && number >= 0 ? std::optional(number) : std::nullopt;
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(std::string_view device,
                                                        const CpuOptions& options) {
-  constexpr std::string_view kCudaPrefix = "cuda:";
   if (device == "cpu") return cpu::CpuBackend::Create(options);
-  if (device.substr(0, kCudaPrefix.size()) == kCudaPrefix) {
-    const std::string_view digits = device.substr(kCudaPrefix.size());
-    int ordinal = -1;
-    const auto [end, error] =
-        std::from_chars(digits.data(), digits.data() + digits.size(), ordinal);
-    const bool whole = error == std::errc() && end == digits.data() + digits.size();
-    if (whole && ordinal >= 0) return CreateCudaBackend(ordinal);
+  if (const auto ordinal = NumberAfter("cuda:", device)) return CreateCudaBackend(*ordinal);
+#if MNEMOSYNE_TEST_DEVICES
+  if (const auto mebibytes = NumberAfter("apart:", device)) {
+    return cpu::ApartBackend::Create(*mebibytes, options);
   }
+#endif
   return InvalidArgument("unknown device: {}, expected cpu or cuda:<ordinal>", device);
 }
 

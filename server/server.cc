@@ -6,6 +6,8 @@
 #include <unistd.h>
 
 #include <chrono>
+#include <limits>
+#include <optional>
 #include <thread>
 #include <utility>
 
@@ -90,6 +92,7 @@ KeeperOptions MakeKeeperOptions(const ServerConfig& config, const AccessPolicy& 
           .tenant_disk_bytes_max =
               [&policy](std::string_view tenant) { return policy.LimitsOf(tenant).disk_bytes; },
           .log_bytes_max = config.log_max,
+          .park_seconds = config.park_seconds,
           .idle_seconds = config.idle_seconds,
           .expire_seconds = config.expire_seconds};
 }
@@ -104,6 +107,15 @@ absl::StatusOr<std::unique_ptr<kernels::Backend>> OpenDevice(const ServerConfig&
   if (backend.ok()) return backend;
   return FailedPrecondition("--device {} --isa {}: {}; use --device auto and --isa auto",
                             config.device, config.isa, ErrorMessage(backend.status()));
+}
+
+// What sessions may reserve of a device's own memory. The rest of it is for weights, workspaces and
+// what allocating leaves between.
+int64_t DeviceBytesMax(const ServerConfig& config, const kernels::Backend& backend) {
+  const std::optional<size_t> available = backend.FreeMemory();
+  if (!available) return std::numeric_limits<int64_t>::max();
+  if (config.device_memory_max > 0) return config.device_memory_max;
+  return static_cast<int64_t>(*available / 10 * 9);
 }
 
 void SetBounds(const ServerConfig& config, grpc::ServerBuilder& builder) {
@@ -149,7 +161,7 @@ Server::Server(const ServerConfig& config, Security security,
                std::unique_ptr<kernels::Backend> backend, const Clock& clock)
     : config_(config),
       security_(std::move(security)),
-      budget_(config.memory_max),
+      budget_(config.memory_max, DeviceBytesMax(config, *backend)),
       quotas_([policy = security_.policy.get()](
                   std::string_view tenant) { return policy->LimitsOf(tenant); },
               clock),

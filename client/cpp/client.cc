@@ -203,6 +203,38 @@ absl::StatusOr<v1::Session> Client::UpdateSession(const SessionKey& key,
   return std::move(*response.mutable_session());
 }
 
+absl::StatusOr<int64_t> Client::SnapshotSession(const SessionKey& key, std::string_view pin,
+                                                int64_t step) {
+  v1::SnapshotSessionRequest request;
+  request.set_name(key.name);
+  request.set_token(key.token);
+  request.set_pin(std::string(pin));
+  request.set_step(step);
+  v1::SnapshotSessionResponse response;
+  MNEMO_RETURN_IF_ERROR(impl_->Call([&](grpc::ClientContext& context) {
+    return impl_->stub->SnapshotSession(&context, request, &response);
+  }));
+  return response.step();
+}
+
+absl::StatusOr<v1::Session> Client::RewindSession(const SessionKey& key, std::string_view pin) {
+  v1::RewindSessionRequest request;
+  request.set_name(key.name);
+  request.set_token(key.token);
+  request.set_pin(std::string(pin));
+  v1::RewindSessionResponse response;
+  MNEMO_RETURN_IF_ERROR(impl_->Call([&](grpc::ClientContext& context) {
+    return impl_->stub->RewindSession(&context, request, &response);
+  }));
+  return std::move(*response.mutable_session());
+}
+
+absl::Status Client::Drain() {
+  v1::DrainResponse response;
+  return impl_->Call(
+      [&](grpc::ClientContext& context) { return impl_->stub->Drain(&context, {}, &response); });
+}
+
 absl::Status Client::DeleteSession(const SessionKey& key) {
   v1::DeleteSessionRequest request;
   request.set_name(key.name);

@@ -166,7 +166,6 @@ absl::StatusOr<StepResult> OptimizeStream::Impl::Step(Tensors gradients, Mutable
                                                       const StepOptions& options) {
   MNEMO_RETURN_IF_ERROR(CheckTensors(element_counts_, gradients, updates, options));
   absl::StatusOr<StepResult> result;
-  std::vector<StreamEvent> events;
   {
     const absl::MutexLock lock(&mutex_);
     const int64_t step = options.step > 0 ? options.step : last_step_ + 1;
@@ -179,12 +178,19 @@ absl::StatusOr<StepResult> OptimizeStream::Impl::Step(Tensors gradients, Mutable
       Keep(job, *result);
       last_step_ = std::max(last_step_, step);
     }
+  }
+  TellEvents();
+  return result;
+}
+
+void OptimizeStream::Impl::TellEvents() {
+  std::vector<StreamEvent> events;
+  {
+    const absl::MutexLock lock(&mutex_);
     events.swap(events_);
   }
-  if (options_.on_event) {
-    for (const StreamEvent& event : events) options_.on_event(event);
-  }
-  return result;
+  if (!options_.on_event) return;
+  for (const StreamEvent& event : events) options_.on_event(event);
 }
 
 void OptimizeStream::Impl::Keep(const Job& job, const StepResult& result) {
@@ -231,13 +237,13 @@ absl::StatusOr<StepResult> OptimizeStream::Impl::TryUntilAnswered(const Job& job
 absl::StatusOr<StepResult> OptimizeStream::Impl::Try(const Job& job) {
   MNEMO_RETURN_IF_ERROR(fatal_);
   if (!stream_) MNEMO_RETURN_IF_ERROR(Connect(job.deadline));
-  MNEMO_RETURN_IF_ERROR(SendLostSteps(job));
+  MNEMO_RETURN_IF_ERROR(SendLostSteps(job.step, job.deadline));
   return TryOnce(job);
 }
 
-absl::Status OptimizeStream::Impl::SendLostSteps(const Job& job) {
+absl::Status OptimizeStream::Impl::SendLostSteps(int64_t before, Time deadline) {
   const int64_t first = daemon_step_ + 1;
-  const int64_t last = std::min(last_step_, job.step - 1);
+  const int64_t last = std::min(last_step_, before - 1);
   if (first > last) return absl::OkStatus();
   if (!replay_.Has(first, last)) {
     if (!options_.accept_loss) {
@@ -264,7 +270,7 @@ absl::Status OptimizeStream::Impl::SendLostSteps(const Job& job) {
   }
   for (int64_t step = first; step <= last; ++step) {
     MNEMO_ASSIGN_OR_RETURN(const ReplayBuffer::Step kept, replay_.Get(step));
-    const Job again = {step, kept.gradients, targets, kept.options, job.deadline};
+    const Job again = {step, kept.gradients, targets, kept.options, deadline};
     MNEMO_RETURN_IF_ERROR(TryOnce(again).status());
     daemon_step_ = step;
   }
@@ -426,6 +432,15 @@ absl::StatusOr<StepResult> OptimizeStream::StepAndApply(Tensors gradients,
                                                         MutableTensors parameters,
                                                         const StepOptions& options) {
   return impl_->StepAndApply(gradients, parameters, options);
+}
+
+absl::StatusOr<int64_t> OptimizeStream::Snapshot(std::string_view pin) {
+  return impl_->Snapshot(pin);
+}
+
+absl::StatusOr<v1::Session> OptimizeStream::UpdateSession(const v1::SessionSpec& spec,
+                                                          const std::vector<std::string>& paths) {
+  return impl_->UpdateSession(spec, paths);
 }
 
 int64_t OptimizeStream::last_step() const { return impl_->last_step(); }

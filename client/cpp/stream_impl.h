@@ -1,9 +1,11 @@
 // The inside of OptimizeStream.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <vector>
 
@@ -16,6 +18,7 @@
 #include "mnemosyne/credentials.h"
 #include "mnemosyne/optimize_stream.h"
 #include "mnemosyne/v1/optimize_stream.pb.h"
+#include "mnemosyne/v1/optimizer_service.grpc.pb.h"
 #include "proto/codec/chunk_grid.h"
 
 namespace mnemosyne {
@@ -38,6 +41,10 @@ class OptimizeStream::Impl {
                                   const StepOptions& options);
   absl::StatusOr<StepResult> StepAndApply(Tensors gradients, MutableTensors parameters,
                                           const StepOptions& options);
+
+  absl::StatusOr<int64_t> Snapshot(std::string_view pin);
+  absl::StatusOr<v1::Session> UpdateSession(const v1::SessionSpec& spec,
+                                            const std::vector<std::string>& paths);
 
   int64_t last_step() const;
   int64_t epoch() const;
@@ -63,8 +70,15 @@ class OptimizeStream::Impl {
   bool WaitFor(std::chrono::milliseconds wait, Time deadline) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::StatusOr<StepResult> TryUntilAnswered(const Job& job) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::StatusOr<StepResult> Try(const Job& job) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Sends the steps before `job` that the daemon has lost.
-  absl::Status SendLostSteps(const Job& job) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Sends the steps before `before` that the daemon has lost.
+  absl::Status SendLostSteps(int64_t before, Time deadline) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Waits until the daemon stands at the last step of this stream, as far as is known; that step.
+  absl::StatusOr<int64_t> Settle(Time deadline);
+  absl::StatusOr<int64_t> SnapshotUntil(std::string_view pin, Time deadline);
+  // A call beside the stream.
+  using StubCall = std::function<grpc::Status(v1::OptimizerService::Stub&, grpc::ClientContext&)>;
+  absl::Status Call(Time deadline, const StubCall& call);
+  void TellEvents();
   // Sends a step once over the open stream.
   absl::StatusOr<StepResult> TryOnce(const Job& job) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Keeps a step as long as the daemon could lose it.

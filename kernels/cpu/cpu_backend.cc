@@ -78,14 +78,18 @@ size_t PhysicalMemory() {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Backend>> CpuBackend::Create(const CpuOptions& options) {
+absl::StatusOr<CpuBackend::Parts> CpuBackend::FindParts(const CpuOptions& options) {
   if (options.threads < 0) {
     return InvalidArgument("wrong number of threads: {}, expected at least 0", options.threads);
   }
   MNEMO_ASSIGN_OR_RETURN(const KernelTable* kernels, FindKernels(options.isa));
   const int cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
-  return std::unique_ptr<Backend>(
-      new CpuBackend(*kernels, options.threads == 0 ? cores : options.threads));
+  return Parts{kernels, options.threads == 0 ? cores : options.threads};
+}
+
+absl::StatusOr<std::unique_ptr<Backend>> CpuBackend::Create(const CpuOptions& options) {
+  MNEMO_ASSIGN_OR_RETURN(const Parts parts, FindParts(options));
+  return std::unique_ptr<Backend>(new CpuBackend(parts));
 }
 
 std::string CpuBackend::description() const {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -15,7 +16,7 @@
 namespace mnemosyne::kernels::cpu {
 
 // Thread-safety and errors: as Backend. Every call returns when its work is done.
-class CpuBackend final : public Backend {
+class CpuBackend : public Backend {
  public:
   // InvalidArgument for negative threads or an unknown instruction set, FailedPrecondition for one
   // that this machine lacks.
@@ -24,6 +25,7 @@ class CpuBackend final : public Backend {
   std::string_view name() const override { return "cpu"; }
   std::string description() const override;
   bool host_accessible() const override { return true; }
+  std::optional<size_t> FreeMemory() const override { return std::nullopt; }
 
   absl::StatusOr<Buffer> Allocate(size_t size) override;
   absl::StatusOr<Buffer> AllocateHost(size_t size) override { return Allocate(size); }
@@ -51,9 +53,19 @@ class CpuBackend final : public Backend {
 
   absl::Status Synchronize() override;
 
- private:
-  CpuBackend(const KernelTable& kernels, int threads) : kernels_(kernels), runner_(threads) {}
+ protected:
+  // What a backend is made of.
+  struct Parts {
+    const KernelTable* kernels;
+    int threads;
+  };
 
+  // Errors as Create.
+  static absl::StatusOr<Parts> FindParts(const CpuOptions& options);
+
+  explicit CpuBackend(const Parts& parts) : kernels_(*parts.kernels), runner_(parts.threads) {}
+
+ private:
   // Cuts `segments` and calls work(block) for each block.
   template <typename Work>
   void ForEachBlock(std::span<const Segment> segments, const Work& work);

@@ -87,6 +87,13 @@ CudaBackend::~CudaBackend() {
   cudaStreamDestroy(stream_);
 }
 
+std::optional<size_t> CudaBackend::FreeMemory() const {
+  size_t available = 0;
+  size_t total = 0;
+  if (cudaSetDevice(ordinal_) != cudaSuccess) return 0;
+  return cudaMemGetInfo(&available, &total) == cudaSuccess ? available : 0;
+}
+
 absl::StatusOr<Buffer> CudaBackend::Allocate(size_t size) {
   if (size == 0) return Buffer();
   MNEMO_RETURN_IF_ERROR(ToStatus(cudaSetDevice(ordinal_)));

@@ -25,6 +25,7 @@ class CudaBackend final : public Backend {
   std::string_view name() const override { return name_; }
   std::string description() const override { return description_; }
   bool host_accessible() const override { return false; }
+  std::optional<size_t> FreeMemory() const override;
 
   absl::StatusOr<Buffer> Allocate(size_t size) override;
   absl::StatusOr<Buffer> AllocateHost(size_t size) override;  // Pinned.

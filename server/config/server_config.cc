@@ -107,6 +107,9 @@ const std::vector<Option>& Options() {
        "bound."},
       {"State", "--log-max", "BYTES", NumberOption{&C::log_max, kMiB, 1024 * kTiB, true},
        "Bytes of a session's log of steps beyond which it gets a snapshot, which trims the log."},
+      {"State", "--park-seconds", "SECONDS", NumberOption{&C::park_seconds, 0, kTiB},
+       "Seconds without a step after which a session leaves the memory of a GPU for the machine's, "
+       "from which its next step brings it back; 0 is only when the GPU's is short."},
       {"State", "--idle-seconds", "SECONDS", NumberOption{&C::idle_seconds, 0, kTiB},
        "Seconds without a step after which a session leaves memory for the disk, from which its "
        "next step brings it back; 0 is only when memory is short."},
@@ -124,6 +127,10 @@ const std::vector<Option>& Options() {
       {"Bounds", "--memory-max", "BYTES", NumberOption{&C::memory_max, 0, 1024 * kTiB, true},
        "Memory that all sessions together may reserve, in bytes or with a unit such as 8GiB; 0 is "
        "half of the machine's."},
+      {"Bounds", "--device-memory-max", "BYTES",
+       NumberOption{&C::device_memory_max, 0, 1024 * kTiB, true},
+       "Memory of a GPU that all sessions together may reserve; those that idled longest make room "
+       "for others. 0 is nine tenths of what is free at the start. The CPU has none of its own."},
       {"Bounds", "--sessions-max", "COUNT", NumberOption{&C::sessions_max, 1, 1'000'000},
        "Most sessions."},
       {"Bounds", "--parameters-max", "COUNT", NumberOption{&C::parameters_max, 1, 10'000'000},

@@ -37,6 +37,7 @@ struct ServerConfig {
   int64_t snapshot_buffer = int64_t{1} << 30;  // Bytes.
   int64_t state_max = 0;                       // Bytes; 0 is no bound.
   int64_t log_max = int64_t{4} << 30;          // Bytes.
+  int64_t park_seconds = 0;
   int64_t idle_seconds = 0;
   int64_t expire_seconds = 0;
 
@@ -46,7 +47,8 @@ struct ServerConfig {
   std::string isa = "auto";
 
   // Bounds.
-  int64_t memory_max = 0;  // Bytes; 0 is half of the machine's.
+  int64_t memory_max = 0;         // Bytes; 0 is half of the machine's.
+  int64_t device_memory_max = 0;  // Bytes; 0 is nine tenths of what is free at the start.
   int64_t sessions_max = 1024;
   int64_t parameters_max = 100'000;
   int64_t streams_max = 1024;

@@ -249,7 +249,7 @@ grpc::ServerUnaryReactor* OptimizerService::UpdateSession(grpc::CallbackServerCo
     if (!status.ok()) return answer(status);
     keeper->KeepRules(*session, [answer](const absl::Status&) { answer(absl::OkStatus()); });
   };
-  if ((*session)->resident()) {
+  if ((*session)->in_memory()) {
     update_and_keep();
     return call;
   }
@@ -422,6 +422,10 @@ grpc::ServerUnaryReactor* OptimizerService::GetServerInfo(grpc::CallbackServerCo
   device.set_description(executor_.device_description());
   device.set_step_count(executor_.step_count());
   device.set_queue_length(static_cast<int64_t>(executor_.queue_length()));
+  if (const MemoryBudget& budget = store_.budget(); caller->admin && executor_.has_own_memory()) {
+    device.set_reserved_bytes(budget.reserved().device);
+    device.set_reserved_bytes_max(budget.max().device);
+  }
   Describe(*caller, *response);
   response->set_parameter_count_max(static_cast<int64_t>(store_.limits().parameter_count_max));
   response->set_message_bytes_max(limits_.message_bytes_max);
@@ -442,6 +446,11 @@ grpc::ServerUnaryReactor* OptimizerService::GetServerInfo(grpc::CallbackServerCo
     keeping.set_eviction_count(health.eviction_count);
     keeping.set_last_snapshot_seconds(health.last_snapshot_seconds);
     keeping.set_last_held_seconds(health.last_held_seconds);
+    keeping.set_park_count(health.park_count);
+    keeping.set_unpark_count(health.unpark_count);
+    keeping.set_resident_count(health.resident_count);
+    keeping.set_parked_count(health.parked_count);
+    keeping.set_on_disk_count(health.on_disk_count);
   }
   return Answer(call, absl::OkStatus());
 }

@@ -216,17 +216,19 @@ class ImportReactor final : public grpc::ServerReadReactor<v1::ImportStateReques
   }
 
   absl::Status Reserve(int room_tries) {
-    auto reserved = store_.budget().Reserve(session_->state_bytes());
+    const int64_t bytes = session_->state_bytes();
+    const MemoryAmounts amounts =
+        session_->can_park() ? MemoryAmounts{.device = bytes} : MemoryAmounts{.host = bytes};
+    auto reserved = store_.budget().Reserve(amounts);
     if (reserved.ok()) {
       reservation_ = *std::move(reserved);
       return MakeState();
     }
     if (store_.keeper() == nullptr || room_tries == 0) return reserved.status();
     // Other sessions leave memory for it. Somebody else may be quicker.
-    store_.keeper()->MakeRoom(session_->state_bytes(),
-                              [this, room_tries](const absl::Status& made) {
-                                EndOnError(Reserve(made.ok() ? room_tries - 1 : 0));
-                              });
+    store_.keeper()->MakeRoom(amounts, [this, room_tries](const absl::Status& made) {
+      EndOnError(Reserve(made.ok() ? room_tries - 1 : 0));
+    });
     return absl::OkStatus();
   }
 

@@ -1,7 +1,8 @@
-// The bound on the memory of all sessions together.
+// The bounds on the memory of all sessions together: of the host, and of a device with its own.
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
@@ -10,7 +11,16 @@
 
 namespace mnemosyne::server {
 
-// Hands out reservations until its bound is reached. Thread-safe; outlives its reservations.
+// Bytes of each kind of memory. Where the device computes in host memory, all of it is the host's.
+struct MemoryAmounts {
+  int64_t host = 0;
+  int64_t device = 0;
+
+  int64_t total() const { return host + device; }
+  bool operator==(const MemoryAmounts&) const = default;
+};
+
+// Hands out reservations until a bound is reached. Thread-safe; outlives its reservations.
 class MemoryBudget {
  public:
   // Some bytes of the budget, given back when this object goes. Move-only.
@@ -20,34 +30,52 @@ class MemoryBudget {
     Reservation(Reservation&& other) noexcept { *this = std::move(other); }
     Reservation& operator=(Reservation&& other) noexcept {
       std::swap(budget_, other.budget_);
-      std::swap(bytes_, other.bytes_);
+      std::swap(amounts_, other.amounts_);
       return *this;
     }
     ~Reservation();
 
-    int64_t bytes() const { return bytes_; }
+    int64_t bytes() const { return amounts_.total(); }
 
    private:
     friend class MemoryBudget;
-    Reservation(MemoryBudget* budget, int64_t bytes) : budget_(budget), bytes_(bytes) {}
+    Reservation(MemoryBudget* budget, const MemoryAmounts& amounts)
+        : budget_(budget), amounts_(amounts) {}
 
     MemoryBudget* budget_ = nullptr;
-    int64_t bytes_ = 0;
+    MemoryAmounts amounts_;
   };
 
-  explicit MemoryBudget(int64_t bytes_max) : bytes_max_(bytes_max) {}
+  explicit MemoryBudget(int64_t bytes_max,
+                        int64_t device_bytes_max = std::numeric_limits<int64_t>::max())
+      : max_{bytes_max, device_bytes_max} {}
 
-  // ResourceExhausted with reason MEMORY_EXHAUSTED if less is left; the message says what would
-  // fit.
-  absl::StatusOr<Reservation> Reserve(int64_t bytes);
+  // ResourceExhausted with reason MEMORY_EXHAUSTED if less is left of either; the message says what
+  // would fit.
+  absl::StatusOr<Reservation> Reserve(const MemoryAmounts& amounts);
+  absl::StatusOr<Reservation> Reserve(int64_t host_bytes) {
+    return Reserve(MemoryAmounts{.host = host_bytes});
+  }
 
-  int64_t bytes_max() const { return bytes_max_; }
-  int64_t bytes_reserved() const;
+  // Whether they would fit if nothing else were reserved.
+  bool CanHold(const MemoryAmounts& amounts) const {
+    return amounts.host <= max_.host && amounts.device <= max_.device;
+  }
+
+  // What is lacking now for `amounts` to be reserved; 0 of what suffices.
+  MemoryAmounts Lacking(const MemoryAmounts& amounts) const;
+
+  const MemoryAmounts& max() const { return max_; }
+  MemoryAmounts reserved() const;
+
+  // Of the host.
+  int64_t bytes_max() const { return max_.host; }
+  int64_t bytes_reserved() const { return reserved().host; }
 
  private:
-  const int64_t bytes_max_;
+  const MemoryAmounts max_;
   mutable Mutex mutex_;
-  int64_t reserved_ ABSL_GUARDED_BY(mutex_) = 0;
+  MemoryAmounts reserved_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace mnemosyne::server

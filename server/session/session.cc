@@ -38,7 +38,8 @@ Session::Session(Parts parts, const Clock& clock)
       grid_(ElementCounts(layout_), parts.cell_elements),
       state_bytes_(parts.state_bytes),
       share_(std::move(parts.share)),
-      memory_bytes_(parts.memory_bytes),
+      resident_memory_(parts.resident_memory),
+      parked_memory_(parts.parked_memory),
       request_id_(std::move(parts.request_id)),
       spec_fingerprint_(parts.spec_fingerprint),
       clock_(clock),
@@ -67,7 +68,7 @@ void Session::SetReservation(MemoryBudget::Reservation reservation) {
 }
 
 void Session::DropState() {
-  resident_.store(false, std::memory_order_release);
+  tier_.store(Tier::kDisk, std::memory_order_release);
   state_ = SessionState();
 }
 
@@ -76,16 +77,46 @@ void Session::Unload() {
   SetReservation({});
 }
 
-absl::Status Session::Allocate(kernels::Backend& backend) {
+absl::StatusOr<Session::Arenas> Session::MakeArenas(kernels::Backend& backend) {
   const size_t bytes = layout_.arena_size() * sizeof(float);
-  state_ = SessionState();
-  state_.clocks.assign(layout_.parameters().size(), 0);
-  MNEMO_ASSIGN_OR_RETURN(state_.optimizer, optimizer_->Init(layout_));
-  MNEMO_ASSIGN_OR_RETURN(state_.staging, backend.AllocateHost(bytes));
+  Arenas arenas;
+  MNEMO_ASSIGN_OR_RETURN(arenas.optimizer, optimizer_->Init(layout_));
+  MNEMO_ASSIGN_OR_RETURN(arenas.staging, backend.AllocateHost(bytes));
   if (!backend.host_accessible()) {
-    MNEMO_ASSIGN_OR_RETURN(state_.values, backend.Allocate(bytes));
+    MNEMO_ASSIGN_OR_RETURN(arenas.values, backend.Allocate(bytes));
   }
-  resident_.store(true, std::memory_order_release);
+  return arenas;
+}
+
+absl::Status Session::Allocate(kernels::Backend& backend) {
+  state_ = SessionState();
+  MNEMO_ASSIGN_OR_RETURN(Arenas arenas, MakeArenas(backend));
+  state_.clocks.assign(layout_.parameters().size(), 0);
+  state_.optimizer = std::move(arenas.optimizer);
+  state_.staging = std::move(arenas.staging);
+  state_.values = std::move(arenas.values);
+  tier_.store(Tier::kResident, std::memory_order_release);
+  return absl::OkStatus();
+}
+
+absl::Status Session::Park(kernels::Backend& backend) {
+  MNEMO_ASSIGN_OR_RETURN(state_.parked, ParkedTensors::Take(state_.optimizer->Tensors(),
+                                                            layout_.parameters(), backend));
+  tier_.store(Tier::kParked, std::memory_order_release);
+  state_.optimizer.reset();
+  state_.staging = {};
+  state_.values = {};
+  return absl::OkStatus();
+}
+
+absl::Status Session::Unpark(kernels::Backend& backend) {
+  MNEMO_ASSIGN_OR_RETURN(Arenas arenas, MakeArenas(backend));
+  MNEMO_RETURN_IF_ERROR(state_.parked->PutInto(arenas.optimizer->Tensors(), backend));
+  state_.optimizer = std::move(arenas.optimizer);
+  state_.staging = std::move(arenas.staging);
+  state_.values = std::move(arenas.values);
+  state_.parked.reset();
+  tier_.store(Tier::kResident, std::memory_order_release);
   return absl::OkStatus();
 }
 

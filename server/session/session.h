@@ -27,11 +27,17 @@ namespace mnemosyne::server {
 // A session has at most one holder, a stream or a unary caller, named by an epoch that grows with
 // each change of hands: the newer wins. It has one turn, and whoever has that may touch the state.
 //
+// Its state is in one of three tiers: resident, where it can step; parked in host memory, if the
+// device has a memory of its own; or on the disk, from which a SessionKeeper loads it.
+//
 // Thread-safety: thread-safe, but for state(), which belongs to the holder of the turn.
 // Ownership: shared by the store, its stream and the executor; deleting it from the store closes
 // it, and the last of them frees it.
 class Session {
  public:
+  // Where its state is.
+  enum class Tier { kResident, kParked, kDisk };
+
   // What others may know of it.
   struct Progress {
     int64_t epoch = 0;
@@ -77,9 +83,10 @@ class Session {
     optim::ParameterLayout layout;
     size_t cell_elements;
     int64_t state_bytes;
-    int64_t device_bytes = 0;               // The part of the memory that lies on the device.
-    int64_t memory_bytes = 0;               // All that it needs while it is resident.
-    MemoryBudget::Reservation reservation;  // Of that many; none if it begins on the disk.
+    int64_t device_bytes = 0;  // The part of the memory that counts as the device's for a tenant.
+    MemoryAmounts resident_memory = {};     // All that it needs while it is resident,
+    MemoryAmounts parked_memory = {};       // and while it is parked.
+    MemoryBudget::Reservation reservation;  // Of resident_memory; none if it begins on the disk.
     TenantQuotas::Share share;
     std::string request_id = {};  // That made it, and the fingerprint of its spec.
     uint64_t spec_fingerprint = 0;
@@ -93,16 +100,26 @@ class Session {
   // Allocates the state. Runs on the executor's thread, before anyone else knows the session.
   absl::Status Allocate(kernels::Backend& backend);
 
-  // Whether its state is in memory; else it is on the disk, and is loaded in a turn. Changes only
-  // in a turn.
-  bool resident() const { return resident_.load(std::memory_order_acquire); }
+  // Where its state is; changes only in a turn.
+  Tier tier() const { return tier_.load(std::memory_order_acquire); }
+  bool resident() const { return tier() == Tier::kResident; }
+  bool in_memory() const { return tier() != Tier::kDisk; }
+
+  // Whether it has more than one place in memory to be in: the device's own and the host's.
+  bool can_park() const { return resident_memory_.device > 0; }
+
+  // Moves the state from the device into host memory, and back. On the executor's thread, in a
+  // turn. On an error of the first nothing has changed; on one of the second the state is parked
+  // as before: ResourceExhausted if the device has no room, Internal if it failed.
+  absl::Status Park(kernels::Backend& backend);
+  absl::Status Unpark(kernels::Backend& backend);
 
   // Frees the memory of the state, and, with Unload, gives its reservation back. On the executor's
   // thread, in a turn.
   void DropState();
   void Unload();
 
-  // Gives the memory that Allocate is going to need.
+  // Takes the memory for the tier that it is in, or is about to move to.
   void SetReservation(MemoryBudget::Reservation reservation);
 
   // Set once, before anybody else knows the session.
@@ -126,7 +143,9 @@ class Session {
   const optim::ParameterLayout& layout() const { return layout_; }
   const codec::ChunkGrid& grid() const { return grid_; }
   int64_t state_bytes() const { return state_bytes_; }
-  int64_t memory_bytes() const { return memory_bytes_; }
+  int64_t memory_bytes() const { return resident_memory_.total(); }
+  const MemoryAmounts& resident_memory() const { return resident_memory_; }
+  const MemoryAmounts& parked_memory() const { return parked_memory_; }
   int64_t reserved_bytes() const;
   const std::string& request_id() const { return request_id_; }
   uint64_t spec_fingerprint() const { return spec_fingerprint_; }
@@ -188,6 +207,13 @@ class Session {
   const SessionState& state() const { return state_; }
 
  private:
+  // What the state needs beside its numbers: the optimizer's tensors, and the gradients' arenas.
+  struct Arenas {
+    std::unique_ptr<optim::OptimizerState> optimizer;
+    kernels::Buffer staging, values;
+  };
+  absl::StatusOr<Arenas> MakeArenas(kernels::Backend& backend);
+
   const std::string name_;
   const std::string token_;
   const std::string tenant_;
@@ -197,7 +223,8 @@ class Session {
   const codec::ChunkGrid grid_;
   const int64_t state_bytes_;
   const TenantQuotas::Share share_;
-  const int64_t memory_bytes_;
+  const MemoryAmounts resident_memory_;
+  const MemoryAmounts parked_memory_;
   const std::string request_id_;
   const uint64_t spec_fingerprint_;
 
@@ -206,7 +233,7 @@ class Session {
   const std::shared_ptr<Turnstile> turnstile_;
 
   Hooks hooks_;
-  std::atomic<bool> resident_ = false;
+  std::atomic<Tier> tier_ = Tier::kDisk;
   std::atomic<Clock::Monotonic> touched_;
 
   SessionState state_;  // Touched only in the turn.

@@ -9,6 +9,7 @@
 #include "kernels/buffer.h"
 #include "optim/optimizer.h"
 #include "optim/step_plan.h"
+#include "server/session/parked_tensors.h"
 #include "server/session/session_spec.h"
 #include "server/session/step_request.h"
 #include "server/store/step_log.h"
@@ -25,9 +26,11 @@ struct LastStep {
 
 // Only the holder of the session's turn touches it. The staging buffer holds gradients in the
 // layout's arena until the step is computed, and updates after it; on a device with memory of its
-// own, `values` is the copy there.
+// own, `values` is the copy there. Of a parked session the optimizer's tensors are in `parked`, and
+// there are neither `optimizer` nor buffers.
 struct SessionState {
   std::unique_ptr<optim::OptimizerState> optimizer;
+  std::unique_ptr<ParkedTensors> parked;
   int64_t last_step = 0;
   std::vector<int64_t> clocks;   // [parameters]: steps that each took part in.
   std::optional<LastStep> last;  // Nothing before the first step and after an import.

@@ -52,7 +52,7 @@ int64_t TableBytes(const optim::ParameterLayout& layout, size_t cell_elements) {
 
 TenantQuotas::Amounts AmountsOf(const Session::Parts& parts) {
   return {.sessions = 1,
-          .memory_bytes = parts.memory_bytes,
+          .memory_bytes = parts.resident_memory.total(),
           .device_bytes = parts.device_bytes,
           .parameters = static_cast<int64_t>(parts.layout.parameters().size())};
 }
@@ -100,10 +100,11 @@ absl::StatusOr<Session::Parts> SessionStore::MakeParts(SessionSpec spec,
   MNEMO_ASSIGN_OR_RETURN(auto optimizer, device.GetOptimizer(factory));
   const auto state_bytes = static_cast<int64_t>(optimizer->StateBytes(layout));
   const auto arena_bytes = static_cast<int64_t>(layout.arena_size() * sizeof(float));
-  const int64_t arenas = backend.host_accessible() ? 1 : 2;
-  const int64_t device_bytes = state_bytes + (arenas - 1) * arena_bytes;
-  const int64_t memory_bytes =
-      state_bytes + arenas * arena_bytes + TableBytes(layout, cell_elements);
+  const int64_t table_bytes = TableBytes(layout, cell_elements);
+  const bool apart = !backend.host_accessible();
+  const int64_t device_bytes = apart ? state_bytes + arena_bytes : state_bytes;
+  const MemoryAmounts resident{.host = arena_bytes + table_bytes + (apart ? 0 : state_bytes),
+                               .device = apart ? device_bytes : 0};
   return Session::Parts{.name = {},
                         .token = {},
                         .tenant = {},
@@ -115,7 +116,8 @@ absl::StatusOr<Session::Parts> SessionStore::MakeParts(SessionSpec spec,
                         .cell_elements = cell_elements,
                         .state_bytes = state_bytes,
                         .device_bytes = device_bytes,
-                        .memory_bytes = memory_bytes,
+                        .resident_memory = resident,
+                        .parked_memory = {.host = state_bytes + table_bytes},
                         .reservation = {},
                         .share = {}};
 }
@@ -126,7 +128,7 @@ absl::StatusOr<std::shared_ptr<Session>> SessionStore::Prepare(
   MNEMO_ASSIGN_OR_RETURN(Session::Parts parts,
                          MakeParts(std::move(spec), factory, limits_.cell_elements, device));
   MNEMO_ASSIGN_OR_RETURN(parts.share, quotas_.Take(identity.request.first, AmountsOf(parts)));
-  MNEMO_ASSIGN_OR_RETURN(parts.reservation, budget_.Reserve(parts.memory_bytes));
+  MNEMO_ASSIGN_OR_RETURN(parts.reservation, budget_.Reserve(parts.resident_memory));
   parts.name = "sessions/" + RandomHex(kNameBytes);
   parts.token = RandomHex(kTokenBytes);
   parts.tenant = identity.request.first;
@@ -156,10 +158,10 @@ void SessionStore::Make(const Identity& identity, SessionSpec spec,
           return Finish(identity.request, std::move(prepared));
         }
         auto parts = MakeParts(spec, factory, limits_.cell_elements, device);
-        if (!parts.ok() || parts->memory_bytes > budget_.bytes_max()) {
+        if (!parts.ok() || !budget_.CanHold(parts->resident_memory)) {
           return Finish(identity.request, std::move(prepared));
         }
-        keeper_->MakeRoom(parts->memory_bytes,
+        keeper_->MakeRoom(parts->resident_memory,
                           [this, identity, spec, factory, room_tries](const absl::Status& made) {
                             // Somebody else may be quicker.
                             Make(identity, spec, factory, made.ok() ? room_tries - 1 : 0);

@@ -5,7 +5,9 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
+#include <cstring>
 #include <filesystem>
+#include <span>
 #include <system_error>
 #include <utility>
 #include <vector>
@@ -49,7 +51,8 @@ absl::StatusOr<SnapshotTexts> MakeTexts(const Session& session, int64_t step) {
 struct Capture {
   int64_t step = 0;
   SnapshotTexts texts;
-  std::vector<optim::StateTensor> state;
+  std::vector<std::span<const std::byte>> state;  // The bytes of the first of `tensors`,
+  bool on_host = false;                           // parked, or where the device has them.
   std::vector<SnapshotTensor> tensors;
   std::vector<int64_t> clocks;
   std::vector<std::byte> last_step;
@@ -61,13 +64,23 @@ absl::StatusOr<Capture> BeginCapture(Session& session) {
   capture.step = state.last_step;
   MNEMO_ASSIGN_OR_RETURN(capture.texts, MakeTexts(session, capture.step));
   capture.texts[kStateText] = kFullState;
-  capture.state = state.optimizer->Tensors();
+  capture.on_host = state.parked != nullptr;
+  if (capture.on_host) {
+    capture.tensors = state.parked->tensors();
+    std::span<const std::byte> rest = state.parked->bytes();
+    for (const SnapshotTensor& tensor : capture.tensors) {
+      capture.state.push_back(rest.first(tensor.byte_count));
+      rest = rest.subspan(tensor.byte_count);
+    }
+  } else {
+    const auto parameters = session.layout().parameters();
+    for (const optim::StateTensor& tensor : state.optimizer->Tensors()) {
+      capture.tensors.push_back(DescribeTensor(tensor, parameters));
+      capture.state.push_back({tensor.data, tensor.byte_count});
+    }
+  }
   capture.clocks = state.clocks;
   if (state.last) capture.last_step = ToBytes(*state.last);
-  const auto parameters = session.layout().parameters();
-  for (const optim::StateTensor& tensor : capture.state) {
-    capture.tensors.push_back(DescribeTensor(tensor, parameters));
-  }
   capture.tensors.push_back({.name = kClocksTensor,
                              .type = "I64",
                              .shape = {static_cast<int64_t>(capture.clocks.size())},
@@ -90,14 +103,16 @@ absl::StatusOr<size_t> Copy(const Capture& capture, Cursor& at, std::byte* targe
                             kernels::Backend& backend) {
   size_t done = 0;
   while (done < size && at.tensor < capture.state.size()) {
-    const optim::StateTensor& tensor = capture.state[at.tensor];
-    const size_t part = std::min(size - done, tensor.byte_count - at.offset);
-    if (part > 0) {
-      MNEMO_RETURN_IF_ERROR(backend.Download(tensor.data + at.offset, target + done, part));
+    const std::span<const std::byte> tensor = capture.state[at.tensor];
+    const size_t part = std::min(size - done, tensor.size() - at.offset);
+    if (part > 0 && capture.on_host) {
+      std::memcpy(target + done, tensor.data() + at.offset, part);
+    } else if (part > 0) {
+      MNEMO_RETURN_IF_ERROR(backend.Download(tensor.data() + at.offset, target + done, part));
     }
     done += part;
     at.offset += part;
-    if (at.offset == tensor.byte_count) at = {at.tensor + 1, 0};
+    if (at.offset == tensor.size()) at = {at.tensor + 1, 0};
   }
   return done;
 }

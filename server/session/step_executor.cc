@@ -37,6 +37,7 @@ StepExecutor::StepExecutor(std::unique_ptr<kernels::Backend> backend, size_t que
       clock_(clock),
       device_name_(backend->name()),
       device_description_(backend->description()),
+      has_own_memory_(!backend->host_accessible()),
       device_(std::move(backend)),
       thread_([this] { Work(); }) {}
 

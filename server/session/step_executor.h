@@ -73,6 +73,8 @@ class StepExecutor {
 
   const std::string& device_name() const { return device_name_; }
   const std::string& device_description() const { return device_description_; }
+  // Whether the device's memory is not the host's.
+  bool has_own_memory() const { return has_own_memory_; }
   int64_t step_count() const { return step_count_.load(std::memory_order_relaxed); }
   size_t queue_length() const;
 
@@ -92,6 +94,7 @@ class StepExecutor {
   const Clock& clock_;
   const std::string device_name_;
   const std::string device_description_;
+  const bool has_own_memory_;
   std::atomic<int64_t> step_count_ = 0;
 
   mutable Mutex mutex_;

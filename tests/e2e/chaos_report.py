@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from e2e_chaos import arm, discover, disturbed
+from e2e_chaos import APART, arm, discover, disturbed
 
 # Jobs of one round: each takes up the points that no daemon of those before has met.
 JOBS_MAX = 4
@@ -21,7 +21,7 @@ JOBS_MAX = 4
 def run_round(
     folder: Path, points: list[str], expected: bytes, rng: random.Random
 ) -> tuple[Counter[str], int, list[str]]:
-    """Disturbs jobs until all points were met.
+    """Disturbs jobs until all points were met, on the CPU or a device with a memory of its own.
 
     Returns:
         What happened, such as `kill stream.end`; how many daemons died; what went wrong.
@@ -34,7 +34,8 @@ def run_round(
         armed = arm(missing, rng) if number == 0 else {p: "kill@1" for p in missing}
         state = folder / str(number)
         try:
-            bits, daemons = disturbed(state, armed)
+            flags = APART if number > 0 or rng.random() < 0.5 else {}
+            bits, daemons = disturbed(state, armed, **flags)
         except Exception as error:  # Every failure belongs into the report.
             return happened, deaths, [f"{armed}: {type(error).__name__}: {error}"[:3000]]
         if bits != expected:

@@ -28,6 +28,9 @@ FLAGS = {
     "--snapshot-seconds": "1",
     "--drain-seconds": "3",
 }
+# A device with a memory of its own, in which two of the four sessions have room: the others wait in
+# host memory, and go on to the disk from there.
+APART = {"device": "apart:1", "device_memory_max": "14KiB"}
 # What a daemon is given beside the fail points.
 POINTS = "MNEMOSYNE_FAIL_POINTS"
 POINT_LOG = "MNEMOSYNE_FAIL_POINT_LOG"
@@ -246,9 +249,9 @@ def train(address: str, tag: str, restart: Callable[[], None] = lambda: None) ->
         return bits
 
 
-def disturbed(state: Path, armed: dict[str, str]) -> tuple[bytes, Daemons]:
-    """Trains under daemons with these fail points; returns the final bits."""
-    daemons = Daemons(state, armed)
+def disturbed(state: Path, armed: dict[str, str], **flags: str) -> tuple[bytes, Daemons]:
+    """Trains under daemons with these fail points and flags; returns the final bits."""
+    daemons = Daemons(state, armed, **flags)
     try:
         bits = train(daemons.address, "job", daemons.restart)
     except BaseException:
@@ -262,7 +265,7 @@ def disturbed(state: Path, armed: dict[str, str]) -> tuple[bytes, Daemons]:
 
 def discover(state: Path) -> tuple[bytes, list[str]]:
     """Trains undisturbed but for restarts; returns the bits and all points that were passed."""
-    daemons = Daemons(state)
+    daemons = Daemons(state, **APART)
     expected = train(daemons.address, "job", daemons.restart)
     # Some points are only passed when a daemon had no time to end in order.
     with Client(daemons.address, wait_seconds=60, timeout=20) as client:
@@ -291,4 +294,4 @@ def arm(points: list[str], rng: random.Random, delay_share: float = 0.2) -> dict
     }
 
 
-__all__ = ["Daemons", "Job", "arm", "discover", "disturbed", "train"]
+__all__ = ["APART", "Daemons", "Job", "arm", "discover", "disturbed", "train"]

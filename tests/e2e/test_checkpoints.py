@@ -10,6 +10,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from reference_lion import Lion  # noqa: E402
+
 from mnemosyne_client import Client, InvalidRequestError, SessionLostError  # noqa: E402
 from mnemosyne_client.torch import RemoteOptimizer  # noqa: E402
 
@@ -69,9 +71,37 @@ def test_goes_on_from_its_checkpoint_with_the_same_bits(client, own_daemon, name
         each.close()
 
 
-@pytest.mark.parametrize("name", ["adamw", "adam", "sgd"])
+LOCAL = {
+    "adamw": torch.optim.AdamW,
+    "adam": torch.optim.Adam,
+    "sgd": torch.optim.SGD,
+    "lion": Lion,
+}
+
+
+@pytest.mark.parametrize("name", ["lion", "sgd"])
+def test_the_state_of_an_optimizer_that_counts_no_steps_is_that_of_torch(tcp_client, name):
+    local, remote = make_model(), make_model()
+    for p in (local[2].bias, remote[2].bias):  # One that takes no part has no state.
+        p.requires_grad_(False)
+    optimizer = LOCAL[name](local.parameters(), **OPTIMIZERS[name])
+    other = RemoteOptimizer(remote.parameters(), tcp_client, name, **OPTIMIZERS[name])
+    train(local, optimizer, 3)
+    train(remote, other, 3)
+
+    saved, expected = other.state_dict()["state"], optimizer.state_dict()["state"]
+    assert {i: set(entry) for i, entry in saved.items()} == {
+        i: set(entry) for i, entry in expected.items()
+    }
+    for i, entry in expected.items():
+        for slot, values in entry.items():
+            torch.testing.assert_close(saved[i][slot], values, rtol=1e-5, atol=1e-7)
+    other.close()
+
+
+@pytest.mark.parametrize("name", LOCAL)
 def test_takes_over_from_a_local_optimizer_and_hands_back(tcp_client, name):
-    local_class = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
+    local_class = LOCAL
     options = OPTIMIZERS[name]
     model, reference = make_model(), make_model()
     first = local_class[name](model.parameters(), **options)

@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 from chaos_report import run_round
-from e2e_chaos import Daemons, Job, discover
+from e2e_chaos import APART, Daemons, Job, discover
 from e2e_daemon import DaemonProcess, binary
 
 from mnemosyne_client import Client, InvalidRequestError, SessionLostError
@@ -61,7 +61,10 @@ def test_a_resend_of_the_last_step_after_a_restart_gets_the_same_bits(state):
 
 
 def test_a_terminated_daemon_keeps_every_step(state):
-    first = DaemonProcess("--state-dir", str(state), "--snapshot-seconds", "0")
+    # The client leaves its stream open until the end of the daemon's patience.
+    first = DaemonProcess(
+        *("--state-dir", str(state), "--snapshot-seconds", "0", "--drain-seconds", "1")
+    )
     client = Client(first.tcp, wait_seconds=60, timeout=20)
     job = Job(client, "adamw", "snapshot", "job")
     job.run(5)
@@ -138,6 +141,45 @@ def test_idle_sessions_leave_memory_and_come_back(state):
         assert keeping.eviction_count > 10 and keeping.load_count > 10
         assert len({job.bits() for job in jobs}) == 1
     assert daemon.stop() == 0
+
+
+@needs_fail_points
+def test_idle_sessions_wait_in_host_memory_and_come_back(state):
+    daemons = Daemons(state, **APART, memory_max="1MiB", snapshot_seconds="0", snapshot_steps="0")
+    with Client(daemons.address, wait_seconds=60, timeout=20) as client:
+        jobs = [Job(client, "adamw", ("snapshot", "step")[i % 2], f"job{i}") for i in range(6)]
+        for killed in (False, True, False, False):
+            for job in jobs:
+                job.run(2)
+            info = client.server_info()
+            device, keeping = info.devices[0], info.state_keeping
+            assert 0 < device.reserved_bytes <= device.reserved_bytes_max == 14 << 10
+            # Those whose turn comes round have been to host memory, and nobody to the disk.
+            assert keeping.park_count >= 4 and keeping.eviction_count == 0
+            assert (keeping.resident_count, keeping.parked_count, keeping.on_disk_count) == (
+                2,
+                4,
+                0,
+            )
+            if killed:
+                daemons.kill()
+        assert keeping.unpark_count >= 6
+        assert len({job.bits() for job in jobs}) == 1
+    assert daemons.stop() == 0
+
+
+@needs_fail_points
+def test_sessions_of_a_small_device_and_a_small_host_go_on_to_the_disk(state):
+    daemons = Daemons(state, **APART, memory_max="100KiB")
+    with Client(daemons.address, wait_seconds=60, timeout=20) as client:
+        jobs = [Job(client, "adamw", "snapshot", f"job{i}") for i in range(8)]
+        for _ in range(3):
+            for job in jobs:
+                job.run(2)
+        keeping = client.server_info().state_keeping
+        assert keeping.park_count and keeping.eviction_count and keeping.load_count
+        assert len({job.bits() for job in jobs}) == 1
+    assert daemons.stop() == 0
 
 
 def test_changed_values_survive_a_crash_and_the_disk(state):

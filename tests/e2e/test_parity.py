@@ -8,6 +8,8 @@ import pytest
 torch = pytest.importorskip("torch")
 datasets = pytest.importorskip("sklearn.datasets")
 
+from reference_lion import Lion  # noqa: E402
+
 from mnemosyne_client import messages  # noqa: E402
 from mnemosyne_client.torch import RemoteOptimizer  # noqa: E402
 
@@ -165,23 +167,6 @@ def test_defaults_are_those_of_torch(tcp_client, name):
     local = local_class[name]([torch.nn.Parameter(torch.ones(1))], **rate)
 
     assert remote.defaults == {key: local.defaults[key] for key in remote.defaults}
-
-
-class Lion(torch.optim.Optimizer):
-    """The formula of the paper that introduced Lion."""
-
-    def __init__(self, params, lr, betas, weight_decay):
-        super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay})
-
-    @torch.no_grad()
-    def step(self, closure=None):
-        for group in self.param_groups:
-            rate, (beta1, beta2) = group["lr"], group["betas"]
-            for p in group["params"]:
-                momentum = self.state[p].setdefault("m", torch.zeros_like(p))
-                direction = (beta1 * momentum + (1 - beta1) * p.grad).sign()
-                p.mul_(1 - rate * group["weight_decay"]).sub_(rate * direction)
-                momentum.copy_(beta2 * momentum + (1 - beta2) * p.grad)
 
 
 def test_lion_follows_the_formula_of_its_paper(tcp_client, digits):

@@ -23,5 +23,19 @@ TEST(MemoryBudgetTest, HandsOutUntilItsBoundAndTakesBack) {
   EXPECT_EQ(budget.bytes_reserved(), 0);
 }
 
+TEST(MemoryBudgetTest, HasABoundOfItsOwnForTheDevice) {
+  MemoryBudget budget(100, 50);
+  const auto first = budget.Reserve({.host = 10, .device = 40});
+  ASSERT_OK(first);
+  const absl::Status refused = budget.Reserve({.host = 10, .device = 11}).status();
+  EXPECT_EQ(ErrorReason(refused), "MEMORY_EXHAUSTED");
+  EXPECT_EQ(ErrorMetadata(refused).at("available_bytes"), "10");
+  // What was refused has taken nothing of the other memory.
+  EXPECT_EQ(budget.reserved(), (MemoryAmounts{.host = 10, .device = 40}));
+  EXPECT_EQ(budget.Lacking({.host = 95, .device = 11}), (MemoryAmounts{.host = 5, .device = 1}));
+  EXPECT_TRUE(budget.CanHold({.host = 100, .device = 50}));
+  EXPECT_FALSE(budget.CanHold({.host = 1, .device = 51}));
+}
+
 }  // namespace
 }  // namespace mnemosyne::server

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <filesystem>
+#include <limits>
 #include <memory>
 #include <string>
 #include <thread>
@@ -32,11 +33,13 @@ inline SessionSpec SmallSpec(std::string optimizer = "adamw") {
 class TestBench {
  public:
   explicit TestBench(SessionLimits limits = {}, int64_t memory_max = int64_t{1} << 30,
-                     size_t queue_max = 64, std::vector<std::filesystem::path> model_folders = {})
-      : budget(memory_max),
+                     size_t queue_max = 64, std::vector<std::filesystem::path> model_folders = {},
+                     const std::string& device = "cpu",
+                     int64_t device_memory_max = std::numeric_limits<int64_t>::max())
+      : budget(memory_max, device_memory_max),
         quotas([this](std::string_view) { return tenant_limits; }, clock),
         models(std::move(model_folders)),
-        executor(*kernels::CreateBackend("cpu", {.threads = 1}), queue_max, clock),
+        executor(*kernels::CreateBackend(device, {.threads = 1}), queue_max, clock),
         store(limits, budget, quotas, models, executor, clock) {}
 
   absl::StatusOr<std::shared_ptr<Session>> TryCreate(SessionSpec spec,

@@ -90,6 +90,20 @@ class Client {
   absl::StatusOr<v1::Session> UpdateSession(const SessionKey& key, const v1::SessionSpec& spec,
                                             const std::vector<std::string>& paths);
 
+  // Takes a snapshot of the session now, for a daemon with a state folder, and pins it under `pin`
+  // if that is not empty: RewindSession finds it until another one is pinned under that name.
+  // Returns its step. FailedPrecondition with reason NOT_AT_STEP if `step` is not 0 and the session
+  // stands elsewhere; a stream's own Snapshot() takes care of that.
+  absl::StatusOr<int64_t> SnapshotSession(const SessionKey& key, std::string_view pin = {},
+                                          int64_t step = 0);
+
+  // Takes the session back to the snapshot that is pinned under `pin`: for a trainer that went back
+  // to its checkpoint. Streams on the session are superseded. NotFound with reason PIN_NOT_FOUND.
+  absl::StatusOr<v1::Session> RewindSession(const SessionKey& key, std::string_view pin);
+
+  // Asks the daemon to end in order, as SIGTERM does: for admins, or on its socket.
+  absl::Status Drain();
+
   // Ends a session and frees its memory. Callers on the daemon's socket need no token.
   absl::Status DeleteSession(const SessionKey& key);
 

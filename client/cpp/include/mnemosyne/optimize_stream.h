@@ -10,11 +10,13 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "base/data_type.h"
 #include "mnemosyne/retry_policy.h"
+#include "mnemosyne/v1/session.pb.h"
 
 namespace mnemosyne {
 
@@ -131,6 +133,18 @@ class OptimizeStream {
   // an array of the model's size.
   absl::StatusOr<StepResult> StepAndApply(Tensors gradients, MutableTensors parameters,
                                           const StepOptions& options = {});
+
+  // Takes a snapshot at the last step of this stream, as Client::SnapshotSession does; steps that
+  // the daemon lost meanwhile are sent again first. Returns its step. Errors as Step and
+  // Client::SnapshotSession.
+  absl::StatusOr<int64_t> Snapshot(std::string_view pin = {});
+
+  // Changes values of the session from the next step on, as Client::UpdateSession does. Steps that
+  // a crash of the daemon could lose are made durable first: sent again later, they would be taken
+  // with the new values. Where that fails, StreamOptions::on_event is told. Errors as Step and
+  // Client::UpdateSession.
+  absl::StatusOr<v1::Session> UpdateSession(const v1::SessionSpec& spec,
+                                            const std::vector<std::string>& paths);
 
   // The last step whose updates this client has, or that was applied when the stream was opened.
   int64_t last_step() const;

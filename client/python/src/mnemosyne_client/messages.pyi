@@ -627,7 +627,12 @@ class StateKeeping(Message):
     eviction_count: int
     last_snapshot_seconds: float
     last_held_seconds: float
-    def __init__(self, *, enabled: bool | None = ..., error: str | None = ..., snapshot_count: int | None = ..., failure_count: int | None = ..., load_count: int | None = ..., eviction_count: int | None = ..., last_snapshot_seconds: float | None = ..., last_held_seconds: float | None = ...) -> None: ...
+    park_count: int
+    unpark_count: int
+    resident_count: int
+    parked_count: int
+    on_disk_count: int
+    def __init__(self, *, enabled: bool | None = ..., error: str | None = ..., snapshot_count: int | None = ..., failure_count: int | None = ..., load_count: int | None = ..., eviction_count: int | None = ..., last_snapshot_seconds: float | None = ..., last_held_seconds: float | None = ..., park_count: int | None = ..., unpark_count: int | None = ..., resident_count: int | None = ..., parked_count: int | None = ..., on_disk_count: int | None = ...) -> None: ...
 
 class GetServerInfoRequest(Message):
     def __init__(self) -> None: ...
@@ -657,4 +662,6 @@ class Device(Message):
     description: str
     step_count: int
     queue_length: int
-    def __init__(self, *, name: str | None = ..., description: str | None = ..., step_count: int | None = ..., queue_length: int | None = ...) -> None: ...
+    reserved_bytes: int
+    reserved_bytes_max: int
+    def __init__(self, *, name: str | None = ..., description: str | None = ..., step_count: int | None = ..., queue_length: int | None = ..., reserved_bytes: int | None = ..., reserved_bytes_max: int | None = ...) -> None: ...

@@ -246,6 +246,7 @@ class RemoteOptimizer(torch.optim.Optimizer):
             "optimizer": self._optimizer_name,
             "version": exported.header.spec.optimizer_version,
             "step": int(exported.header.step),
+            "parameter_steps": list(exported.header.parameter_steps),
         }
         return result
 
@@ -280,7 +281,7 @@ class RemoteOptimizer(torch.optim.Optimizer):
         except SessionLostError:
             self._make_session()
             state = self._client.export_state(self.session)
-        fill_state(state, entries, extra.get("step"))
+        fill_state(state, entries, extra.get("step"), extra.get("parameter_steps"))
         self._lease.close_stream()
         self._client.import_state(self.session, state)
         for number, mirror in enumerate(self._mirrors):
