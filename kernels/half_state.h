@@ -74,8 +74,10 @@ static inline float UnpackSquare(uint16_t root, float inverse_scale) {
 struct MnemosyneRounding {
   uint32_t fast_key, square_key, slow_key;
   uint32_t first;        // Position of the chunk's first coordinate in its parameter.
+  uint16_t* fast;        // [count]: r1
+  uint16_t* slow;        // [count]: r2
   uint16_t* roots;       // [count]: of s.
-  float* inverse_scale;  // Of the roots.
+  float* inverse_scale;  // Of the roots; 0 before the first step.
 };
 
 }  // namespace mnemosyne::kernels

@@ -34,6 +34,23 @@ inline MnemosyneChunkStep ChunkStep(const MnemosyneStepArgs& args, size_t k, siz
           .context_all = memory.context_contents + memory.tensors.size() * contents};
 }
 
+// How chunk `c` of the k-th parameter that takes part is rounded, in a state of 16 bits.
+inline MnemosyneRounding RoundingOf(const MnemosyneStepArgs& args, size_t k, size_t c) {
+  const MnemosyneMemory& memory = args.memory;
+  const size_t offset = memory.chunks[c].offset;
+  const auto parameter = static_cast<uint32_t>(args.parameters[k]);
+  const uint64_t clock = args.steps[k].clock;
+  const MnemosyneChunk& first = memory.chunks[memory.tensors[parameter].first_chunk];
+  return {.fast_key = RoundingKey(parameter, clock, 1),
+          .square_key = RoundingKey(parameter, clock, 2),
+          .slow_key = RoundingKey(parameter, clock, 3),
+          .first = static_cast<uint32_t>(offset - first.offset),
+          .fast = memory.fast_half + offset,
+          .slow = memory.slow_half + offset,
+          .roots = memory.square_half + offset,
+          .inverse_scale = memory.inverse_root_scales + c};
+}
+
 // A chunk of a state of 16 bits at work: its memories in float32.
 class HalfChunk {
  public:
@@ -41,17 +58,8 @@ class HalfChunk {
   // to `floats` [3, count].
   HalfChunk(const MnemosyneStepArgs& args, size_t k, size_t c, float* floats,
             MnemosyneChunkStep& step)
-      : memory_(args.memory), step_(step) {
+      : step_(step), rounding_(RoundingOf(args, k, c)) {
     const MnemosyneChunk& chunk = *step.chunk;
-    const auto parameter = static_cast<uint32_t>(args.parameters[k]);
-    const uint64_t clock = step.step->clock;
-    const MnemosyneChunk& first = memory_.chunks[memory_.tensors[args.parameters[k]].first_chunk];
-    rounding_ = {.fast_key = RoundingKey(parameter, clock, 1),
-                 .square_key = RoundingKey(parameter, clock, 2),
-                 .slow_key = RoundingKey(parameter, clock, 3),
-                 .first = static_cast<uint32_t>(chunk.offset - first.offset),
-                 .roots = memory_.square_half + chunk.offset,
-                 .inverse_scale = memory_.inverse_root_scales + c};
     step.fast = floats;
     step.square = floats + chunk.count;
     step.slow = floats + size_t{2} * chunk.count;
@@ -59,24 +67,22 @@ class HalfChunk {
     // 0 before the first step, where all roots are 0.
     const float scale = *rounding_.inverse_scale > 0 ? *rounding_.inverse_scale : 1;
     for (size_t i = 0; i < chunk.count; ++i) {
-      step.fast[i] = UnpackBrain(memory_.fast_half[chunk.offset + i]);
+      step.fast[i] = UnpackBrain(rounding_.fast[i]);
       step.square[i] = UnpackSquare(rounding_.roots[i], scale);
-      step.slow[i] = UnpackBrain(memory_.slow_half[chunk.offset + i]);
+      step.slow[i] = UnpackBrain(rounding_.slow[i]);
     }
   }
   HalfChunk(const HalfChunk&) = delete;
 
   // Packs what the step has rounded; the roots it has packed itself.
   void PutBack() const {
-    const MnemosyneChunk& chunk = *step_.chunk;
-    for (size_t i = 0; i < chunk.count; ++i) {
-      memory_.fast_half[chunk.offset + i] = PackBrain(step_.fast[i]);
-      memory_.slow_half[chunk.offset + i] = PackBrain(step_.slow[i]);
+    for (size_t i = 0; i < step_.chunk->count; ++i) {
+      rounding_.fast[i] = PackBrain(step_.fast[i]);
+      rounding_.slow[i] = PackBrain(step_.slow[i]);
     }
   }
 
  private:
-  const MnemosyneMemory& memory_;
   MnemosyneChunkStep& step_;
   MnemosyneRounding rounding_;
 };

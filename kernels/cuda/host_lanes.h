@@ -41,6 +41,9 @@ struct HostLanes {
     friend Of operator&(const Of& a, const Of& b) {
       return Make([&](size_t i) { return static_cast<T>(a[i] & b[i]); });
     }
+    friend Of operator^(const Of& a, const Of& b) {
+      return Make([&](size_t i) { return static_cast<T>(a[i] ^ b[i]); });
+    }
     friend Of operator>>(const Of& a, int count) {
       return Make([&](size_t i) { return static_cast<T>(a[i] >> count); });
     }
@@ -59,6 +62,7 @@ struct HostLanes {
   using Doubles = Of<double>;
   using Ints = Of<int>;
   using Bools = Of<bool>;
+  using Words = Of<uint32_t>;
 
   static Ints Lane() {
     return Ints::Make([](size_t i) { return static_cast<int>(i); });
@@ -82,6 +86,18 @@ struct HostLanes {
   }
   static Floats ToFloats(const Ints& x) {
     return Floats::Make([&](size_t i) { return static_cast<float>(x[i]); });
+  }
+  static Words ToWords(const Ints& x) {
+    return Words::Make([&](size_t i) { return static_cast<uint32_t>(x[i]); });
+  }
+  static Ints ToInts(const Words& x) {
+    return Ints::Make([&](size_t i) { return static_cast<int>(x[i]); });
+  }
+  static Words Bits(const Floats& x) {
+    return Words::Make([&](size_t i) { return __builtin_bit_cast(uint32_t, x[i]); });
+  }
+  static Floats FromBits(const Words& x) {
+    return Floats::Make([&](size_t i) { return __builtin_bit_cast(float, x[i]); });
   }
   static Floats Max(const Floats& a, const Floats& b) {
     return Floats::Make([&](size_t i) { return std::fmax(a[i], b[i]); });
@@ -141,6 +157,20 @@ struct HostLanes {
   }
   static void StoreFour(float* p, const Ints& at, const Floats (&x)[4]) {
     for (int k = 0; k < 4; ++k) StoreIf(true, p + k, at, x[k]);
+  }
+  static Words LoadHalfIf(const Bools& which, const uint16_t* p, const Ints& at) {
+    return Words::Make([&](size_t i) { return which[i] ? uint32_t{p[at[i]]} : 0U; });
+  }
+  static void StoreHalfIf(const Bools& which, uint16_t* p, const Ints& at, const Words& x) {
+    for (size_t i = 0; i < kCount; ++i) {
+      if (which[i]) p[at[i]] = static_cast<uint16_t>(x[i]);
+    }
+  }
+  static void LoadHalves(const uint16_t* p, const Ints& at, Words (&x)[4]) {
+    for (int k = 0; k < 4; ++k) x[k] = LoadHalfIf(true, p + k, at);
+  }
+  static void StoreHalves(uint16_t* p, const Ints& at, const Words (&x)[4]) {
+    for (int k = 0; k < 4; ++k) StoreHalfIf(true, p + k, at, x[k]);
   }
   static void LoadStream(const float* p, const Ints& at, Floats (&x)[4]) { LoadFour(p, at, x); }
   static void StoreStream(float* p, const Ints& at, const Floats (&x)[4]) { StoreFour(p, at, x); }

@@ -13,6 +13,7 @@ struct WarpLanes {
   using Doubles = double;
   using Ints = int;
   using Bools = bool;
+  using Words = uint32_t;
 
   static __device__ Ints Lane() { return static_cast<int>(threadIdx.x & 31U); }
   static __device__ void Sync() { __syncwarp(); }
@@ -23,6 +24,10 @@ struct WarpLanes {
   static __device__ Doubles ToDouble(Floats x) { return static_cast<double>(x); }
   static __device__ Floats ToFloat(Doubles x) { return static_cast<float>(x); }
   static __device__ Floats ToFloats(Ints x) { return static_cast<float>(x); }
+  static __device__ Words ToWords(Ints x) { return static_cast<uint32_t>(x); }
+  static __device__ Ints ToInts(Words x) { return static_cast<int>(x); }
+  static __device__ Words Bits(Floats x) { return __float_as_uint(x); }
+  static __device__ Floats FromBits(Words x) { return __uint_as_float(x); }
   static __device__ Floats Max(Floats a, Floats b) { return fmaxf(a, b); }
   static __device__ Floats Min(Floats a, Floats b) { return fminf(a, b); }
   static __device__ Floats Select(Bools which, Floats yes, Floats no) { return which ? yes : no; }
@@ -76,6 +81,24 @@ struct WarpLanes {
   }
   static __device__ void StoreStream(float* p, Ints at, const Floats (&x)[4]) {
     __stcs(reinterpret_cast<float4*>(p + at), make_float4(x[0], x[1], x[2], x[3]));
+  }
+
+  // Numbers of 16 bits; four in a row are aligned to 8 bytes.
+  static __device__ Words LoadHalfIf(Bools which, const uint16_t* p, Ints at) {
+    return which ? p[at] : 0U;
+  }
+  static __device__ void StoreHalfIf(Bools which, uint16_t* p, Ints at, Words x) {
+    if (which) p[at] = static_cast<uint16_t>(x);
+  }
+  static __device__ void LoadHalves(const uint16_t* p, Ints at, Words (&x)[4]) {
+    const uint2 pairs = __ldcs(reinterpret_cast<const uint2*>(p + at));
+    x[0] = pairs.x & 0xFFFFU;
+    x[1] = pairs.x >> 16;
+    x[2] = pairs.y & 0xFFFFU;
+    x[3] = pairs.y >> 16;
+  }
+  static __device__ void StoreHalves(uint16_t* p, Ints at, const Words (&x)[4]) {
+    __stcs(reinterpret_cast<uint2*>(p + at), make_uint2(x[0] | x[1] << 16, x[2] | x[3] << 16));
   }
 
  private:

@@ -5,6 +5,7 @@
 #include "base/error.h"
 #include "base/status_macros.h"
 #include "kernels/cuda/launchers.h"
+#include "kernels/half_state.h"
 
 namespace mnemosyne::kernels::cuda {
 namespace {
@@ -21,6 +22,10 @@ MnemosyneArrays ArraysOf(const MnemosyneMemory& memory, float* values) {
           .fast = memory.fast,
           .square = memory.square,
           .slow = memory.slow,
+          .fast_half = memory.fast_half,
+          .square_half = memory.square_half,
+          .slow_half = memory.slow_half,
+          .inverse_root_scales = memory.inverse_root_scales,
           .tokens = memory.tokens,
           .content = memory.content,
           .mass = memory.mass,
@@ -99,16 +104,25 @@ absl::Status MnemosyneRunner::Step(const MnemosyneStepArgs& args) {
   for (const MnemosyneTensorSums& sums : args.sums) {
     mean_squares_.push_back(static_cast<float>(sums.mean_square));
   }
+  keys_.clear();
+  for (size_t k = 0; memory.is_half() && k < args.parameters.size(); ++k) {
+    const auto parameter = static_cast<uint32_t>(args.parameters[k]);
+    const uint64_t clock = args.steps[k].clock;
+    keys_.push_back({RoundingKey(parameter, clock, 1), RoundingKey(parameter, clock, 2),
+                     RoundingKey(parameter, clock, 3)});
+  }
   staging_.Clear();
   const size_t tiles_at = staging_.Add(tiles_);
   const size_t tensors_at = staging_.Add(memory.tensors);
   const size_t steps_at = staging_.Add(args.steps);
   const size_t means_at = staging_.Add(mean_squares_);
+  const size_t keys_at = staging_.Add(keys_);
   MNEMO_RETURN_IF_ERROR(staging_.Upload(backend_));
   const MnemosyneStepTables on_device = {.tiles = staging_.At<ChunkTile>(tiles_at),
                                          .tensors = staging_.At<MnemosyneTensor>(tensors_at),
                                          .steps = staging_.At<MnemosyneTensorStep>(steps_at),
                                          .mean_squares = staging_.At<float>(means_at),
+                                         .keys = staging_.At<RoundingKeys>(keys_at),
                                          .tile_count = tiles_.size()};
 
   const unsigned scratch_blocks = kScratchBlocksPerProcessor * processors_;

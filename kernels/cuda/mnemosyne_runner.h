@@ -37,6 +37,7 @@ class MnemosyneRunner {
   std::vector<ChunkTile> tiles_;
   std::vector<uint32_t> first_tiles_;
   std::vector<float> mean_squares_;
+  std::vector<RoundingKeys> keys_;
   std::vector<TileSums> tile_sums_;
   std::vector<TileResult> results_;
   Staging staging_;

@@ -80,6 +80,25 @@ __device__ MnemosyneChunkStep ChunkStepOf(const MnemosyneModel& model,
   return step;
 }
 
+// As RoundingOf() in mnemosyne_chunk.h.
+__device__ MnemosyneRounding ChunkRoundingOf(const MnemosyneArrays& arrays,
+                                             const MnemosyneStepTables& tables,
+                                             const ChunkTile& tile, size_t c) {
+  const RoundingKeys& keys = tables.keys[tile.taking];
+  const size_t offset = arrays.chunks[c].offset;
+  const size_t first = arrays.chunks[tables.tensors[tile.tensor].first_chunk].offset;
+  MnemosyneRounding rounding;
+  rounding.fast_key = keys.fast;
+  rounding.square_key = keys.square;
+  rounding.slow_key = keys.slow;
+  rounding.first = static_cast<uint32_t>(offset - first);
+  rounding.fast = arrays.fast_half + offset;
+  rounding.slow = arrays.slow_half + offset;
+  rounding.roots = arrays.square_half + offset;
+  rounding.inverse_scale = arrays.inverse_root_scales + c;
+  return rounding;
+}
+
 // What a team has in shared memory.
 struct alignas(16) TeamShared {
   float weights[(TeamWeights::kCount + 3) / 4 * 4];
@@ -89,10 +108,11 @@ struct alignas(16) TeamShared {
   MnemosyneChunk chunk;
   MnemosyneTensor tensor;
   MnemosyneTensorStep tensor_step;
+  MnemosyneRounding rounding;
 };
 
 // Teams take the chunks of all tiles in turns. `square_sums` and `capped` are [tiles, kTileChunks].
-template <bool kReplay>
+template <template <class> class Memory, bool kReplay>
 __global__ void __launch_bounds__(kTeamThreads, kTeams)
     StepTeams(const __grid_constant__ MnemosyneModel model,
               const __grid_constant__ TeamModel team_model,
@@ -108,7 +128,8 @@ __global__ void __launch_bounds__(kTeamThreads, kTeams)
     if (item % kTileChunks >= tile.count) continue;
     __syncthreads();  // All are done with the last chunk.
     if (thread == 0) {
-      shared.step = ChunkStepOf(model, arrays, tables, tile, tile.first_chunk + item % kTileChunks);
+      const size_t c = tile.first_chunk + item % kTileChunks;
+      shared.step = ChunkStepOf(model, arrays, tables, tile, c);
       shared.before = *shared.step.choice;
       shared.chunk = *shared.step.chunk;
       shared.tensor = *shared.step.tensor;
@@ -116,15 +137,23 @@ __global__ void __launch_bounds__(kTeamThreads, kTeams)
       shared.step.chunk = &shared.chunk;
       shared.step.tensor = &shared.tensor;
       shared.step.step = &shared.tensor_step;
+      if (Memory<WarpLanes>::kRounds) {
+        shared.rounding = ChunkRoundingOf(arrays, tables, tile, c);
+        shared.step.rounding = &shared.rounding;
+      }
     }
     __syncthreads();
-    TeamWarp<WarpLanes> warp(team_model, shared.weights, shared.scratch, shared.step, shared.before,
-                             thread / 32);
+    TeamWarp<WarpLanes, Memory> warp(team_model, shared.weights, shared.scratch, shared.step,
+                                     shared.before, thread / 32);
     if (kReplay) {
       warp.Replay();
       __syncthreads();
       if (thread == 0) warp.FinishReplay(square_sums + item, capped + item);
       continue;
+    }
+    if (Memory<WarpLanes>::kRounds) {
+      warp.WriteSquares();
+      __syncthreads();
     }
     warp.Measure();
     __syncthreads();
@@ -186,15 +215,15 @@ cudaError_t AllowShared(Kernel kernel, size_t bytes) {
                               static_cast<int>(bytes));
 }
 
-template <bool kReplay>
+template <template <class> class Memory, bool kReplay>
 cudaError_t LaunchTeams(const MnemosyneModel& model, const MnemosyneArrays& arrays,
                         const MnemosyneStepTables& tables, const MnemosyneStepSpace& space,
                         unsigned processors, cudaStream_t stream) {
-  const cudaError_t error = AllowShared(StepTeams<kReplay>, sizeof(TeamShared));
+  const cudaError_t error = AllowShared(StepTeams<Memory, kReplay>, sizeof(TeamShared));
   if (error != cudaSuccess) return error;
   const unsigned needed = static_cast<unsigned>(tables.tile_count * kTileChunks);
   const unsigned blocks = needed < kTeams * processors ? needed : kTeams * processors;
-  StepTeams<kReplay><<<blocks, kTeamThreads, sizeof(TeamShared), stream>>>(
+  StepTeams<Memory, kReplay><<<blocks, kTeamThreads, sizeof(TeamShared), stream>>>(
       model, TeamModel::Of(model), arrays, tables, space.square_sums, space.capped);
   return cudaGetLastError();
 }
@@ -259,8 +288,11 @@ cudaError_t LaunchMnemosyneStep(const MnemosyneModel& model, const MnemosyneArra
                                 bool replay, unsigned processors, cudaStream_t stream) {
   cudaError_t error;
   if (TeamSizes::Fit(model.sizes)) {
-    error = replay ? LaunchTeams<true>(model, arrays, tables, space, processors, stream)
-                   : LaunchTeams<false>(model, arrays, tables, space, processors, stream);
+    const auto launch =
+        arrays.fast_half == nullptr
+            ? (replay ? &LaunchTeams<FullMemory, true> : &LaunchTeams<FullMemory, false>)
+            : (replay ? &LaunchTeams<HalfMemory, true> : &LaunchTeams<HalfMemory, false>);
+    error = launch(model, arrays, tables, space, processors, stream);
   } else {
     error = replay ? LaunchBlocks<true>(model, arrays, tables, space, stream)
                    : LaunchBlocks<false>(model, arrays, tables, space, stream);

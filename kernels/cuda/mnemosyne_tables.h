@@ -24,12 +24,17 @@ struct TileSums {
   double shrink;       // Over its chunks.
 };
 
-// MnemosyneMemory on a device, with the arena of gradients and updates.
+// MnemosyneMemory on a device, with the arena of gradients and updates. The memories of coordinates
+// are in 32 bits or in 16; the others are null.
 struct MnemosyneArrays {
   float* values;
   float* fast;
   float* square;
   float* slow;
+  uint16_t* fast_half;
+  uint16_t* square_half;
+  uint16_t* slow_half;
+  float* inverse_root_scales;
   float* tokens;
   float* content;
   float* mass;
@@ -42,12 +47,18 @@ struct MnemosyneArrays {
   size_t tensor_count;
 };
 
+// Keys of the rounding of a parameter's memories to 16 bits.
+struct RoundingKeys {
+  uint32_t fast, square, slow;
+};
+
 // What changes from step to step: on the device.
 struct MnemosyneStepTables {
   const ChunkTile* tiles;            // [tile_count]: of those that take part.
   const MnemosyneTensor* tensors;    // [T]
   const MnemosyneTensorStep* steps;  // [k]
   const float* mean_squares;         // [T]: before the step.
+  const RoundingKeys* keys;          // [k], of a state of 16 bits; else null.
   size_t tile_count;
 };
 

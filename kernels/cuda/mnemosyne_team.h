@@ -10,11 +10,12 @@
 #include <stdint.h>
 
 #include "kernels/cuda/mnemosyne_decision.h"
+#include "kernels/cuda/team_memory.h"
 
 namespace mnemosyne::kernels::cuda {
 
-// A warp of a team.
-template <class W>
+// A warp of a team; `Memory` is FullMemory or HalfMemory.
+template <class W, template <class> class Memory>
 class TeamWarp : private WarpFunctions<W> {
   using Functions = WarpFunctions<W>;
   using F = typename W::Floats;
@@ -34,39 +35,62 @@ class TeamWarp : private WarpFunctions<W> {
         weights_(weights),
         scratch_(scratch),
         at_(at),
-        lane_(W::Lane()),
-        count_(static_cast<int>(at.chunk->count)),
-        cells_(static_cast<int>(at.chunk->cells)),
-        full_(count_ == TeamSizes::kCoordinates),
-        warp_(warp),
+        slice_(static_cast<int>(at.chunk->count), warp),
+        memory_(at, scratch),
         choice_(before) {}
 
-  // s and r1 take in the gradient. Leaves the sums of the warp's cells and the old r2 in the
-  // scratch, and directions in registers.
+  // Whether WriteSquares() comes before Measure().
+  static constexpr bool kRounds = Memory<W>::kRounds;
+
+  // s takes in the gradient; its greatest number to the scratch.
+  MNEMOSYNE_DEVICE void WriteSquares() {
+    F most(0.0F);
+    MNEMOSYNE_UNROLL_ALL
+    for (int j = 0; j < kCells; ++j) {
+      slice_.Load(at_.values, j, sharp_[j]);
+      memory_.LoadSquares(slice_, j, squares_[j]);
+    }
+    MNEMOSYNE_UNROLL_ALL
+    for (int j = 0; j < kCells; ++j) {
+      AddGradient(j);
+      MNEMOSYNE_UNROLL_ALL
+      for (int i = 0; i < 4; ++i) most = W::Max(most, squares_[j][i]);
+    }
+    MNEMOSYNE_UNROLL_ALL
+    for (int mask = 16; mask > 0; mask /= 2) most = W::Max(most, W::Exchange(most, mask));
+    W::StoreIf(slice_.lane() == I(0), scratch_.maxima + slice_.warp(), I(0), most);
+  }
+
+  // r1 takes in the gradient, and s if it has not. Leaves the sums of the warp's cells and the old
+  // r2 in the scratch, and directions in registers.
   MNEMOSYNE_DEVICE void Measure() {
     const F floor(FloorOf(choice_));
     const F before_fast =
         F(model_.knobs.fast_weight * at_.step->fall) * W::Exp(F(choice_.log_fast));
     const F before_slow = F(model_.knobs.slow_weight) * W::Exp(F(choice_.log_slow));
+    memory_.ChooseScale(slice_);
     MNEMOSYNE_UNROLL_ALL
     for (int first = 0; first < kCells; first += kCellsAtOnce) {
-      F squares[kCellsAtOnce][4], slows[kCellsAtOnce][4];
+      F slows[kCellsAtOnce][4];
       MNEMOSYNE_UNROLL_ALL
       for (int k = 0; k < kCellsAtOnce; ++k) {
-        LoadFour(at_.values, first + k, sharp_[first + k]);
-        LoadFour(at_.square, first + k, squares[k]);
-        LoadFour(at_.fast, first + k, smooth_[first + k]);
-        LoadFour(at_.slow, first + k, slows[k]);
+        if constexpr (!kRounds) {
+          slice_.Load(at_.values, first + k, sharp_[first + k]);
+          memory_.LoadSquares(slice_, first + k, squares_[first + k]);
+        }
+        memory_.LoadFast(slice_, first + k, smooth_[first + k]);
+        memory_.LoadSlow(slice_, first + k, slows[k]);
       }
       MNEMOSYNE_UNROLL_ALL
       for (int k = 0; k < kCellsAtOnce; ++k) {
         const int j = first + k;
-        W::StoreFour(scratch_.slow, First(j), slows[k]);
+        W::StoreFour(scratch_.slow, slice_.First(j), slows[k]);
+        if constexpr (!kRounds) AddGradient(j);
         F sums[16];
-        AddTerms(j, squares[k], slows[k], floor, before_fast, before_slow, sums);
+        AddTerms(j, slows[k], floor, before_fast, before_slow, sums);
         const F sum = FoldSixteen(sums);
-        W::StoreIf(lane_ < I(TeamScratch::kRow), scratch_.sums + Cell(j) * TeamScratch::kRow, lane_,
-                   sum);
+        W::StoreIf(slice_.lane() < I(TeamScratch::kRow),
+                   scratch_.sums + slice_.Cell(j) * TeamScratch::kRow, slice_.lane(), sum);
       }
     }
   }
@@ -82,17 +106,20 @@ class TeamWarp : private WarpFunctions<W> {
     D sum(0.0);
     MNEMOSYNE_UNROLL_ALL
     for (int j = 0; j < kCells; ++j) {
-      const F gain(scratch_.gains[Cell(j)]);
+      const F gain(scratch_.gains[slice_.Cell(j)]);
       F slows[4];
-      W::LoadFour(scratch_.slow, First(j), slows);
+      W::LoadFour(scratch_.slow, slice_.First(j), slows);
       MNEMOSYNE_UNROLL_ALL
       for (int i = 0; i < 4; ++i) {
-        const F sharp = reading.sharp_scale * sharp_[j][i], old = slows[i];
-        slows[i] = W::Fma(rate, sharp - old, old);
-        sharp_[j][i] = reading.Update(sharp, smooth_[j][i], slows[i], gain);
+        sharp_[j][i] = reading.sharp_scale * sharp_[j][i];
+        slows[i] = W::Fma(rate, sharp_[j][i] - slows[i], slows[i]);
+      }
+      memory_.PutSlow(slice_, j, slows);
+      MNEMOSYNE_UNROLL_ALL
+      for (int i = 0; i < 4; ++i) {
+        sharp_[j][i] = reading.Update(sharp_[j][i], smooth_[j][i], slows[i], gain);
         AddSquare(sharp_[j][i], sum);
       }
-      StoreFour(at_.slow, j, slows);
     }
     KeepPart(sum);
   }
@@ -100,7 +127,7 @@ class TeamWarp : private WarpFunctions<W> {
   // Bounds the update by what all warps have found; returns its factor.
   MNEMOSYNE_DEVICE float Bound() const {
     const double limit = static_cast<double>(at_.step->limit);
-    const double most = limit * limit * static_cast<double>(count_), total = TotalOfParts();
+    const double most = limit * limit * static_cast<double>(slice_.count()), total = TotalOfParts();
     return total > most ? sqrtf(static_cast<float>(most / total)) : 1.0F;
   }
 
@@ -114,7 +141,7 @@ class TeamWarp : private WarpFunctions<W> {
         sharp_[j][i] = F(cap) * sharp_[j][i];
         AddSquare(sharp_[j][i], sum);
       }
-      StoreFour(at_.values, j, sharp_[j]);
+      slice_.Store(at_.values, j, sharp_[j]);
     }
     KeepPart(sum);
   }
@@ -125,6 +152,7 @@ class TeamWarp : private WarpFunctions<W> {
     scratch_.next.floor = FloorOf(choice_);
     scratch_.next.cap = cap;
     *at_.choice = scratch_.next;
+    memory_.KeepScale();
     *square_sum = TotalOfParts();
     *capped = cap < 1;
   }
@@ -137,11 +165,12 @@ class TeamWarp : private WarpFunctions<W> {
     MNEMOSYNE_UNROLL_ALL
     for (int j = 0; j < kCells; ++j) {
       F values[4], fasts[4], squares[4], slows[4];
-      LoadFour(at_.values, j, values);
-      LoadFour(at_.fast, j, fasts);
-      LoadFour(at_.square, j, squares);
-      LoadFour(at_.slow, j, slows);
-      const F gain(Cell(j) < cells_ ? at_.gains[Cell(j)] : 0.0F);
+      slice_.Load(at_.values, j, values);
+      memory_.LoadFast(slice_, j, fasts);
+      memory_.LoadSquares(slice_, j, squares);
+      memory_.LoadSlow(slice_, j, slows);
+      const int cell = slice_.Cell(j);
+      const F gain(cell < static_cast<int>(at_.chunk->cells) ? at_.gains[cell] : 0.0F);
       MNEMOSYNE_UNROLL_ALL
       for (int i = 0; i < 4; ++i) {
         const F inverse = InverseRoot(squares[i], floor);
@@ -149,7 +178,7 @@ class TeamWarp : private WarpFunctions<W> {
         values[i] = cap * reading.Update(sharp, fasts[i] * inverse, slows[i], gain);
         AddSquare(values[i], sum);
       }
-      StoreFour(at_.values, j, values);
+      slice_.Store(at_.values, j, values);
     }
     KeepPart(sum);
   }
@@ -191,29 +220,8 @@ class TeamWarp : private WarpFunctions<W> {
     ChunkDecision<W>(model, weights, scratch, at, before).Run();
   }
 
-  MNEMOSYNE_DEVICE int Cell(int j) const { return warp_ * kCells + j; }
-  // The first of the lane's four coordinates of cell j.
-  MNEMOSYNE_DEVICE I First(int j) const { return lane_ * 4 + Cell(j) * TeamSizes::kCell; }
   MNEMOSYNE_DEVICE float FloorOf(const MnemosyneChoice& choice) const {
     return model_.knobs.epsilon * sqrtf(choice.mean_square);
-  }
-
-  // The lane's coordinates of cell j; those behind the chunk's end are zeros.
-  MNEMOSYNE_DEVICE void LoadFour(const float* p, int j, F (&x)[4]) const {
-    const I first = First(j);
-    if (full_) {
-      W::LoadStream(p, first, x);
-      return;
-    }
-    for (int i = 0; i < 4; ++i) x[i] = W::LoadIf(first + i < I(count_), p, first + i);
-  }
-  MNEMOSYNE_DEVICE void StoreFour(float* p, int j, const F (&x)[4]) const {
-    const I first = First(j);
-    if (full_) {
-      W::StoreStream(p, first, x);
-      return;
-    }
-    for (int i = 0; i < 4; ++i) W::StoreIf(first + i < I(count_), p, first + i, x[i]);
   }
 
   static MNEMOSYNE_DEVICE F Clamped(F gradient, F scale) {
@@ -225,26 +233,41 @@ class TeamWarp : private WarpFunctions<W> {
     return W::Select(zero < square, W::Divide(F(1.0F), W::Sqrt(square) + floor), zero);
   }
 
+  // s of cell j takes in the gradient, which is clamped.
+  MNEMOSYNE_DEVICE void AddGradient(int j) {
+    const F scale(at_.step->gradient_scale), rate(at_.step->rate_square);
+    MNEMOSYNE_UNROLL_ALL
+    for (int i = 0; i < 4; ++i) {
+      const F g = Clamped(sharp_[j][i], scale), s = squares_[j][i];
+      sharp_[j][i] = g;
+      squares_[j][i] = W::Fma(g * g - s, rate, s);
+    }
+  }
+
   // The sums over the lane's coordinates of cell j; the gradient and the old r1 in sharp_ and
-  // smooth_ become directions, r1 and s take in the gradient.
-  MNEMOSYNE_DEVICE void AddTerms(int j, F (&squares)[4], const F (&slows)[4], F floor,
-                                 F before_fast, F before_slow, F (&sums)[16]) {
-    const F scale(at_.step->gradient_scale), rate(at_.step->rate_fast);
-    const F square_rate(at_.step->rate_square);
+  // smooth_ become directions, r1 and s go to the state.
+  MNEMOSYNE_DEVICE void AddTerms(int j, const F (&slows)[4], F floor, F before_fast, F before_slow,
+                                 F (&sums)[16]) {
+    const F rate(at_.step->rate_fast);
     MNEMOSYNE_UNROLL_ALL
     for (int k = 0; k < 16; ++k) sums[k] = F(0.0F);
     F fasts[4];
     MNEMOSYNE_UNROLL_ALL
     for (int i = 0; i < 4; ++i) {
-      const F g = Clamped(sharp_[j][i], scale), old = smooth_[j][i], slow = slows[i];
-      squares[i] = W::Fma(g * g - squares[i], square_rate, squares[i]);
-      fasts[i] = W::Fma(g - old, rate, old);
-      const F inverse = InverseRoot(squares[i], floor);
+      const F old = smooth_[j][i];
+      fasts[i] = W::Fma(sharp_[j][i] - old, rate, old);
+    }
+    memory_.PutSquares(slice_, j, squares_[j]);
+    memory_.PutFast(slice_, j, fasts);
+    MNEMOSYNE_UNROLL_ALL
+    for (int i = 0; i < 4; ++i) {
+      const F g = sharp_[j][i], old = smooth_[j][i], slow = slows[i], square = squares_[j][i];
+      const F inverse = InverseRoot(square, floor);
       const F sharp = g * inverse, smooth = fasts[i] * inverse;
       const F previous = W::Fma(before_fast * inverse, old, before_slow * slow);
       sums[kGrad2] = W::Fma(g, g, sums[kGrad2]);
       sums[kOld2] = W::Fma(old, old, sums[kOld2]);
-      sums[kSquare] = sums[kSquare] + squares[i];
+      sums[kSquare] = sums[kSquare] + square;
       sums[kSlow2] = W::Fma(slow, slow, sums[kSlow2]);
       sums[kPrevious2] = W::Fma(previous, previous, sums[kPrevious2]);
       sums[kSharp2] = W::Fma(sharp, sharp, sums[kSharp2]);
@@ -256,13 +279,11 @@ class TeamWarp : private WarpFunctions<W> {
       sharp_[j][i] = sharp;
       smooth_[j][i] = smooth;
     }
-    StoreFour(at_.square, j, squares);
-    StoreFour(at_.fast, j, fasts);
   }
 
   // The warp's part of the sum of squares.
   MNEMOSYNE_DEVICE void KeepPart(D sum) const {
-    W::StoreIf(lane_ == I(0), scratch_.parts + warp_, Total(sum));
+    W::StoreIf(slice_.lane() == I(0), scratch_.parts + slice_.warp(), Total(sum));
   }
   MNEMOSYNE_DEVICE double TotalOfParts() const {
     double total = 0;
@@ -274,13 +295,11 @@ class TeamWarp : private WarpFunctions<W> {
   const float* const weights_;
   TeamScratch& scratch_;
   const MnemosyneChunkStep& at_;
-  const I lane_;
-  const int count_, cells_;
-  const bool full_;
-  const int warp_;
+  const TeamSlice<W> slice_;
+  Memory<W> memory_;
   const MnemosyneChoice& choice_;
 
-  F sharp_[kCells][4], smooth_[kCells][4];
+  F sharp_[kCells][4], smooth_[kCells][4], squares_[kCells][4];
 };
 
 }  // namespace mnemosyne::kernels::cuda

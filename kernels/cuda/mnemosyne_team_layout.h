@@ -103,6 +103,8 @@ struct alignas(16) TeamScratch {
   float decoder_inputs[96];  // Token, memory, contexts.
   float gains[TeamSizes::kCells];
   float slow[TeamSizes::kCoordinates];  // r2 before the step.
+  float maxima[TeamSizes::kWarps];      // Of s.
+  float inverse_scale;                  // Of the roots of s, in a state of 16 bits.
   double parts[TeamSizes::kWarps];      // Sums of the update's squares.
   MnemosyneChoice next;                 // What is decided in this step.
   float growth;                         // kappa

@@ -71,7 +71,13 @@ void ForChunks(const MnemosyneStepArgs& args, const RunChunk& run) {
     for (size_t c = tensor.first_chunk; c < tensor.first_chunk + tensor.chunk_count; ++c) {
       double square_sum = -1;
       uint32_t capped = 2;
-      run(ChunkStep(args, k, c), &square_sum, &capped);
+      MnemosyneChunkStep step = ChunkStep(args, k, c);
+      MnemosyneRounding rounding;
+      if (args.memory.is_half()) {
+        rounding = RoundingOf(args, k, c);
+        step.rounding = &rounding;
+      }
+      run(step, &square_sum, &capped);
       args.square_sums[k] += square_sum;
       args.capped[k] += capped;
     }
@@ -87,34 +93,39 @@ void RunBlocks(const MnemosyneStepArgs& args) {
 }
 
 // A team, whose warps do each part one after the other.
+template <template <class> class Memory>
 void RunTeams(const MnemosyneStepArgs& args) {
   ASSERT_TRUE(TeamSizes::Fit(args.model.sizes));
-  struct alignas(16) Memory {
+  struct alignas(16) Shared {
     float weights[(TeamWeights::kCount + 3) / 4 * 4];
     TeamScratch scratch;
   };
-  const auto memory = std::make_unique<Memory>();
+  const auto shared = std::make_unique<Shared>();
   constexpr int kThreads = 3;  // They share the copying.
   for (int i = 0; i < kThreads; ++i) {
-    TeamWeights::Stage(args.model.weights, memory->weights, i, kThreads);
+    TeamWeights::Stage(args.model.weights, shared->weights, i, kThreads);
   }
   const TeamModel model = TeamModel::Of(args.model);
   ForChunks(args, [&](const MnemosyneChunkStep& step, double* square_sum, uint32_t* capped) {
     const MnemosyneChoice before = *step.choice;
-    std::vector<TeamWarp<HostLanes>> team;
+    std::vector<std::unique_ptr<TeamWarp<HostLanes, Memory>>> team;
     for (int w = 0; w < TeamSizes::kWarps; ++w) {
-      team.emplace_back(model, memory->weights, memory->scratch, step, before, w);
+      team.push_back(std::make_unique<TeamWarp<HostLanes, Memory>>(
+          model, shared->weights, shared->scratch, step, before, w));
     }
     if (args.replay) {
-      for (auto& warp : team) warp.Replay();
-      return team.front().FinishReplay(square_sum, capped);
+      for (auto& warp : team) warp->Replay();
+      return team.front()->FinishReplay(square_sum, capped);
     }
-    for (auto& warp : team) warp.Measure();
-    team.front().Decide();
-    for (auto& warp : team) warp.WriteMemory();
-    const float cap = team.back().Bound();
-    for (auto& warp : team) warp.WriteUpdate(cap);
-    team.front().Finish(cap, square_sum, capped);
+    if constexpr (Memory<HostLanes>::kRounds) {
+      for (auto& warp : team) warp->WriteSquares();
+    }
+    for (auto& warp : team) warp->Measure();
+    team.front()->Decide();
+    for (auto& warp : team) warp->WriteMemory();
+    const float cap = team.back()->Bound();
+    for (auto& warp : team) warp->WriteUpdate(cap);
+    team.front()->Finish(cap, square_sum, capped);
   });
 }
 
@@ -135,16 +146,26 @@ TEST(MnemosyneProgramsTest, ABlockHasTheNumbersOfTheReference) {
 TEST(MnemosyneProgramsTest, ATeamHasTheNumbersOfTheReference) {
   MnemosyneExample actual(ShippedSizes()), expected(ShippedSizes());
   for (const float clock : kClocks) {
-    actual.Run(clock, &RunContext, &RunTeams);
+    actual.Run(clock, &RunContext, &RunTeams<FullMemory>);
     expected.RunReference(clock);
     ExpectSame(actual, expected, 2e-5, "step " + std::to_string(clock) + ", ");
   }
 }
 
+// Where the arithmetic of both differs in a last bit, a number may be rounded to the other side.
+TEST(MnemosyneProgramsTest, ATeamKeepsAStateOfSixteenBits) {
+  MnemosyneExample actual(ShippedSizes(), /*half=*/true), expected(ShippedSizes(), /*half=*/true);
+  for (const float clock : kClocks) {
+    actual.Run(clock, &RunContext, &RunTeams<HalfMemory>);
+    expected.RunReference(clock);
+    ExpectSameHalves(actual, expected, "step " + std::to_string(clock) + ", ");
+  }
+}
+
 // The update once more has the bits of the step, capped or not.
 TEST(MnemosyneProgramsTest, AReplayHasTheSameBits) {
-  for (const auto run : {&RunBlocks, &RunTeams}) {
-    MnemosyneExample example(ShippedSizes());
+  for (const auto run : {&RunBlocks, &RunTeams<FullMemory>, &RunTeams<HalfMemory>}) {
+    MnemosyneExample example(ShippedSizes(), /*half=*/run == &RunTeams<HalfMemory>);
     for (const float clock : kClocks) {
       std::vector<float> gradients, updates;
       std::vector<double> square_sums;
