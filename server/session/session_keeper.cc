@@ -22,6 +22,7 @@ namespace {
 using std::chrono::milliseconds;
 
 constexpr milliseconds kLookPeriod(500);
+constexpr milliseconds kCountPeriod(5'000);
 constexpr milliseconds kPatience(10'000);  // Of a snapshot for its session's turn.
 constexpr milliseconds kRulesPatience(1'000);
 constexpr milliseconds kNoPatience(0);
@@ -92,6 +93,7 @@ SessionKeeper::SessionKeeper(std::unique_ptr<StateFolder> folder, KeeperOptions 
       budget_(budget),
       executor_(executor),
       clock_(clock),
+      disk_quota_(options_.tenant_disk_bytes_max, options_.disk_bytes_max),
       writing_(std::make_shared<Turnstile>()),
       syncer_("mnemo-sync", nullptr, milliseconds(10'000)),
       loader_("mnemo-load", nullptr, milliseconds(10'000)),
@@ -214,8 +216,12 @@ absl::Status SessionKeeper::OpenLog(Session& session) {
   int64_t number = generations.empty() ? 1 : generations.front().number;
   if (!logs.empty()) number = std::max(number, logs.back());
   MNEMO_ASSIGN_OR_RETURN(state.log, StepLog::Open(folder.LogOf(number)));
-  // A log that no snapshot trims has an end, too.
-  state.log->BoundTo(2 * options_.log_bytes_max);
+  // A log that no snapshot trims has an end, too, and leaves room for that snapshot.
+  state.log->BoundTo(
+      {.bytes_max = 2 * options_.log_bytes_max,
+       .take = [this, tenant = session.tenant(), spare = session.state_bytes()](int64_t bytes) {
+         return disk_quota_.Take(tenant, bytes, spare);
+       }});
   return absl::OkStatus();
 }
 
@@ -346,36 +352,21 @@ absl::StatusOr<SessionKeeper::Turns> SessionKeeper::AwaitBoth(Session& session,
   }
 }
 
-// Room for one more snapshot of the session, within its tenant's bound.
-absl::Status SessionKeeper::CheckTenantsDisk(const Session& session) {
-  if (options_.tenant_disk_bytes_max == nullptr) return absl::OkStatus();
-  const int64_t limit = options_.tenant_disk_bytes_max(session.tenant());
-  if (limit == 0) return absl::OkStatus();
-  int64_t held = 0;
-  for (const auto& each : Alive()) {
-    if (each->tenant() == session.tenant()) held += FolderOf(*each).ByteCount();
+void SessionKeeper::CountDisk() {
+  DiskQuota::BytesByTenant bytes;
+  for (const auto& session : Alive()) {
+    if (!disk_quota_.Bounds(session->tenant())) continue;
+    bytes[session->tenant()] += FolderOf(*session).ByteCount();
   }
-  const int64_t available = std::max<int64_t>(limit - held, 0);
-  if (session.state_bytes() <= available) return absl::OkStatus();
-  absl::Status status = WithReason(
-      ResourceExhausted("a snapshot of {} bytes would exceed this tenant's {} bytes of disk; {} "
-                        "would fit now",
-                        session.state_bytes(), limit, available),
-      "TENANT_LIMIT");
-  status = WithMetadata(std::move(status), "limit", std::to_string(limit));
-  return WithMetadata(std::move(status), "available", std::to_string(available));
+  // All has sessions, too, that could not be restored.
+  const int64_t all = options_.disk_bytes_max == 0 ? 0 : folder_->ByteCount();
+  disk_quota_.Counted(std::move(bytes), all);
 }
 
-// Room for one more snapshot of the session, within the bound.
-absl::Status SessionKeeper::CheckDisk(const Session& session) {
-  MNEMO_RETURN_IF_ERROR(CheckTenantsDisk(session));
-  if (options_.disk_bytes_max == 0) return absl::OkStatus();
-  if (folder_->ByteCount() + session.state_bytes() <= options_.disk_bytes_max) {
-    return absl::OkStatus();
-  }
-  return WithReason(ResourceExhausted("--state-max {} bytes leave no room for a snapshot of {}",
-                                      options_.disk_bytes_max, session.state_bytes()),
-                    "DISK_FULL");
+// Room for one more snapshot of the session, within the bounds.
+absl::Status SessionKeeper::TakeDisk(const Session& session) {
+  CountDisk();
+  return disk_quota_.Take(session.tenant(), session.state_bytes());
 }
 
 absl::Status SessionKeeper::SnapshotNow(const std::shared_ptr<Session>& session,
@@ -411,7 +402,7 @@ absl::Status SessionKeeper::SnapshotInTurn(const std::shared_ptr<Session>& sessi
                                            CaptureBuffer& buffer) {
   MNEMO_RETURN_IF_ERROR(session->CheckUsable());
   const SessionFolder folder = FolderOf(*session);
-  const absl::Status room = CheckDisk(*session);
+  const absl::Status room = TakeDisk(*session);
   // From here on other rules are newer than the snapshot.
   bool had_new_rules = false;
   Remember(*session, [&](Kept& kept) { had_new_rules = std::exchange(kept.new_rules, false); });
@@ -609,6 +600,11 @@ bool SessionKeeper::IsBehind(const Session& session) const {
 
 // Takes the snapshots that are due, and sends away who is idle. On the writer's thread.
 void SessionKeeper::LookAfterAll() {
+  if (clock_.MonotonicNow() - disk_counted_ >= kCountPeriod) {
+    // Half a snapshot would count for half.
+    if (const auto writing = writing_->Try(); writing != nullptr) CountDisk();
+    disk_counted_ = clock_.MonotonicNow();
+  }
   for (const auto& session : Alive()) {
     if (!session->CheckUsable().ok()) continue;
     Clock::Monotonic tried;
@@ -637,7 +633,10 @@ void SessionKeeper::LookAfterAll() {
       const bool by_steps = options_.snapshot_steps > 0 && behind >= options_.snapshot_steps;
       const bool by_log = log_bytes > options_.log_bytes_max;
       const bool has_none = step == kNoStep;
-      if (rested && (by_time || by_steps || by_log || has_none)) {
+      // A snapshot makes durable what a log that is full or broken does not, and starts another.
+      const bool log_failed =
+          session->spec().durability == Durability::kStep && !progress.durability_error.empty();
+      if (rested && (by_time || by_steps || by_log || has_none || log_failed)) {
         (void)SnapshotNow(session, {}, kPatience);
       }
     }

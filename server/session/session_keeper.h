@@ -18,6 +18,7 @@
 #include "absl/status/statusor.h"
 #include "base/clock.h"
 #include "base/mutex.h"
+#include "server/session/disk_quota.h"
 #include "server/session/memory_budget.h"
 #include "server/session/session.h"
 #include "server/session/session_record.h"
@@ -35,7 +36,7 @@ struct KeeperOptions {
   int64_t buffer_bytes = 1 << 30;  // Memory that a snapshot may copy a state into.
   int64_t disk_bytes_max = 0;      // Of all sessions' files; 0 is no bound.
   // Of all files of a tenant's sessions; 0 is no bound. May be null.
-  std::function<int64_t(std::string_view tenant)> tenant_disk_bytes_max = nullptr;
+  DiskQuota::LimitFunction tenant_disk_bytes_max = nullptr;
   int64_t log_bytes_max = 4LL << 30;  // A session's log beyond this asks for a snapshot.
   int64_t idle_seconds = 0;           // An idle session leaves memory after this long; 0: not.
   int64_t expire_seconds = 0;         // And the daemon; 0: never.
@@ -182,8 +183,9 @@ class SessionKeeper {
   absl::Status SnapshotInTurn(const std::shared_ptr<Session>& session,
                               std::unique_ptr<Turnstile::Turn> turn, CaptureBuffer& buffer);
   absl::Status Evict(const std::shared_ptr<Session>& session);
-  absl::Status CheckDisk(const Session& session);
-  absl::Status CheckTenantsDisk(const Session& session);
+  absl::Status TakeDisk(const Session& session);
+  // Counts what is on the disk, where it is bounded.
+  void CountDisk();
   absl::Status LoadNow(const std::shared_ptr<Session>& session);
   absl::Status OpenLog(Session& session);
   absl::StatusOr<MemoryBudget::Reservation> FreeRoom(int64_t bytes, const Session* for_whom);
@@ -208,6 +210,8 @@ class SessionKeeper {
   StepExecutor& executor_;
   const Clock& clock_;
 
+  DiskQuota disk_quota_;
+  Clock::Monotonic disk_counted_;  // When it was counted last for all; used in LookAfterAll.
   const std::shared_ptr<Turnstile> writing_;  // Of those who write snapshots: one at a time.
 
   mutable Mutex mutex_;
