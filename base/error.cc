@@ -22,6 +22,13 @@ absl::Status WithMetadata(absl::Status status, std::string_view key, std::string
   return status;
 }
 
+absl::Status WithMoreWords(const absl::Status& status, std::string_view words) {
+  absl::Status longer = MakeError(status.code(), std::string(ErrorMessage(status)).append(words));
+  status.ForEachPayload(
+      [&longer](absl::string_view url, const absl::Cord& value) { longer.SetPayload(url, value); });
+  return longer;
+}
+
 std::string ErrorReason(const absl::Status& status) {
   const auto payload = status.GetPayload(Absl(kReasonUrl));
   return payload ? std::string(*payload) : absl::StatusCodeToString(status.code());

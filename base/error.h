@@ -27,6 +27,9 @@ absl::Status WithReason(absl::Status status, std::string_view reason);
 // Attaches a value behind the message.
 absl::Status WithMetadata(absl::Status status, std::string_view key, std::string_view value);
 
+// The same error with more words behind its message.
+absl::Status WithMoreWords(const absl::Status& status, std::string_view words);
+
 // The reason of `status`; where none was attached, the name of its code, such as NOT_FOUND.
 std::string ErrorReason(const absl::Status& status);
 

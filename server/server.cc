@@ -217,6 +217,11 @@ absl::Status Server::OpenStateFolder() {
 }
 
 absl::Status Server::Listen() {
+  if (ReadProcessMemory(/*in_use=*/false).resident == 0) {
+    return FailedPrecondition(
+        "/proc/self/statm cannot be read, and without it nothing bounds the memory of connections; "
+        "mount /proc where the daemon runs");
+  }
   RaiseFileLimit();
   grpc::EnableDefaultHealthCheckService(true);
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();

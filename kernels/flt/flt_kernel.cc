@@ -203,6 +203,18 @@ class Normals {
 
 }  // namespace
 
+size_t FltKernelBytes(const FltKernel& kernel) {
+  size_t numbers = 0;
+  for (const auto* array :
+       {&kernel.waves.frequencies, &kernel.waves.real, &kernel.waves.imaginary,
+        &kernel.waves.constant, &kernel.weights, &kernel.transposed_weights, &kernel.bias,
+        &kernel.projection, &kernel.frequencies, &kernel.query_a, &kernel.query_b, &kernel.key_a,
+        &kernel.key_b, &kernel.constants, &kernel.floors}) {
+    numbers += array->size();
+  }
+  return numbers * sizeof(float);
+}
+
 absl::StatusOr<FltProjectionShape> FltProjectionOf(const FltConfig& config, size_t waves) {
   MNEMO_RETURN_IF_ERROR(CheckConfig(config, waves));
   const size_t inputs = InputCount(config, waves);

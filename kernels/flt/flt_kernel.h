@@ -75,6 +75,9 @@ struct FltKernel {
 absl::StatusOr<FltKernel> MakeFltKernel(const FltConfig& config, FltWaves waves,
                                         std::span<const float> projection);
 
+// Bytes of a kernel's arrays.
+size_t FltKernelBytes(const FltKernel& kernel);
+
 // P and E of `config` with `waves` waves. InvalidArgument as above.
 struct FltProjectionShape {
   size_t rows, inputs;

@@ -148,6 +148,10 @@ class AttendReactor final : public grpc::ServerBidiReactor<v1::AttendRequest, v1
     }
     return Submit([this](StepExecutor::Device&) -> absl::Status {
       MNEMO_ASSIGN_OR_RETURN(kernel_, FromProto(request_.open().kernel()));
+      const auto bytes = static_cast<int64_t>(kernels::FltKernelBytes(*kernel_));
+      MNEMO_ASSIGN_OR_RETURN(kernel_share_,
+                             quotas_.Take(owner_.caller.tenant, {.memory_bytes = bytes}));
+      MNEMO_ASSIGN_OR_RETURN(kernel_memory_, budget_.Reserve(bytes));
       v1::AttendOpened& opened = *response_.mutable_opened();
       opened.set_features(static_cast<int32_t>(kernel_->sizes.map.features));
       opened.set_waves(static_cast<int32_t>(kernel_->sizes.waves));
@@ -355,8 +359,8 @@ class AttendReactor final : public grpc::ServerBidiReactor<v1::AttendRequest, v1
   DataType type_ = DataType::kFloat32;
   bool causal_ = false, keep_state_ = false, begun_ = false, return_state_ = false;
   v1::AttendBegin begin_;
-  TenantQuotas::Share block_share_, state_share_;
-  MemoryBudget::Reservation block_memory_, state_memory_;
+  TenantQuotas::Share kernel_share_, block_share_, state_share_;
+  MemoryBudget::Reservation kernel_memory_, block_memory_, state_memory_;
   std::array<Tensor, kTensors> tensors_;  // By AttentionTensor.
   kernels::FltReport report_;
   v1::AttentionTensor writing_ = v1::ATTENTION_TENSOR_UNSPECIFIED;

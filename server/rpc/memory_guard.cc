@@ -1,10 +1,13 @@
 #include "server/rpc/memory_guard.h"
 
+#include <fcntl.h>
 #include <malloc.h>
 #include <unistd.h>
 
+#include <array>
 #include <chrono>
-#include <fstream>
+#include <cinttypes>
+#include <cstdio>
 #include <utility>
 
 #include "server/telemetry/log.h"
@@ -27,10 +30,13 @@ constexpr std::chrono::seconds kLogInterval(10);
 }  // namespace
 
 ProcessMemory ReadProcessMemory(bool in_use) {
+  // Open once: whoever uses up all files must not blind the guard.
+  static const int file = ::open("/proc/self/statm", O_RDONLY | O_CLOEXEC);
   ProcessMemory memory;
-  int64_t pages = 0;
+  std::array<char, 128> text{};  // Pages: of the process, resident, and more.
   int64_t resident = 0;
-  if (std::ifstream file("/proc/self/statm"); file >> pages >> resident) {
+  if (::pread(file, text.data(), text.size() - 1, 0) > 0 &&
+      std::sscanf(text.data(), "%*d %" SCNd64, &resident) == 1) {
     memory.resident = resident * int64_t{::sysconf(_SC_PAGE_SIZE)};
   }
   memory.in_use = memory.resident;

@@ -19,8 +19,8 @@ struct ProcessMemory {
   int64_t in_use = 0;    // The same, without what the allocator keeps for later.
 };
 
-// The memory of this process. Takes some microseconds; `in_use` is filled in only on demand, which
-// takes longer.
+// The memory of this process; 0 where it cannot be told. Takes some microseconds; `in_use` is
+// filled in only on demand, which takes longer.
 ProcessMemory ReadProcessMemory(bool in_use);
 
 // Looks many times a second. While there is too much memory, connections that keep most of it busy

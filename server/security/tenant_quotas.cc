@@ -14,28 +14,35 @@ struct Counted {
   int64_t TenantQuotas::Amounts::*amount;
   int64_t TenantLimits::*limit;
   std::string_view name;
+  std::string_view cure;                 // What makes room.
   const char* retry_after_ms = nullptr;  // Where it comes back by itself soon.
 };
 
 constexpr Counted kCounted[] = {
-    {&TenantQuotas::Amounts::sessions, &TenantLimits::sessions, "sessions"},
-    {&TenantQuotas::Amounts::memory_bytes, &TenantLimits::memory_bytes, "bytes of memory"},
+    {&TenantQuotas::Amounts::sessions, &TenantLimits::sessions, "sessions",
+     "delete one that is done with"},
+    {&TenantQuotas::Amounts::memory_bytes, &TenantLimits::memory_bytes, "bytes of memory",
+     "delete sessions"},
     {&TenantQuotas::Amounts::device_bytes, &TenantLimits::device_bytes,
-     "bytes of the device's memory"},
-    {&TenantQuotas::Amounts::parameters, &TenantLimits::parameters, "parameters"},
-    {&TenantQuotas::Amounts::streams, &TenantLimits::streams, "streams", "1000"},
+     "bytes of the device's memory", "delete sessions"},
+    {&TenantQuotas::Amounts::parameters, &TenantLimits::parameters, "parameters",
+     "delete sessions"},
+    {&TenantQuotas::Amounts::streams, &TenantLimits::streams, "streams", "close some", "1000"},
     {&TenantQuotas::Amounts::inflight_bytes, &TenantLimits::inflight_bytes,
-     "bytes of steps in flight", "100"},
+     "bytes of steps in flight", "wait for the answers to others", "100"},
 };
 
 absl::Status OverLimit(const Counted& counted, int64_t asked, int64_t limit, int64_t available) {
-  absl::Status status =
-      WithReason(ResourceExhausted("{} more {} would exceed this tenant's {}; {} would fit now",
-                                   asked, counted.name, limit, available),
-                 "TENANT_LIMIT");
+  const bool fits_later = asked <= limit;
+  absl::Status status = WithReason(
+      ResourceExhausted("{} more {} would exceed this tenant's {}; {} would fit now: {}, or ask "
+                        "the operator for more",
+                        asked, counted.name, limit, available,
+                        fits_later ? counted.cure : std::string_view("use less")),
+      "TENANT_LIMIT");
   status = WithMetadata(std::move(status), "limit", std::to_string(limit));
   status = WithMetadata(std::move(status), "available", std::to_string(available));
-  if (counted.retry_after_ms == nullptr || asked > limit) return status;
+  if (counted.retry_after_ms == nullptr || !fits_later) return status;
   return WithMetadata(std::move(status), "retry_after_ms", counted.retry_after_ms);
 }
 
@@ -61,6 +68,14 @@ absl::StatusOr<TenantQuotas::Share> TenantQuotas::Take(const std::string& tenant
     account.held.*counted.amount += amounts.*counted.amount;
   }
   return Share(this, tenant, amounts);
+}
+
+bool TenantQuotas::MayEverHave(std::string_view tenant, const Amounts& amounts) const {
+  const TenantLimits limits = limits_of_(tenant);
+  return std::ranges::all_of(kCounted, [&](const Counted& counted) {
+    const int64_t limit = limits.*counted.limit;
+    return limit == 0 || amounts.*counted.amount <= limit;
+  });
 }
 
 void TenantQuotas::GiveBack(const std::string& tenant, const Amounts& amounts) {

@@ -60,8 +60,12 @@ class TenantQuotas {
       : limits_of_(std::move(limits_of)), clock_(clock) {}
 
   // ResourceExhausted with reason TENANT_LIMIT if the tenant would have more of something than it
-  // may; the message and the metadata `limit` and `available` say of what, and what would fit.
+  // may; the message and the metadata `limit` and `available` say of what, and what would fit, and
+  // `retry_after_ms` when, where it comes back by itself soon.
   absl::StatusOr<Share> Take(const std::string& tenant, const Amounts& amounts);
+
+  // Whether the tenant may have as much once it has nothing else.
+  bool MayEverHave(std::string_view tenant, const Amounts& amounts) const;
 
   // What all tenants together may have; only rates count. Set before the first question.
   void set_everyone(const TenantLimits& limits) { everyone_ = limits; }

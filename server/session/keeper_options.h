@@ -3,8 +3,8 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <functional>
-#include <string_view>
+
+#include "server/session/disk_quota.h"
 
 namespace mnemosyne::server {
 
@@ -15,7 +15,7 @@ struct KeeperOptions {
   int64_t buffer_bytes = 1 << 30;  // Memory that a snapshot may copy a state into.
   int64_t disk_bytes_max = 0;      // Of all sessions' files; 0 is no bound.
   // Of all files of a tenant's sessions; 0 is no bound. May be null.
-  std::function<int64_t(std::string_view tenant)> tenant_disk_bytes_max = nullptr;
+  DiskQuota::LimitFunction tenant_disk_bytes_max = nullptr;
   int64_t log_bytes_max = 4LL << 30;  // A session's log beyond this asks for a snapshot.
   int64_t park_seconds = 0;           // An idle session leaves the device's own memory; 0: not.
   int64_t idle_seconds = 0;           // It leaves all memory after this long; 0: not.

@@ -24,6 +24,7 @@ using std::chrono::milliseconds;
 
 constexpr milliseconds kLookPeriod(500);
 constexpr milliseconds kLongPeriod(10'000);
+constexpr milliseconds kCountPeriod(5'000);  // Of counting what is on the disk.
 constexpr milliseconds kPatience = SessionSnapshots::kPatience;
 constexpr milliseconds kRulesPatience(1'000);
 constexpr double kRestSeconds = 5;  // After a snapshot that failed.
@@ -291,7 +292,10 @@ bool SessionKeeper::SnapshotIsDue(const Session& session, const KeeperLedger::En
   if (!progress.durability_error.empty() && since < kRestSeconds) return false;
   const bool by_steps =
       options_.snapshot_steps > 0 && progress.last_step - known.step >= options_.snapshot_steps;
-  return by_steps || IsOver(since, options_.snapshot_seconds) ||
+  // A snapshot makes durable what a log that is full or broken does not, and starts another.
+  const bool log_failed =
+      session.spec().durability == Durability::kStep && !progress.durability_error.empty();
+  return by_steps || log_failed || IsOver(since, options_.snapshot_seconds) ||
          known.log_bytes > options_.log_bytes_max || known.step == KeeperLedger::kNoStep;
 }
 
@@ -325,6 +329,10 @@ void SessionKeeper::LookAfter(const std::shared_ptr<Session>& session) {
 
 // Takes the snapshots that are due, and sends away who is idle. On the writer's thread.
 void SessionKeeper::LookAfterAll() {
+  if (clock_.MonotonicNow() - disk_counted_ >= kCountPeriod) {
+    snapshots_.CountDisk();
+    disk_counted_ = clock_.MonotonicNow();
+  }
   for (const auto& session : ledger_.Alive()) {
     if (draining()) return;
     LookAfter(session);

@@ -121,6 +121,7 @@ class SessionKeeper {
 
   KeeperLedger ledger_;
   SessionSnapshots snapshots_;
+  Clock::Monotonic disk_counted_;  // When it was counted last; used in LookAfterAll.
   SessionMover mover_;
 
   mutable Mutex mutex_;

@@ -42,8 +42,12 @@ absl::Status SessionMover::OpenLog(Session& session) {
   int64_t number = generations.empty() ? 1 : generations.front().number;
   if (!logs.empty()) number = std::max(number, logs.back());
   MNEMO_ASSIGN_OR_RETURN(state.log, StepLog::Open(folder.LogOf(number)));
-  // A log that no snapshot trims has an end, too.
-  state.log->BoundTo(2 * options_.log_bytes_max);
+  // A log that no snapshot trims has an end, too, and leaves room for that snapshot.
+  state.log->BoundTo({.bytes_max = 2 * options_.log_bytes_max,
+                      .take = [&disk = snapshots_.disk(), tenant = session.tenant(),
+                               spare = session.state_bytes()](int64_t bytes) {
+                        return disk.Take(tenant, bytes, spare);
+                      }});
   return absl::OkStatus();
 }
 

@@ -2,11 +2,13 @@
 
 #include <cmath>
 #include <cstring>
+#include <exception>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <utility>
 
 #include "base/error.h"
+#include "base/json_integer.h"
 #include "base/status_macros.h"
 #include "server/session/byte_codec.h"
 
@@ -27,6 +29,11 @@ double NumberFromJson(const Json& json) {
   const double infinity = std::numeric_limits<double>::infinity();
   if (text == "nan") return std::numeric_limits<double>::quiet_NaN();
   return text == "inf" ? infinity : -infinity;
+}
+
+// A number that older versions did not write.
+int IntegerOr(const Json& json, const char* name, int unset) {
+  return json.contains(name) ? IntegerOf<int>(json[name]) : unset;
 }
 
 Json ValuesToJson(const std::map<std::string, double>& values) {
@@ -56,13 +63,13 @@ Json ParameterToJson(const optim::ParameterSpec& parameter) {
 optim::ParameterSpec ParameterFromJson(const Json& json) {
   optim::ParameterSpec parameter;
   parameter.name = json.at("name");
-  parameter.shape = json.at("shape").get<std::vector<int64_t>>();
-  parameter.data_type = static_cast<DataType>(json.at("type").get<int>());
-  parameter.group = json.at("group");
+  parameter.shape = IntegersOf<int64_t>(json.at("shape"));
+  parameter.data_type = static_cast<DataType>(IntegerOf<int>(json.at("type")));
+  parameter.group = IntegerOf<size_t>(json.at("group"));
   parameter.role = json.at("role");
-  if (json.contains("fan_in_axis")) parameter.fan_in_axis = json["fan_in_axis"].get<int32_t>();
-  if (json.contains("fan_in")) parameter.fan_in = json["fan_in"].get<int64_t>();
-  if (json.contains("fan_out")) parameter.fan_out = json["fan_out"].get<int64_t>();
+  if (json.contains("fan_in_axis")) parameter.fan_in_axis = IntegerOf<int32_t>(json["fan_in_axis"]);
+  if (json.contains("fan_in")) parameter.fan_in = IntegerOf<int64_t>(json["fan_in"]);
+  if (json.contains("fan_out")) parameter.fan_out = IntegerOf<int64_t>(json["fan_out"]);
   return parameter;
 }
 
@@ -102,21 +109,22 @@ SessionSpec SpecOfJson(const Json& json) {
   spec.hyperparameters = ValuesFromJson(json.at("values"));
   const Json& schedule = json.at("schedule");
   spec.schedule.shape =
-      static_cast<optim::LearningRateSchedule::Shape>(schedule.at("shape").get<int>());
-  spec.schedule.warmup_steps = schedule.at("warmup_steps");
-  spec.schedule.total_steps = schedule.at("total_steps");
+      static_cast<optim::LearningRateSchedule::Shape>(IntegerOf<int>(schedule.at("shape")));
+  spec.schedule.warmup_steps = IntegerOf<int64_t>(schedule.at("warmup_steps"));
+  spec.schedule.total_steps = IntegerOf<int64_t>(schedule.at("total_steps"));
   spec.schedule.final_factor = schedule.at("final_factor");
-  spec.policy.non_finite = static_cast<optim::NonFinitePolicy>(json.at("non_finite").get<int>());
+  spec.policy.non_finite =
+      static_cast<optim::NonFinitePolicy>(IntegerOf<int>(json.at("non_finite")));
   spec.label = json.at("label");
-  spec.durability = static_cast<Durability>(json.value("durability", 0));
-  spec.state_precision = static_cast<optim::StatePrecision>(json.value("state_precision", 0));
+  spec.durability = static_cast<Durability>(IntegerOr(json, "durability", 0));
+  spec.state_precision = static_cast<optim::StatePrecision>(IntegerOr(json, "state_precision", 0));
   if (json.contains("global_norm_max")) {
     spec.policy.global_norm_max = json["global_norm_max"].get<double>();
   }
   if (json.contains("tensor_norm_max")) {
     spec.policy.tensor_norm_max = json["tensor_norm_max"].get<double>();
   }
-  if (json.contains("horizon")) spec.horizon = json["horizon"].get<int64_t>();
+  if (json.contains("horizon")) spec.horizon = IntegerOf<int64_t>(json["horizon"]);
   return spec;
 }
 
@@ -151,7 +159,7 @@ absl::StatusOr<std::string> ToJson(const SessionSpec& spec) {
 absl::StatusOr<SessionSpec> SpecFromJson(std::string_view json) {
   try {
     return SpecOfJson(Json::parse(json));
-  } catch (const Json::exception& error) {
+  } catch (const std::exception& error) {
     return DataLoss("wrong spec: {}", error.what());
   }
 }
@@ -187,17 +195,17 @@ absl::StatusOr<SessionRecord> RecordFromJson(std::string_view text) {
     record.token = json.at("token");
     record.tenant = json.at("tenant");
     record.request_id = json.at("request_id");
-    record.spec_fingerprint = json.at("spec_fingerprint");
-    record.create_nanoseconds = json.at("create_nanoseconds");
-    record.cell_elements = json.at("cell_elements");
-    record.step = json.at("step");
-    record.epoch = json.at("epoch");
+    record.spec_fingerprint = IntegerOf<uint64_t>(json.at("spec_fingerprint"));
+    record.create_nanoseconds = IntegerOf<int64_t>(json.at("create_nanoseconds"));
+    record.cell_elements = IntegerOf<uint64_t>(json.at("cell_elements"));
+    record.step = IntegerOf<int64_t>(json.at("step"));
+    record.epoch = IntegerOf<int64_t>(json.at("epoch"));
     record.spec = SpecOfJson(json.at("spec"));
     for (const Json& parameter : json.at("parameters")) {
       record.spec.parameters.push_back(ParameterFromJson(parameter));
     }
     return record;
-  } catch (const Json::exception& error) {
+  } catch (const std::exception& error) {
     return DataLoss("wrong session: {}", error.what());
   }
 }

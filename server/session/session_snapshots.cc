@@ -47,6 +47,7 @@ SessionSnapshots::SessionSnapshots(StateFolder& folder, const KeeperOptions& opt
       ledger_(ledger),
       executor_(executor),
       clock_(clock),
+      disk_(options.tenant_disk_bytes_max, options.disk_bytes_max),
       writing_(std::make_shared<Turnstile>()) {}
 
 std::unique_ptr<Turnstile::Turn> SessionSnapshots::AwaitWriting() {
@@ -72,36 +73,25 @@ absl::StatusOr<SessionSnapshots::Turns> SessionSnapshots::AwaitBoth(Session& ses
   }
 }
 
-// Room for one more snapshot of the session, within its tenant's bound.
-absl::Status SessionSnapshots::CheckTenantsDisk(const Session& session) const {
-  if (options_.tenant_disk_bytes_max == nullptr) return absl::OkStatus();
-  const int64_t limit = options_.tenant_disk_bytes_max(session.tenant());
-  if (limit == 0) return absl::OkStatus();
-  int64_t held = 0;
-  for (const auto& each : ledger_.Alive()) {
-    if (each->tenant() == session.tenant()) held += FolderOf(*each).ByteCount();
-  }
-  const int64_t available = std::max<int64_t>(limit - held, 0);
-  if (session.state_bytes() <= available) return absl::OkStatus();
-  absl::Status status = WithReason(
-      ResourceExhausted("a snapshot of {} bytes would exceed this tenant's {} bytes of disk; {} "
-                        "would fit now",
-                        session.state_bytes(), limit, available),
-      "TENANT_LIMIT");
-  status = WithMetadata(std::move(status), "limit", std::to_string(limit));
-  return WithMetadata(std::move(status), "available", std::to_string(available));
+void SessionSnapshots::CountDisk() {
+  if (const auto writing = writing_->Try(); writing != nullptr) CountDiskInTurn();
 }
 
-// Room for one more snapshot of the session, within the bound.
-absl::Status SessionSnapshots::CheckDisk(const Session& session) const {
-  MNEMO_RETURN_IF_ERROR(CheckTenantsDisk(session));
-  if (options_.disk_bytes_max == 0) return absl::OkStatus();
-  if (folder_.ByteCount() + session.state_bytes() <= options_.disk_bytes_max) {
-    return absl::OkStatus();
+void SessionSnapshots::CountDiskInTurn() {
+  DiskQuota::BytesByTenant bytes;
+  for (const auto& session : ledger_.Alive()) {
+    if (!disk_.Bounds(session->tenant())) continue;
+    bytes[session->tenant()] += FolderOf(*session).ByteCount();
   }
-  return WithReason(ResourceExhausted("--state-max {} bytes leave no room for a snapshot of {}",
-                                      options_.disk_bytes_max, session.state_bytes()),
-                    "DISK_FULL");
+  // All has sessions, too, that could not be restored.
+  const int64_t all = options_.disk_bytes_max == 0 ? 0 : folder_.ByteCount();
+  disk_.Counted(std::move(bytes), all);
+}
+
+// Room for one more snapshot of the session, within the bounds.
+absl::Status SessionSnapshots::TakeDisk(const Session& session) {
+  CountDiskInTurn();
+  return disk_.Take(session.tenant(), session.state_bytes());
 }
 
 absl::Status SessionSnapshots::Take(const std::shared_ptr<Session>& session, const std::string& pin,
@@ -137,7 +127,7 @@ absl::Status SessionSnapshots::TakeInTurn(const std::shared_ptr<Session>& sessio
                                           CaptureBuffer& buffer) {
   MNEMO_RETURN_IF_ERROR(session->CheckUsable());
   const SessionFolder folder = FolderOf(*session);
-  const absl::Status room = CheckDisk(*session);
+  const absl::Status room = TakeDisk(*session);
   // From here on other rules are newer than the snapshot.
   bool had_new_rules = false;
   ledger_.Change(*session, [&](KeeperLedger::Entry& kept) {

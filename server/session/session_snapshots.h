@@ -8,6 +8,7 @@
 
 #include "absl/status/statusor.h"
 #include "base/clock.h"
+#include "server/session/disk_quota.h"
 #include "server/session/keeper_ledger.h"
 #include "server/session/keeper_options.h"
 #include "server/session/session.h"
@@ -41,6 +42,13 @@ class SessionSnapshots {
   absl::Status TakeInTurn(const std::shared_ptr<Session>& session,
                           std::unique_ptr<Turnstile::Turn> turn, CaptureBuffer& buffer);
 
+  // What the sessions have on the disk, as far as it is bounded: whoever writes takes from it.
+  DiskQuota& disk() { return disk_; }
+
+  // Counts what is on the disk, unless a snapshot is being written: half of one would count for
+  // half.
+  void CountDisk();
+
   // The turn to write, waited for as long as it takes.
   std::unique_ptr<Turnstile::Turn> AwaitWriting();
 
@@ -56,14 +64,15 @@ class SessionSnapshots {
   absl::StatusOr<Turns> AwaitBoth(Session& session, std::chrono::milliseconds patience);
 
   SessionFolder FolderOf(const Session& session) const { return folder_.Session(session.id()); }
-  absl::Status CheckDisk(const Session& session) const;
-  absl::Status CheckTenantsDisk(const Session& session) const;
+  void CountDiskInTurn();
+  absl::Status TakeDisk(const Session& session);
 
   StateFolder& folder_;
   const KeeperOptions& options_;
   KeeperLedger& ledger_;
   StepExecutor& executor_;
   const Clock& clock_;
+  DiskQuota disk_;
   const std::shared_ptr<Turnstile> writing_;  // Of those who write snapshots: one at a time.
 };
 

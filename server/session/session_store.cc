@@ -2,7 +2,9 @@
 
 #include <openssl/rand.h>
 
+#include <algorithm>
 #include <array>
+#include <chrono>
 #include <span>
 #include <utility>
 
@@ -127,11 +129,18 @@ absl::StatusOr<std::shared_ptr<Session>> SessionStore::Prepare(
     StepExecutor::Device& device) const {
   MNEMO_ASSIGN_OR_RETURN(Session::Parts parts,
                          MakeParts(std::move(spec), factory, limits_.cell_elements, device));
-  MNEMO_ASSIGN_OR_RETURN(parts.share, quotas_.Take(identity.request.first, AmountsOf(parts)));
+  const std::string& tenant = identity.request.first;
+  const TenantQuotas::Amounts amounts = AmountsOf(parts);
+  auto share = quotas_.Take(tenant, amounts);
+  if (!share.ok()) {
+    return quotas_.MayEverHave(tenant, amounts) ? TellExpiry(share.status(), &tenant)
+                                                : share.status();
+  }
+  parts.share = *std::move(share);
   MNEMO_ASSIGN_OR_RETURN(parts.reservation, budget_.Reserve(parts.resident_memory));
   parts.name = "sessions/" + RandomHex(kNameBytes);
   parts.token = RandomHex(kTokenBytes);
-  parts.tenant = identity.request.first;
+  parts.tenant = tenant;
   parts.request_id = identity.request.second;
   parts.spec_fingerprint = identity.spec_fingerprint;
   auto session = std::make_shared<Session>(std::move(parts), clock_);
@@ -302,12 +311,45 @@ void SessionStore::Create(const Caller& caller, const std::string& request_id,
       creation.waiting.push_back(done);
     }
   }
+  if (ErrorReason(refused) == "TOO_MANY_SESSIONS") {
+    refused = TellExpiry(refused, /*tenant=*/nullptr);
+  }
   if (!refused.ok()) return done(refused);
   if (made_before != nullptr) return done(made_before);
 
   spec.optimizer_version = (*factory)->info().version;
   spec.weights_hash = (*factory)->info().weights_hash;
   Make({request, spec_fingerprint}, std::move(spec), *factory, kRoomTries);
+}
+
+absl::Status SessionStore::TellExpiry(const absl::Status& refusal,
+                                      const std::string* tenant) const {
+  if (keeper_ == nullptr || keeper_->options().expire_seconds == 0) return refusal;
+  std::vector<std::shared_ptr<Session>> sessions;
+  {
+    MutexLock lock(&mutex_);
+    for (const auto& [name, entry] : sessions_) {
+      if (tenant == nullptr || entry.session->tenant() == *tenant) {
+        sessions.push_back(entry.session);
+      }
+    }
+  }
+  std::optional<Clock::Monotonic> first;
+  for (const auto& session : sessions) {
+    if (session->progress().held) continue;
+    first = std::min(first.value_or(session->touched()), session->touched());
+  }
+  if (!first) return refusal;
+  using std::chrono::milliseconds;
+  const auto left = std::chrono::ceil<milliseconds>(
+      *first + std::chrono::seconds(keeper_->options().expire_seconds) - clock_.MonotonicNow());
+  // One whose time has come is on its way out.
+  const milliseconds wait = std::max(left, milliseconds(1000));
+  return WithMetadata(
+      WithMoreWords(refusal, fmt::format("; the session that idled longest expires in {} s unless "
+                                         "it is used",
+                                         std::chrono::ceil<std::chrono::seconds>(wait).count())),
+      "retry_after_ms", std::to_string(wait.count()));
 }
 
 void SessionStore::Finish(const RequestKey& request,

@@ -77,7 +77,8 @@ class SessionStore {
   //
   // Errors: those of CheckSessionSpec, OptimizerRegistry::Find, ResolveRules and
   // ParameterLayout::Create (INVALID_PARAMETER); ResourceExhausted with reason TOO_MANY_SESSIONS,
-  // TOO_MANY_PARAMETERS or MEMORY_EXHAUSTED, and those of TenantQuotas; AlreadyExists with reason
+  // TOO_MANY_PARAMETERS or MEMORY_EXHAUSTED, and those of TenantQuotas, with the metadata
+  // `retry_after_ms` where an idle session is to expire; AlreadyExists with reason
   // REQUEST_ID_REUSED for another fingerprint.
   void Create(const Caller& caller, const std::string& request_id, uint64_t spec_fingerprint,
               SessionSpec spec, CreateCallback done);
@@ -144,6 +145,9 @@ class SessionStore {
   absl::Status RestoreOne(SessionRecord record);
   void KeepModelOf(const SessionSpec& spec);
   void Drop(const std::shared_ptr<Session>& session);
+  // Adds to a refusal for want of room when the first session expires, of the tenant or, where it
+  // is null, of all: words, and the metadata `retry_after_ms`. As it is where none does.
+  absl::Status TellExpiry(const absl::Status& refusal, const std::string* tenant) const;
   void Finish(const RequestKey& request, absl::StatusOr<std::shared_ptr<Session>> result);
 
   const SessionLimits limits_;

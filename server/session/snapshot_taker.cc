@@ -186,7 +186,7 @@ absl::StatusOr<SnapshotReport> TakeSnapshot(const std::shared_ptr<Session>& sess
   if (session->state().log != nullptr) {
     // Steps from here on are logged behind this snapshot; if it fails, both logs are read.
     MNEMO_ASSIGN_OR_RETURN(auto log, StepLog::Open(folder.LogOf(report.generation.number)));
-    log->BoundTo(session->state().log->bytes_max());
+    log->BoundTo(session->state().log->bound());
     session->state().log = std::move(log);
     session->state().logged_rules.reset();
   }

@@ -11,6 +11,7 @@
 
 #include "base/checksum.h"
 #include "base/error.h"
+#include "base/json_integer.h"
 #include "base/status_macros.h"
 
 namespace mnemosyne::server {
@@ -149,11 +150,12 @@ absl::Status SnapshotReader::ReadHeader() {
         texts_ = entry.get<SnapshotTexts>();
         continue;
       }
-      const auto offsets = entry.at("data_offsets").get<std::vector<uint64_t>>();
-      found.emplace_back(offsets.at(0), SnapshotTensor{.name = name,
-                                                       .type = entry.at("dtype"),
-                                                       .shape = entry.at("shape"),
-                                                       .byte_count = offsets.at(1) - offsets[0]});
+      const auto offsets = IntegersOf<uint64_t>(entry.at("data_offsets"));
+      found.emplace_back(offsets.at(0),
+                         SnapshotTensor{.name = name,
+                                        .type = entry.at("dtype"),
+                                        .shape = IntegersOf<int64_t>(entry.at("shape")),
+                                        .byte_count = offsets.at(1) - offsets[0]});
     }
     // Tensors without bytes share an offset with the one behind them.
     std::ranges::sort(found, [](const auto& a, const auto& b) {

@@ -125,10 +125,14 @@ absl::Status StepLog::Append(std::span<const std::span<const std::byte>> pieces)
   }
   RecordHeader header;
   for (const auto& piece : pieces) header.length += piece.size();
-  if (static_cast<int64_t>(header.length) > bytes_max_ - byte_count()) {
+  const auto length = static_cast<int64_t>(sizeof(header) + header.length);
+  if (length > bound_.bytes_max - byte_count()) {
     return Fail(WithReason(
         ResourceExhausted("the log of steps is full: no snapshot could be taken to trim it"),
         "DISK_FULL"));
+  }
+  if (bound_.take != nullptr) {
+    if (const absl::Status taken = bound_.take(length); !taken.ok()) return Fail(taken);
   }
   header.crc32c = Crc32c(std::as_bytes(std::span(&header.length, 1)));
   for (const auto& piece : pieces) header.crc32c = ExtendCrc32c(header.crc32c, piece);
@@ -142,7 +146,7 @@ absl::Status StepLog::Append(std::span<const std::span<const std::byte>> pieces)
   if (!status.ok()) return Fail(status);
   FAIL_POINT("log.written");
   MutexLock lock(&mutex_);
-  byte_count_ += static_cast<int64_t>(sizeof(header) + header.length);
+  byte_count_ += length;
   return absl::OkStatus();
 }
 

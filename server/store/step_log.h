@@ -10,6 +10,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -33,10 +34,16 @@ class StepLog {
   // Appends a record whose contents are the pieces one behind the other.
   absl::Status Append(std::span<const std::span<const std::byte>> pieces);
 
-  // Lets the file have at most `bytes`: beyond them Append fails with ResourceExhausted, reason
-  // DISK_FULL. Before the first Append.
-  void BoundTo(int64_t bytes) { bytes_max_ = bytes; }
-  int64_t bytes_max() const { return bytes_max_; }
+  // How far the file may grow. Beyond `bytes_max` Append fails with ResourceExhausted, reason
+  // DISK_FULL; where `take` refuses a record's bytes, with its error.
+  struct Bound {
+    int64_t bytes_max = std::numeric_limits<int64_t>::max();
+    std::function<absl::Status(int64_t bytes)> take = nullptr;  // May be null.
+  };
+
+  // Before the first Append.
+  void BoundTo(Bound bound) { bound_ = std::move(bound); }
+  const Bound& bound() const { return bound_; }
 
   // Makes all that was appended durable.
   absl::Status Sync();
@@ -49,7 +56,7 @@ class StepLog {
   absl::Status Fail(const absl::Status& status);
 
   const int file_;
-  int64_t bytes_max_ = std::numeric_limits<int64_t>::max();
+  Bound bound_;
   mutable Mutex mutex_;
   absl::Status broken_ ABSL_GUARDED_BY(mutex_);
   int64_t byte_count_ ABSL_GUARDED_BY(mutex_) = 0;

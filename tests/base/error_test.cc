@@ -34,6 +34,15 @@ TEST(ErrorTest, CarriesAReason) {
   EXPECT_TRUE(absl::IsNotFound(status));
 }
 
+TEST(ErrorTest, KeepsWhatItCarriesWhenItGetsMoreWords) {
+  const absl::Status status =
+      WithMoreWords(WithMetadata(WithReason(NotFound("gone"), "LOST"), "step", "7"), "; for good");
+
+  EXPECT_THAT(status, IsError(absl::StatusCode::kNotFound, "gone; for good"));
+  EXPECT_EQ(ErrorReason(status), "LOST");
+  EXPECT_THAT(ErrorMetadata(status), ElementsAre(Pair("step", "7")));
+}
+
 TEST(ErrorTest, HasTheNameOfItsCodeForAReasonOtherwise) {
   EXPECT_EQ(ErrorReason(NotFound("x")), "NOT_FOUND");
 }

@@ -143,6 +143,15 @@ def test_a_block_that_has_no_room_is_refused(own_daemon):
         client.attend(*arrays(10), kernel=kernel())
 
 
+def test_a_kernel_that_has_no_room_is_refused(own_daemon):
+    daemon = own_daemon("--memory-max", "256KiB")
+    rows = np.ones((1, 1, 4, 128), np.float32)
+    with Client(daemon.tcp, wait_seconds=20, timeout=30) as client:
+        with pytest.raises(ResourceExhaustedError):
+            client.attend(rows, rows, rows, kernel=Kernel(features=256))
+        client.attend(rows, rows, rows, kernel=Kernel(features=16))
+
+
 def test_mnemosynectl_attends_on_files(daemon, tmp_path):
     q, k, v = arrays(30)
     for name, values in (("q", q), ("k", k), ("v", v.astype(np.float64))):

@@ -1,6 +1,8 @@
 #include "server/rpc/memory_guard.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -110,6 +112,22 @@ TEST(ProcessMemoryTest, CountsWhatIsTouched) {
   constexpr size_t kBytes = 64 << 20;
   const std::string text(kBytes, 'x');
   EXPECT_GE(ReadProcessMemory(true).resident, before.resident + int64_t{kBytes / 2});
+}
+
+TEST(ReadProcessMemoryTest, IsNotBlindWhenAllFilesAreUsedUp) {
+  ASSERT_GT(ReadProcessMemory(/*in_use=*/false).resident, 0);
+  rlimit before{};
+  ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &before), 0);
+  const rlimit none{.rlim_cur = 0, .rlim_max = before.rlim_max};
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &none), 0);
+
+  const int another = ::open("/proc/self/statm", O_RDONLY | O_CLOEXEC);
+  const ProcessMemory memory = ReadProcessMemory(/*in_use=*/true);
+
+  EXPECT_EQ(::setrlimit(RLIMIT_NOFILE, &before), 0);
+  EXPECT_LT(another, 0);
+  EXPECT_GT(memory.resident, 0);
+  EXPECT_GT(memory.in_use, 0);
 }
 
 }  // namespace

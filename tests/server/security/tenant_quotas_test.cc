@@ -1,5 +1,6 @@
 #include "server/security/tenant_quotas.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <chrono>
@@ -27,6 +28,18 @@ TEST_F(TenantQuotasTest, TakesWhatFitsAndSaysWhatWould) {
   EXPECT_EQ(ErrorReason(status), "TENANT_LIMIT");
   EXPECT_EQ(ErrorMetadata(status).at("available"), "30");
   EXPECT_OK(quotas_.Take("b", {.memory_bytes = 100}));
+}
+
+TEST_F(TenantQuotasTest, ARefusalSaysTheCure) {
+  limits_.sessions = 1;
+  const auto share = quotas_.Take("a", {.sessions = 1});
+  ASSERT_OK(share);
+  EXPECT_TRUE(quotas_.MayEverHave("a", {.sessions = 1}));
+  EXPECT_THAT(std::string(ErrorMessage(quotas_.Take("a", {.sessions = 1}).status())),
+              ::testing::HasSubstr("delete one"));
+  EXPECT_FALSE(quotas_.MayEverHave("a", {.sessions = 2}));
+  EXPECT_THAT(std::string(ErrorMessage(quotas_.Take("a", {.sessions = 2}).status())),
+              ::testing::HasSubstr("use less"));
 }
 
 TEST_F(TenantQuotasTest, ARefusalTakesNothing) {

@@ -3,11 +3,15 @@
 #include <gtest/gtest.h>
 
 #include <limits>
+#include <string>
+#include <string_view>
 
 #include "tests/testing/status_matchers.h"
 
 namespace mnemosyne::server {
 namespace {
+
+using mnemosyne::testing::IsError;
 
 SessionSpec FullSpec() {
   SessionSpec spec;
@@ -37,6 +41,23 @@ SessionRecord SmallRecord() {
   SessionRecord record;
   record.spec = FullSpec();
   return record;
+}
+
+TEST(SessionRecordTest, RefusesNumbersThatAreNotWholeOrTooLarge) {
+  const std::string json = *ToJson(SmallRecord());
+  for (const char* field :
+       {"\"cell_elements\":0", "\"step\":0", "\"spec_fingerprint\":0", "\"create_nanoseconds\":0",
+        "\"epoch\":0", "\"warmup_steps\":5", "\"group\":1", "\"horizon\":1000", "\"fan_in\":3"}) {
+    const size_t at = json.find(field);
+    ASSERT_NE(at, std::string::npos) << field;
+    for (const char* number : {"1e60", "0.5", "\"1\""}) {
+      std::string wrong = json;
+      const size_t start = at + std::string_view(field).find(':') + 1;
+      wrong.replace(start, wrong.find_first_of(",}", start) - start, number);
+      EXPECT_THAT(RecordFromJson(wrong), IsError(absl::StatusCode::kDataLoss, "whole number"))
+          << field << " as " << number;
+    }
+  }
 }
 
 TEST(SessionRecordTest, ComesBackWithTheSameBits) {

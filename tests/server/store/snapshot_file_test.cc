@@ -4,10 +4,14 @@
 #include <gtest/gtest.h>
 
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <span>
+#include <utility>
 
+#include "base/checksum.h"
 #include "base/safetensors.h"
 #include "tests/testing/status_matchers.h"
 
@@ -123,6 +127,29 @@ TEST_F(SnapshotFileTest, AppearsOnlyWhenItIsCommitted) {
     EXPECT_THAT((*writer)->Commit(), IsError(absl::StatusCode::kInternal, "lacks 20 bytes"));
   }
   EXPECT_TRUE(std::filesystem::is_empty(folder_));
+}
+
+TEST_F(SnapshotFileTest, RefusesOffsetsAndShapesThatAreNoWholeNumbers) {
+  const std::string whole = Contents(WriteSmall());
+  for (const auto& [text, wrong] : {std::pair("[0,12]", "[0,1e60]"), std::pair("[0,12]", "[-1,2]"),
+                                    std::pair("\"shape\":[3]", "\"shape\":[1e60]")}) {
+    uint64_t length = 0;
+    std::memcpy(&length, whole.data(), sizeof(length));
+    std::string header = whole.substr(sizeof(length), length);
+    header.replace(header.find(text), std::strlen(text), wrong);
+    length = header.size();
+    // The checksum counts its own digits as zeros.
+    const std::string field = "\"header_crc32c\":\"";
+    const size_t digits = header.find(field) + field.size();
+    header.replace(digits, 8, "00000000");
+    const uint32_t crc = ExtendCrc32c(Crc32c(std::as_bytes(std::span(&length, 1))),
+                                      std::as_bytes(std::span(header)));
+    header.replace(digits, 8, fmt::format("{:08x}", crc));
+    const std::string front(reinterpret_cast<const char*>(&length), sizeof(length));
+
+    EXPECT_THAT(ReadAll(Put(front + header)), IsError(absl::StatusCode::kDataLoss, "whole number"))
+        << wrong;
+  }
 }
 
 TEST_F(SnapshotFileTest, RefusesAFormatOfTheFuture) {

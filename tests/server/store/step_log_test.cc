@@ -97,7 +97,7 @@ TEST_F(StepLogTest, HasAnEndAndKeepsWhatIsBeforeIt) {
   {
     auto log = StepLog::Open(path_);
     ASSERT_TRUE(log.ok());
-    (*log)->BoundTo(250);
+    (*log)->BoundTo({.bytes_max = 250});
     EXPECT_TRUE((*log)->Append(std::span(&record, 1)).ok());
     EXPECT_TRUE((*log)->Append(std::span(&record, 1)).ok());
     EXPECT_EQ(ErrorReason((*log)->Append(std::span(&record, 1))), "DISK_FULL");
@@ -109,6 +109,26 @@ TEST_F(StepLogTest, HasAnEndAndKeepsWhatIsBeforeIt) {
                 return absl::OkStatus();
               }).ok());
   EXPECT_EQ(records, 2U);
+}
+
+TEST_F(StepLogTest, AsksBeforeItGrows) {
+  const std::string text(100, 'x');
+  const auto record = std::as_bytes(std::span(text));
+  auto log = StepLog::Open(path_);
+  ASSERT_TRUE(log.ok());
+  int64_t left = 150;
+  (*log)->BoundTo({.take = [&left](int64_t bytes) {
+    if (bytes > left) return WithReason(ResourceExhausted("too much"), "TENANT_LIMIT");
+    left -= bytes;
+    return absl::OkStatus();
+  }});
+
+  EXPECT_TRUE((*log)->Append(std::span(&record, 1)).ok());
+  EXPECT_EQ(150 - left, (*log)->byte_count());
+  EXPECT_EQ(ErrorReason((*log)->Append(std::span(&record, 1))), "TENANT_LIMIT");
+
+  EXPECT_EQ(150 - left, (*log)->byte_count()) << "a refusal writes nothing";
+  EXPECT_EQ(ErrorReason((*log)->Sync()), "TENANT_LIMIT");
 }
 
 }  // namespace
