@@ -1,7 +1,10 @@
 #include "server/session/state_loader.h"
 
 #include <algorithm>
+#include <memory>
+#include <span>
 #include <utility>
+#include <vector>
 
 #include "base/error.h"
 #include "base/fail_point.h"
@@ -23,20 +26,13 @@ std::string Describe(const Generation& generation, const absl::Status& status) {
                      ErrorMessage(status));
 }
 
-// Fills the tensors of the optimizer's state, which have just been made.
-absl::Status ReadTensors(SnapshotReader& reader, Session& session, StepExecutor& executor,
-                         int64_t& byte_count) {
-  std::vector<optim::StateTensor> targets;
-  MNEMO_RETURN_IF_ERROR(CallDevice(executor, [&](StepExecutor::Device&) {
-    targets = session.state().optimizer->Tensors();
-    return absl::OkStatus();
-  }));
-  const auto parameters = session.layout().parameters();
-  const auto& stored = reader.tensors();
+// DataLoss unless the snapshot has these tensors, and two more.
+absl::Status CheckTensors(const std::vector<SnapshotTensor>& stored,
+                          const std::vector<optim::StateTensor>& targets,
+                          std::span<const optim::ParameterSpec> parameters) {
   if (stored.size() != targets.size() + 2) {
     return DataLoss("it has {} tensors, expected {}", stored.size(), targets.size() + 2);
   }
-  std::vector<std::byte> piece(kPieceBytes);
   for (size_t i = 0; i < targets.size(); ++i) {
     const SnapshotTensor expected = DescribeTensor(targets[i], parameters);
     if (stored[i].name != expected.name || stored[i].type != expected.type ||
@@ -45,44 +41,68 @@ absl::Status ReadTensors(SnapshotReader& reader, Session& session, StepExecutor&
                       stored[i].byte_count, expected.name, expected.byte_count);
     }
   }
-  // Several small tensors share a trip to the device.
-  for (size_t i = 0; i < targets.size();) {
-    size_t offset = 0;
-    size_t last = i;
-    size_t size = 0;
-    while (last < targets.size() && size + targets[last].byte_count <= kPieceBytes) {
-      size += targets[last++].byte_count;
-    }
-    if (last == i) {  // One that is larger than a piece.
-      while (offset < targets[i].byte_count) {
-        const size_t part = std::min(kPieceBytes, targets[i].byte_count - offset);
-        MNEMO_RETURN_IF_ERROR(reader.Read({piece.data(), part}));
-        MNEMO_RETURN_IF_ERROR(CallDevice(executor, [&](StepExecutor::Device& device) {
-          const absl::Status status =
-              device.backend().Upload(piece.data(), targets[i].data + offset, part);
-          return status.ok() ? device.backend().Synchronize() : status;
-        }));
-        offset += part;
-      }
-      byte_count += static_cast<int64_t>(offset);
-      ++i;
-      continue;
-    }
-    MNEMO_RETURN_IF_ERROR(reader.Read({piece.data(), size}));
+  return absl::OkStatus();
+}
+
+// Reads tensors into the memory of a device that computes in the host's.
+absl::Status ReadInPlace(SnapshotReader& reader, const std::vector<optim::StateTensor>& targets) {
+  for (const optim::StateTensor& target : targets) {
     FAIL_POINT("load.read");
+    MNEMO_RETURN_IF_ERROR(reader.Read({target.data, target.byte_count}));
+  }
+  return absl::OkStatus();
+}
+
+// Reads tensors piece by piece and uploads them.
+absl::Status ReadAndUpload(SnapshotReader& reader, const std::vector<optim::StateTensor>& targets,
+                           StepExecutor& executor) {
+  size_t all = 0;
+  for (const optim::StateTensor& target : targets) all += target.byte_count;
+  const size_t piece_bytes = std::min(kPieceBytes, all);
+  const auto piece = std::make_unique_for_overwrite<std::byte[]>(piece_bytes);
+  size_t tensor = 0;
+  size_t offset = 0;
+  for (size_t left = all; left > 0;) {
+    const size_t size = std::min(piece_bytes, left);
+    MNEMO_RETURN_IF_ERROR(reader.Read({piece.get(), size}));
+    left -= size;
+    FAIL_POINT("load.read");
+    // Several small tensors share a trip to the device.
     const auto upload = [&](StepExecutor::Device& device) -> absl::Status {
       FAIL_POINT("load.upload");
-      size_t from = 0;
-      for (size_t k = i; k < last; ++k) {
+      for (size_t from = 0; from < size;) {
+        const optim::StateTensor& target = targets[tensor];
+        const size_t part = std::min(size - from, target.byte_count - offset);
         MNEMO_RETURN_IF_ERROR(
-            device.backend().Upload(piece.data() + from, targets[k].data, targets[k].byte_count));
-        from += targets[k].byte_count;
+            device.backend().Upload(piece.get() + from, target.data + offset, part));
+        from += part;
+        offset += part;
+        if (offset == target.byte_count) {
+          ++tensor;
+          offset = 0;
+        }
       }
       return device.backend().Synchronize();
     };
     MNEMO_RETURN_IF_ERROR(CallDevice(executor, upload));
-    byte_count += static_cast<int64_t>(size);
-    i = last;
+  }
+  return absl::OkStatus();
+}
+
+// Fills the tensors of the optimizer's state, which have just been made. In the session's turn
+// nobody else looks at them.
+absl::Status ReadTensors(SnapshotReader& reader, Session& session, StepExecutor& executor,
+                         int64_t& byte_count) {
+  std::vector<optim::StateTensor> targets;
+  MNEMO_RETURN_IF_ERROR(CallDevice(executor, [&](StepExecutor::Device&) {
+    targets = session.state().optimizer->Tensors();
+    return absl::OkStatus();
+  }));
+  MNEMO_RETURN_IF_ERROR(CheckTensors(reader.tensors(), targets, session.layout().parameters()));
+  MNEMO_RETURN_IF_ERROR(executor.has_own_memory() ? ReadAndUpload(reader, targets, executor)
+                                                  : ReadInPlace(reader, targets));
+  for (const optim::StateTensor& target : targets) {
+    byte_count += static_cast<int64_t>(target.byte_count);
   }
   return absl::OkStatus();
 }
@@ -98,6 +118,8 @@ absl::Status LoadGeneration(const Generation& generation, const std::shared_ptr<
   MNEMO_ASSIGN_OR_RETURN(SessionRecord record, RecordFromJson(texts.at(kSessionText)));
   if (record.name != session->name()) return DataLoss("it is of another session");
 
+  // The disk works while memory is made.
+  if (texts.at(kStateText) == kFullState) reader->ReadAhead();
   MNEMO_RETURN_IF_ERROR(CallDevice(
       executor, [&](StepExecutor::Device& device) { return session->Allocate(device.backend()); }));
   SessionState& state = session->state();

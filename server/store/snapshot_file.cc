@@ -26,6 +26,12 @@ constexpr char kNoDigits[] = "00000000";
 constexpr std::string_view kCrcField = "\"header_crc32c\":\"";
 constexpr size_t kHeaderAlignment = 8;
 
+// Bytes that are read and checked at a time.
+constexpr size_t kPieceBytes = size_t{256} << 10;
+
+// A file up to this is read ahead as a whole.
+constexpr off_t kAheadBytes = off_t{8} << 20;
+
 std::span<const std::byte> Bytes(const std::string& text) { return std::as_bytes(std::span(text)); }
 
 // A header with zeros in the place of its checksum.
@@ -103,8 +109,6 @@ absl::StatusOr<std::unique_ptr<SnapshotReader>> SnapshotReader::Open(
   const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
   if (file < 0) return NotFound("there is no such snapshot");
   std::unique_ptr<SnapshotReader> reader(new SnapshotReader(file));
-  // The disk reads ahead while what has come is checked and moved to the device.
-  (void)::posix_fadvise(file, 0, 0, POSIX_FADV_SEQUENTIAL);
   MNEMO_RETURN_IF_ERROR(reader->ReadHeader());
   return reader;
 }
@@ -176,9 +180,24 @@ absl::Status SnapshotReader::ReadHeader() {
   return absl::OkStatus();
 }
 
+void SnapshotReader::ReadAhead() {
+  const off_t from = ::lseek(file_, 0, SEEK_CUR);
+  const off_t size = ::lseek(file_, 0, SEEK_END);
+  ::lseek(file_, from, SEEK_SET);
+  // A small file is asked for at once. In a large one that would leave a gap behind what the kernel
+  // takes of such a request: it reads ahead by itself, and further if it is told so.
+  const bool at_once = size - from <= kAheadBytes;
+  (void)::posix_fadvise(file_, 0, 0, at_once ? POSIX_FADV_WILLNEED : POSIX_FADV_SEQUENTIAL);
+}
+
 absl::Status SnapshotReader::Read(std::span<std::byte> bytes) {
-  MNEMO_RETURN_IF_ERROR(ReadRaw(bytes));
-  crc32c_ = ExtendCrc32c(crc32c_, bytes);
+  while (!bytes.empty()) {
+    // What has just come is still in the processor's cache.
+    const std::span<std::byte> piece = bytes.first(std::min(kPieceBytes, bytes.size()));
+    MNEMO_RETURN_IF_ERROR(ReadRaw(piece));
+    crc32c_ = ExtendCrc32c(crc32c_, piece);
+    bytes = bytes.subspan(piece.size());
+  }
   return absl::OkStatus();
 }
 

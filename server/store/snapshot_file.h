@@ -76,6 +76,10 @@ class SnapshotReader {
   // In the order of their data, without the checksum.
   const std::vector<SnapshotTensor>& tensors() const { return tensors_; }
 
+  // Lets the disk read ahead from here on, so that it works while the caller does something else.
+  // For who is going to read all tensors.
+  void ReadAhead();
+
   // The next `bytes.size()` bytes of the tensors. DataLoss if the file ends before.
   absl::Status Read(std::span<std::byte> bytes);
 
