@@ -1,7 +1,8 @@
-// The threads of a block on a GPU: what mnemosyne_block.h is written over.
+// The threads of a block on a GPU: what mnemosyne_block.h and flt_block.h are written over.
 #pragma once
 
 #include <stddef.h>
+#include <stdint.h>
 
 namespace mnemosyne::kernels::cuda {
 
@@ -11,6 +12,9 @@ struct BlockThreads {
     for (size_t i = threadIdx.x; i < count; i += blockDim.x) f(i);
     __syncthreads();
   }
+
+  // Adds to a number that all blocks share.
+  static __device__ __forceinline__ void Add(uint32_t* to, uint32_t n) { atomicAdd(to, n); }
 };
 
 }  // namespace mnemosyne::kernels::cuda

@@ -46,11 +46,6 @@ absl::Status CheckServed(const MnemosyneModel& model, const MnemosyneMemory& mem
   return absl::OkStatus();
 }
 
-absl::Status NoFlt() {
-  return MakeError(absl::StatusCode::kUnimplemented,
-                   "FLT attention does not run on CUDA devices yet; use the device cpu");
-}
-
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Backend>> CudaBackend::Create(int ordinal) {
@@ -79,7 +74,9 @@ CudaBackend::CudaBackend(int ordinal, std::string description, unsigned processo
       description_(std::move(description)),
       stream_(stream),
       coordinate_(*this, stream),
-      mnemosyne_(*this, stream, processors) {}
+      mnemosyne_(*this, stream, processors),
+      flt_kernels_(stream),
+      flt_(*this, flt_kernels_) {}
 
 CudaBackend::~CudaBackend() {
   cudaSetDevice(ordinal_);
@@ -313,9 +310,18 @@ absl::Status CudaBackend::MnemosyneStep(const MnemosyneStepArgs& args) {
   return mnemosyne_.Step(args);
 }
 
-absl::Status CudaBackend::FltAttention(const FltAttentionArgs&) { return NoFlt(); }
+absl::Status CudaBackend::FltAttention(const FltAttentionArgs& args) {
+  MNEMO_RETURN_IF_ERROR(Check(args));
+  MNEMO_RETURN_IF_ERROR(ToStatus(cudaSetDevice(ordinal_)));
+  return flt_.Attend(args);
+}
 
-absl::Status CudaBackend::FltAttentionBackward(const FltBackwardArgs&) { return NoFlt(); }
+absl::Status CudaBackend::FltAttentionBackward(const FltBackwardArgs& args) {
+  MNEMO_RETURN_IF_ERROR(Check(args));
+  return MakeError(absl::StatusCode::kUnimplemented,
+                   "the backward pass of FLT attention does not run on CUDA devices yet; use the "
+                   "device cpu");
+}
 
 absl::Status CudaBackend::Synchronize() {
   MNEMO_RETURN_IF_ERROR(ToStatus(cudaSetDevice(ordinal_)));

@@ -9,6 +9,8 @@
 
 #include "kernels/backend.h"
 #include "kernels/cuda/coordinate_runner.h"
+#include "kernels/cuda/flt_kernels.h"
+#include "kernels/cuda/flt_runner.h"
 #include "kernels/cuda/mnemosyne_runner.h"
 #include "kernels/segment.h"
 
@@ -89,6 +91,8 @@ class CudaBackend final : public Backend {
 
   CoordinateRunner coordinate_;
   MnemosyneRunner mnemosyne_;
+  FltKernels flt_kernels_;
+  FltRunner flt_;
 };
 
 }  // namespace mnemosyne::kernels::cuda

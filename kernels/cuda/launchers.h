@@ -10,6 +10,7 @@
 #include <cstdint>
 
 #include "kernels/cuda/coordinate_tables.h"
+#include "kernels/cuda/flt_tables.h"
 #include "kernels/cuda/mnemosyne_tables.h"
 #include "kernels/lstm_sizes.h"
 #include "kernels/row_sizes.h"
@@ -109,5 +110,13 @@ size_t StepScratchCount(const MnemosyneSizes& sizes);
 cudaError_t LaunchMnemosyneStep(const MnemosyneModel& model, const MnemosyneArrays& arrays,
                                 const MnemosyneStepTables& tables, const MnemosyneStepSpace& space,
                                 bool replay, unsigned processors, cudaStream_t stream);
+
+// The programs of FLT attention; see flt_programs.h.
+cudaError_t LaunchFltPositions(const float* positions, size_t count, uint64_t* first_bad,
+                               cudaStream_t stream);
+cudaError_t LaunchFltKeys(const FltCall& call, cudaStream_t stream);
+cudaError_t LaunchFltMerge(const FltCall& call, cudaStream_t stream);
+cudaError_t LaunchFltAnswer(const FltCall& call, cudaStream_t stream);
+cudaError_t LaunchFltState(const FltCall& call, cudaStream_t stream);
 
 }  // namespace mnemosyne::kernels::cuda

@@ -3,7 +3,10 @@
 #include <cmath>
 #include <limits>
 
+#include "kernels/cuda/flt_runner.h"
 #include "tests/kernels/backend_param.h"
+#include "tests/kernels/cuda/flt_emulation.h"
+#include "tests/kernels/flt_device.h"
 #include "tests/kernels/flt_example.h"
 
 namespace mnemosyne::kernels {
@@ -21,11 +24,24 @@ constexpr double kCancellingTolerance = 1e-4;  // Where few terms are left of it
 
 constexpr MaskForm kTimes = MaskForm::kMultiplicative;
 
+// The programs of a GPU, run on the CPU.
+const BackendParam kEmulated = {"cpu", "emulated_cuda"};
+
 class FltAttentionTest : public BackendTest {
  protected:
   void SetUp() override {
-    BackendTest::SetUp();
-    if (!IsSkipped() && !backend_->host_accessible()) GTEST_SKIP() << "runs on the host only";
+    if (GetParam().isa != kEmulated.isa) return BackendTest::SetUp();
+    auto created = CreateBackend("cpu", {.threads = 1});
+    ASSERT_OK(created);
+    backend_ = *std::move(created);
+    emulated_ = std::make_unique<cuda::FltRunner>(*backend_, programs_);
+  }
+
+  // With arrays of the host.
+  absl::Status Attend(const FltAttentionArgs& args) {
+    if (emulated_ == nullptr) return FltOnDevice(*backend_).Attend(args);
+    MNEMO_RETURN_IF_ERROR(Check(args));
+    return emulated_->Attend(args);
   }
 
   void ExpectReference(const FltCase& c, double tolerance = kTolerance) {
@@ -37,11 +53,14 @@ class FltAttentionTest : public BackendTest {
     FltAttentionArgs args = example.Args();
     args.report = &report;
 
-    ASSERT_OK(backend_->FltAttention(args));
+    ASSERT_OK(Attend(args));
 
     EXPECT_LE(Distance(example.out, reference::Attend(example.Problem())), tolerance);
     EXPECT_EQ(report.rows, c.batch * c.heads * c.length);
   }
+
+  cuda::EmulatedFlt programs_;
+  std::unique_ptr<cuda::FltRunner> emulated_;
 };
 
 TEST_P(FltAttentionTest, MatchesTheReferenceWithEveryFeatureMap) {
@@ -119,7 +138,7 @@ TEST_P(FltAttentionTest, LeavesOutPaddingAndKeepsPackedSequencesApart) {
 
 TEST_P(FltAttentionTest, NeitherReadsNorTripsOverWhatIsInPadding) {
   FltExample example({.padded = true});
-  ASSERT_OK(backend_->FltAttention(example.Args()));
+  ASSERT_OK(Attend(example.Args()));
   const std::vector<float> before = example.out;
   const size_t rows = example.q.size() / example.example.dim;
   for (size_t row = 0; row < rows; ++row) {
@@ -131,7 +150,7 @@ TEST_P(FltAttentionTest, NeitherReadsNorTripsOverWhatIsInPadding) {
     example.v[row * example.example.value_dim] = 1e30F;
   }
 
-  ASSERT_OK(backend_->FltAttention(example.Args()));
+  ASSERT_OK(Attend(example.Args()));
 
   EXPECT_EQ(example.out, before);
 }
@@ -150,7 +169,7 @@ TEST_P(FltAttentionTest, KeepsARowApartFromLargeKeysThatComeLater) {
   FltExample causal({.causal = true, .batch = 1, .heads = 1, .length = 64, .dim = 16});
   for (size_t i = 40 * 16; i < causal.k.size(); ++i) causal.k[i] *= 20;
 
-  ASSERT_OK(backend_->FltAttention(causal.Args()));
+  ASSERT_OK(Attend(causal.Args()));
 
   EXPECT_LE(Distance(causal.out, reference::Attend(causal.Problem())), 1e-3);
   // The rows before them have all their digits.
@@ -170,8 +189,8 @@ TEST_P(FltAttentionTest, AnswersTheSameWhenAllPositionsMoveByAMillion) {
       c.shift = 1e6F;
       FltExample far(c);
 
-      ASSERT_OK(backend_->FltAttention(near.Args()));
-      ASSERT_OK(backend_->FltAttention(far.Args()));
+      ASSERT_OK(Attend(near.Args()));
+      ASSERT_OK(Attend(far.Args()));
 
       EXPECT_LE(Distance(far.out, near.out), kTolerance);
       EXPECT_LE(Distance(far.out, reference::Attend(far.Problem())), kTolerance);
@@ -182,7 +201,7 @@ TEST_P(FltAttentionTest, AnswersTheSameWhenAllPositionsMoveByAMillion) {
 TEST_P(FltAttentionTest, AStreamGoesOnWhereItStopped) {
   for (const MaskForm form : {MaskForm::kAdditive, kTimes}) {
     FltExample whole({.form = form, .causal = true, .length = 100});
-    ASSERT_OK(backend_->FltAttention(whole.Args()));
+    ASSERT_OK(Attend(whole.Args()));
     FltExample parts({.form = form, .causal = true, .length = 100});
     const FltSizes& sizes = parts.kernel.sizes;
     std::vector<float> state(4 * FltStateCount(sizes));
@@ -199,7 +218,7 @@ TEST_P(FltAttentionTest, AStreamGoesOnWhereItStopped) {
       args.v.data = parts.v.data() + first * 16;
       args.out.data = parts.out.data() + first * 16;
       args.state = state.data();
-      ASSERT_OK(backend_->FltAttention(args));
+      ASSERT_OK(Attend(args));
     }
 
     EXPECT_LE(Distance(parts.out, whole.out), kTolerance);
@@ -208,6 +227,7 @@ TEST_P(FltAttentionTest, AStreamGoesOnWhereItStopped) {
 }
 
 TEST_P(FltAttentionTest, GivesTheSameBitsWithAnyNumberOfThreads) {
+  if (emulated_ != nullptr || !backend_->host_accessible()) GTEST_SKIP() << "has no threads to set";
   for (const bool causal : {false, true}) {
     const FltCase c = {
         .causal = causal, .batch = 1, .heads = 2, .length = 40000, .features = 16, .waves = 4};
@@ -227,14 +247,14 @@ TEST_P(FltAttentionTest, LongSequencesThatAreCutAnswerAsWhole) {
   // Eight sequences are left whole, one is cut into parts.
   FltCase c = {.causal = true, .batch = 8, .heads = 1, .length = 20000, .features = 16, .waves = 4};
   FltExample whole(c);
-  ASSERT_OK(backend_->FltAttention(whole.Args()));
+  ASSERT_OK(Attend(whole.Args()));
   c.batch = 1;
   FltExample cut(c);
   cut.q.assign(whole.q.begin(), whole.q.begin() + static_cast<ptrdiff_t>(cut.q.size()));
   cut.k.assign(whole.k.begin(), whole.k.begin() + static_cast<ptrdiff_t>(cut.k.size()));
   cut.v.assign(whole.v.begin(), whole.v.begin() + static_cast<ptrdiff_t>(cut.v.size()));
 
-  ASSERT_OK(backend_->FltAttention(cut.Args()));
+  ASSERT_OK(Attend(cut.Args()));
 
   whole.out.resize(cut.out.size());
   EXPECT_LE(Distance(cut.out, whole.out), 3e-5);
@@ -271,7 +291,7 @@ TEST_P(FltAttentionTest, TakesSixteenBitTensorsWithStrides) {
     args.v = in(v);
     args.out = {out.data(), c.length * 32, 16, 32};
 
-    ASSERT_OK(backend_->FltAttention(args));
+    ASSERT_OK(Attend(args));
 
     const std::vector<double> expected = reference::Attend(example.Problem());
     for (size_t i = 0; i < expected.size(); ++i) {
@@ -295,7 +315,7 @@ TEST_P(FltAttentionTest, ReportsTheShareOfRowsWithAClampedDenominator) {
   FltAttentionArgs args = example.Args();
   args.report = &report;
 
-  ASSERT_OK(backend_->FltAttention(args));
+  ASSERT_OK(Attend(args));
 
   EXPECT_GT(report.clamped_rows, 0);
   EXPECT_LT(report.clamped_rows, report.rows);
@@ -304,7 +324,7 @@ TEST_P(FltAttentionTest, ReportsTheShareOfRowsWithAClampedDenominator) {
 TEST_P(FltAttentionTest, SaysWhatIsWrongWithItsInput) {
   FltExample example({});
   const auto refused = [&](const FltAttentionArgs& args, std::string_view message) {
-    EXPECT_THAT(backend_->FltAttention(args), IsError(absl::StatusCode::kInvalidArgument, message));
+    EXPECT_THAT(Attend(args), IsError(absl::StatusCode::kInvalidArgument, message));
   };
   FltAttentionArgs args = example.Args();
   args.rows.length = 0;
@@ -346,11 +366,13 @@ TEST_P(FltAttentionTest, RefusesAStateThatIsNotFinite) {
   FltAttentionArgs args = example.Args();
   args.state = state.data();
 
-  EXPECT_THAT(backend_->FltAttention(args),
+  EXPECT_THAT(Attend(args),
               IsError(absl::StatusCode::kInvalidArgument, "running state of batch entry 0"));
 }
 
 INSTANTIATE_TEST_SUITE_P(Backends, FltAttentionTest, kAllBackends, BackendParamName);
+INSTANTIATE_TEST_SUITE_P(Programs, FltAttentionTest, ::testing::Values(kEmulated),
+                         BackendParamName);
 
 }  // namespace
 }  // namespace mnemosyne::kernels

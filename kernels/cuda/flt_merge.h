@@ -1,0 +1,85 @@
+// What the parts of a sequence make of each other's sums: the sum over all, or what each starts
+// from. A thread takes one number of the sums through all parts, in their order.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "kernels/cuda/flt_numbers.h"
+#include "kernels/cuda/flt_tables.h"
+
+namespace mnemosyne::kernels::cuda {
+
+// A number of the sums, and the maximum that it is relative to.
+struct FltRunning {
+  float maximum, number;
+
+  MNEMOSYNE_DEVICE void Take(float other_maximum, float other, bool is_maximum) {
+    const float most = fmaxf(maximum, other_maximum);
+    const float own = number * FlushedExp(maximum - most);
+    number = is_maximum ? most : fmaf(other, FlushedExp(other_maximum - most), own);
+    maximum = most;
+  }
+};
+
+// Whose maximum number `i` of the sums is relative to.
+MNEMOSYNE_DEVICE uint32_t FeatureOfSum(const FltShape& shape, uint32_t i) {
+  const uint32_t psi_end = shape.features * (1 + shape.masks);
+  return i < psi_end ? i % shape.features : (i - psi_end) / shape.values % shape.features;
+}
+
+// Number `i` of the sums of unit `u`: to starts[u], or, if causal, to starts[part] of its parts.
+// Returns whether the state that it began with was finite.
+MNEMOSYNE_DEVICE bool MergeNumber(const FltCall& call, uint32_t u, uint32_t i) {
+  const FltShape& shape = call.shape;
+  const size_t count = shape.SumCount();
+  const FltUnit unit = call.units[u];
+  const uint32_t feature = FeatureOfSum(shape, i);
+  const bool is_maximum = i < shape.features, scaled = shape.exponential();
+  FltRunning running = {scaled ? kFltNoKey : 0.0F, 0.0F};
+  if (is_maximum) running.number = running.maximum;
+  bool finite = true;
+  if (call.arrays.state != nullptr) {
+    const FltPart& part = call.parts[unit.first_part];
+    const float* const state =
+        call.arrays.state +
+        (static_cast<size_t>(part.batch) * shape.heads + part.head) * (count + shape.positions);
+    running.number = state[i];
+    if (scaled) running.maximum = state[feature];
+    finite = IsFinite(running.number);
+  }
+  const float* own = call.sums + unit.first_part * count;
+  float* start = call.starts + (call.arrays.causal ? unit.first_part : u) * count;
+  for (uint32_t p = 0; p < unit.part_count; ++p, own += count) {
+    if (call.arrays.causal) {
+      start[p * count + i] = running.number;
+      if (p + 1 == unit.part_count) break;  // Nothing needs the last part's own sums.
+    }
+    running.Take(scaled ? own[feature] : 0.0F, own[i], is_maximum);
+  }
+  if (!call.arrays.causal) start[i] = running.number;
+  return finite;
+}
+
+// Number `i` of the state of unit `u`, after the last part has answered.
+MNEMOSYNE_DEVICE void WriteStateNumber(const FltCall& call, uint32_t u, uint32_t i) {
+  const FltShape& shape = call.shape;
+  const size_t count = shape.SumCount();
+  const FltUnit unit = call.units[u];
+  const uint32_t last = unit.first_part + unit.part_count - 1;
+  const FltPart& part = call.parts[last];
+  float* const state =
+      call.arrays.state +
+      (static_cast<size_t>(part.batch) * shape.heads + part.head) * (count + shape.positions);
+  if (i < count) {
+    state[i] = call.starts[last * count + i];
+    return;
+  }
+  if (state[i] > kFltNoKey) return;
+  const size_t entry = call.arrays.positions_per_batch ? part.batch : 0;
+  state[i] =
+      call.arrays
+          .positions[(entry * call.arrays.length + part.start) * shape.positions + (i - count)];
+}
+
+}  // namespace mnemosyne::kernels::cuda

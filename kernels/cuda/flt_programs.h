@@ -1,0 +1,40 @@
+// The programs that FLT attention on a GPU is made of, as the runner calls them: kernels on a GPU,
+// and the same programs one thread after the other in tests.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "absl/status/status.h"
+#include "kernels/cuda/flt_tables.h"
+
+namespace mnemosyne::kernels::cuda {
+
+// Queued in order, on device memory. Errors: Internal for a device fault.
+class FltPrograms {
+ public:
+  virtual ~FltPrograms() = default;
+
+  // Sets `size` bytes to 0.
+  virtual absl::Status Clear(std::byte* data, size_t size) = 0;
+
+  // Leaves count - i in `first_bad`, where i is the first of `count` coordinates that is not a
+  // number within kFltPositionLimit; what was there, 0, if there is none.
+  virtual absl::Status CheckPositions(const float* positions, size_t count,
+                                      uint64_t* first_bad) = 0;
+
+  // The sums over the keys of all parts; of causal sequences not of the last part, and without
+  // counting faults, which Answer does.
+  virtual absl::Status AddKeys(const FltCall& call) = 0;
+
+  // What parts start from, or read from; see FltCall::starts. Counts states that are not finite.
+  virtual absl::Status Merge(const FltCall& call) = 0;
+
+  // The outputs.
+  virtual absl::Status Answer(const FltCall& call) = 0;
+
+  // The state, after Answer.
+  virtual absl::Status WriteState(const FltCall& call) = 0;
+};
+
+}  // namespace mnemosyne::kernels::cuda

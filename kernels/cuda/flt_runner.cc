@@ -1,0 +1,210 @@
+#include "kernels/cuda/flt_runner.h"
+
+#include <algorithm>
+#include <cstring>
+#include <string_view>
+
+#include "base/error.h"
+#include "base/status_macros.h"
+#include "kernels/cuda/flt_scratch.h"
+
+namespace mnemosyne::kernels::cuda {
+namespace {
+
+FltType TypeOf(DataType type) {
+  if (type == DataType::kFloat32) return FltType::kFloat32;
+  return type == DataType::kBFloat16 ? FltType::kBFloat16 : FltType::kFloat16;
+}
+
+FltTensor TensorOf(const TensorIn& t) {
+  return {const_cast<void*>(t.data), t.batch_stride, t.head_stride, t.row_stride};
+}
+FltTensor TensorOf(const TensorOut& t) {
+  return {t.data, t.batch_stride, t.head_stride, t.row_stride};
+}
+
+FltArrays ArraysOf(const FltAttentionArgs& args) {
+  return {.q = TensorOf(args.q),
+          .k = TensorOf(args.k),
+          .v = TensorOf(args.v),
+          .out = TensorOf(args.out),
+          .mask = args.rows.mask,
+          .positions = args.rows.positions,
+          .state = args.state,
+          .normalizers = args.normalizers,
+          .length = args.rows.length,
+          .type = TypeOf(args.type),
+          .causal = args.rows.causal,
+          .positions_per_batch = args.rows.positions_per_batch};
+}
+
+// Coordinates of positions that a call reads.
+size_t PositionCount(const FltAttentionArgs& args) {
+  const FltSizes& sizes = args.kernel->sizes;
+  if (sizes.waves == 0) return 0;
+  return (args.rows.positions_per_batch ? args.rows.batch : 1) * args.rows.length * sizes.positions;
+}
+
+absl::Status FaultError(const FltCounts& counts, size_t batch, size_t head) {
+  const auto not_finite = [&](std::string_view what, uint32_t count) {
+    return InvalidArgument(
+        "not finite: {} has {} numbers that are NaN or infinite, in batch entry {}, head {}; mask "
+        "out padding, or mend what made them",
+        what, count, batch, head);
+  };
+  if (counts.queries > 0) return not_finite("q", counts.queries);
+  if (counts.keys > 0) return not_finite("k", counts.keys);
+  if (counts.values > 0) return not_finite("v", counts.values);
+  if (counts.states > 0) {
+    return InvalidArgument(
+        "not finite: the running state of batch entry {}, head {} has numbers that are NaN or "
+        "infinite; start from an empty one",
+        batch, head);
+  }
+  if (counts.outputs > 0) {
+    return InvalidArgument(
+        "overflow: {} numbers of the result, in batch entry {}, head {}, are beyond float32; scale "
+        "q, k and v down",
+        counts.outputs, batch, head);
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status FltRunner::KeepWeights(const FltKernel& kernel) {
+  const std::vector<float>* const arrays[] = {
+      &kernel.weights, &kernel.bias,  &kernel.frequencies, &kernel.query_a, &kernel.query_b,
+      &kernel.key_a,   &kernel.key_b, &kernel.constants,   &kernel.floors};
+  const float** const places[] = {
+      &weights_at_.weights, &weights_at_.bias,      &weights_at_.frequencies,
+      &weights_at_.query_a, &weights_at_.query_b,   &weights_at_.key_a,
+      &weights_at_.key_b,   &weights_at_.constants, &weights_at_.floors};
+  constexpr size_t kAlignment = 16;  // Floats.
+  gathered_.clear();
+  for (const auto* array : arrays) {
+    gathered_.insert(gathered_.end(), array->begin(), array->end());
+    gathered_.resize((gathered_.size() + kAlignment - 1) / kAlignment * kAlignment);
+  }
+  if (gathered_ != kept_weights_) {
+    kept_weights_.clear();  // They are not there if this fails.
+    const size_t size = gathered_.size() * sizeof(float);
+    if (weights_.size() != size) {
+      MNEMO_RETURN_IF_ERROR(backend_.Synchronize());
+      MNEMO_ASSIGN_OR_RETURN(weights_, backend_.Allocate(size));
+    }
+    MNEMO_RETURN_IF_ERROR(backend_.Upload(reinterpret_cast<const std::byte*>(gathered_.data()),
+                                          weights_.data(), size));
+    kept_weights_ = gathered_;
+  }
+  const float* at = weights_.as<const float>();
+  for (size_t i = 0; i < std::size(arrays); ++i) {
+    *places[i] = arrays[i]->empty() ? nullptr : at;
+    at += (arrays[i]->size() + kAlignment - 1) / kAlignment * kAlignment;
+  }
+  weights_at_.projection_sets = static_cast<uint32_t>(kernel.projection_sets);
+  weights_at_.root_scale = kernel.root_scale;
+  return absl::OkStatus();
+}
+
+absl::Status FltRunner::KeepPlan(const FltAttentionArgs& args) {
+  std::vector<FltLaunchPlan> plan = PlanFlt(args.kernel->sizes, args.rows);
+  if (plan == kept_plan_) return absl::OkStatus();
+  kept_plan_.clear();
+  tables_.Clear();
+  parts_at_.clear();
+  units_at_.clear();
+  for (const FltLaunchPlan& launch : plan) {
+    parts_at_.push_back(tables_.Add(launch.parts));
+    units_at_.push_back(tables_.Add(launch.units));
+  }
+  MNEMO_RETURN_IF_ERROR(tables_.Upload(backend_));
+  kept_plan_ = std::move(plan);
+  return absl::OkStatus();
+}
+
+absl::Status FltRunner::Launch(const FltAttentionArgs& args, FltCall call) {
+  for (size_t i = 0; i < kept_plan_.size(); ++i) {
+    const FltLaunchPlan& plan = kept_plan_[i];
+    const size_t each = call.shape.SumCount();
+    Places places;
+    const size_t sums_at = places.Take<float>(plan.parts.size() * each);
+    const size_t start_count = args.rows.causal ? plan.parts.size() : plan.units.size();
+    const size_t starts_at = places.Take<float>(start_count * each);
+    MNEMO_ASSIGN_OR_RETURN(std::byte* const space, space_.Get(backend_, places.end()));
+    call.parts = tables_.At<FltPart>(parts_at_[i]);
+    call.units = tables_.At<FltUnit>(units_at_[i]);
+    call.part_count = static_cast<uint32_t>(plan.parts.size());
+    call.unit_count = static_cast<uint32_t>(plan.units.size());
+    call.sums = reinterpret_cast<float*>(space + sums_at);
+    call.starts = reinterpret_cast<float*>(space + starts_at);
+    MNEMO_RETURN_IF_ERROR(programs_.AddKeys(call));
+    MNEMO_RETURN_IF_ERROR(programs_.Merge(call));
+    MNEMO_RETURN_IF_ERROR(programs_.Answer(call));
+    // A state is left alone if numbers are wrong.
+    if (args.state != nullptr || i + 1 == kept_plan_.size()) {
+      MNEMO_RETURN_IF_ERROR(ReadCounts(args, PositionCount(args)));
+    }
+    if (args.state != nullptr) MNEMO_RETURN_IF_ERROR(programs_.WriteState(call));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status FltRunner::PositionError(const FltAttentionArgs& args, size_t index) {
+  float number = 0;
+  MNEMO_RETURN_IF_ERROR(
+      backend_.Download(reinterpret_cast<const std::byte*>(args.rows.positions + index),
+                        reinterpret_cast<std::byte*>(&number), sizeof(number)));
+  const size_t width = args.kernel->sizes.positions;
+  return InvalidArgument(
+      "wrong position: coordinate {} of row {} is {}, expected at most {} in "
+      "magnitude; shift or scale the positions",
+      index % width, index % (args.rows.length * width) / width, number, kFltPositionLimit);
+}
+
+absl::Status FltRunner::ReadCounts(const FltAttentionArgs& args, size_t positions) {
+  const size_t heads = args.kernel->sizes.heads, count = args.rows.batch * heads;
+  const size_t size = sizeof(uint64_t) + count * sizeof(FltCounts);
+  std::vector<std::byte> bytes(size);
+  MNEMO_ASSIGN_OR_RETURN(const std::byte* const from, counts_.Get(backend_, size));
+  MNEMO_RETURN_IF_ERROR(backend_.Download(from, bytes.data(), size));
+  uint64_t first_bad = 0;
+  std::memcpy(&first_bad, bytes.data(), sizeof(first_bad));
+  found_.resize(count);
+  std::memcpy(found_.data(), bytes.data() + sizeof(uint64_t), count * sizeof(FltCounts));
+  if (first_bad > 0) return PositionError(args, positions - first_bad);
+  for (size_t i = 0; i < count; ++i) {
+    MNEMO_RETURN_IF_ERROR(FaultError(found_[i], i / heads, i % heads));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status FltRunner::Attend(const FltAttentionArgs& args) {
+  MNEMO_RETURN_IF_ERROR(KeepWeights(*args.kernel));
+  MNEMO_RETURN_IF_ERROR(KeepPlan(args));
+  const size_t heads = args.rows.batch * args.kernel->sizes.heads;
+  const size_t size = sizeof(uint64_t) + heads * sizeof(FltCounts);
+  MNEMO_ASSIGN_OR_RETURN(std::byte* const counts, counts_.Get(backend_, size));
+  MNEMO_RETURN_IF_ERROR(programs_.Clear(counts, size));
+  const size_t positions = PositionCount(args);
+  if (positions > 0) {
+    MNEMO_RETURN_IF_ERROR(programs_.CheckPositions(args.rows.positions, positions,
+                                                   reinterpret_cast<uint64_t*>(counts)));
+  }
+  FltCall call = {};
+  call.shape = FltShape::Of(args.kernel->sizes);
+  call.tile_rows = FltScratchLayout::TileRows(call.shape);
+  call.weights = weights_at_;
+  call.arrays = ArraysOf(args);
+  call.counts = reinterpret_cast<FltCounts*>(counts + sizeof(uint64_t));
+  MNEMO_RETURN_IF_ERROR(Launch(args, call));
+  if (args.report == nullptr) return absl::OkStatus();
+  *args.report = {};
+  for (const FltLaunchPlan& plan : kept_plan_) {
+    for (const FltPart& part : plan.parts) args.report->rows += part.count;
+  }
+  for (const FltCounts& found : found_) args.report->clamped_rows += found.clamped;
+  return absl::OkStatus();
+}
+
+}  // namespace mnemosyne::kernels::cuda

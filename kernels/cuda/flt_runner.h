@@ -1,0 +1,51 @@
+// The host's side of FLT attention on a GPU: keeps what does not change from call to call on the
+// device, runs the programs, and turns what they found into errors.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "kernels/backend.h"
+#include "kernels/cuda/flt_plan.h"
+#include "kernels/cuda/flt_programs.h"
+#include "kernels/cuda/flt_tables.h"
+#include "kernels/cuda/staging.h"
+
+namespace mnemosyne::kernels::cuda {
+
+// Thread-safety and errors: as Backend, whose part it is. Arguments are assumed to be checked.
+class FltRunner {
+ public:
+  // Of a backend and programs that outlive this.
+  FltRunner(Backend& backend, FltPrograms& programs) : backend_(backend), programs_(programs) {}
+
+  // Returns when the outputs are written: what is wrong with numbers is known only then.
+  absl::Status Attend(const FltAttentionArgs& args);
+
+ private:
+  // Copies the kernel's arrays to the device, unless those of the last call were the same.
+  absl::Status KeepWeights(const FltKernel& kernel);
+  // The same with the parts and units.
+  absl::Status KeepPlan(const FltAttentionArgs& args);
+  absl::Status Launch(const FltAttentionArgs& args, FltCall call);
+  absl::Status ReadCounts(const FltAttentionArgs& args, size_t positions);
+  absl::Status PositionError(const FltAttentionArgs& args, size_t index);
+
+  Backend& backend_;
+  FltPrograms& programs_;
+
+  std::vector<float> kept_weights_, gathered_;
+  Buffer weights_;
+  FltWeights weights_at_ = {};
+
+  std::vector<FltLaunchPlan> kept_plan_;
+  Staging tables_;
+  std::vector<size_t> parts_at_, units_at_;
+
+  Reserve space_, counts_;
+  std::vector<FltCounts> found_;
+};
+
+}  // namespace mnemosyne::kernels::cuda
