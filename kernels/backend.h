@@ -104,8 +104,8 @@ struct CpuOptions {
   std::string isa = "auto";  // auto, baseline, avx2, avx512; FailedPrecondition if not supported.
 };
 
-// Makes the backend `device`: `cpu` or `cuda:<ordinal>`; in builds with tests also `apart:<MiB>`, an
-// ApartBackend. FailedPrecondition if this build or this machine lacks it; the message says which.
+// Makes the backend `device`: `cpu`, `cuda:<ordinal>`, or in builds with tests `apart:<MiB>` (see
+// ApartBackend). FailedPrecondition if this build or this machine lacks it; the message says which.
 absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(std::string_view device,
                                                        const CpuOptions& options = {});
 

@@ -10,6 +10,7 @@
 #include "proto/codec/frame_writer.h"
 #include "server/rpc/session_codec.h"
 #include "server/rpc/status_codec.h"
+#include "server/session/shutting_down.h"
 #include "server/telemetry/log.h"
 
 namespace mnemosyne::server {
@@ -22,12 +23,6 @@ constexpr std::chrono::seconds kRefusalLogInterval(1);
 
 absl::Status Violation(std::string_view what) {
   return WithReason(InvalidArgument("{}", what), "PROTOCOL_VIOLATION");
-}
-
-absl::Status ShuttingDown() {
-  return WithReason(
-      Unavailable("the daemon is shutting down; open the stream again a little later"),
-      "SHUTTING_DOWN");
 }
 
 absl::Status Silent(std::string_view what, int32_t seconds) {
@@ -120,7 +115,8 @@ void OptimizeConversation::OnTick() {
 void OptimizeConversation::OnDrain() {
   Post([this] {
     draining_ = true;
-    if (state_ != State::kComputing && state_ != State::kSending) Finish(ShuttingDown());
+    if (state_ != State::kComputing && state_ != State::kSending)
+      Finish(ShuttingDown("open the stream again a little later"));
   });
 }
 
@@ -336,7 +332,7 @@ void OptimizeConversation::StepRan(std::unique_ptr<PendingStep> step, const absl
   }
   step.reset();
   RefuseStep(status);
-  if (draining_) return Finish(ShuttingDown());
+  if (draining_) return Finish(ShuttingDown("open the stream again a little later"));
   Proceed();
 }
 
@@ -455,7 +451,10 @@ void OptimizeConversation::WriteNext() {
   last_write_ = clock_.MonotonicNow();
   sink_->Write(std::move(message));
   // As an event of its own: the caller may be in the middle of a message.
-  if (state_ == State::kIdle) Post([this] { draining_ ? Finish(ShuttingDown()) : Proceed(); });
+  if (state_ == State::kIdle)
+    Post([this] {
+      draining_ ? Finish(ShuttingDown("open the stream again a little later")) : Proceed();
+    });
 }
 
 }  // namespace mnemosyne::server

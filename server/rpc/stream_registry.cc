@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "server/session/shutting_down.h"
 
 namespace mnemosyne::server {
 namespace {
@@ -26,9 +27,7 @@ StreamRegistry::~StreamRegistry() {
 absl::Status StreamRegistry::Add(const std::shared_ptr<Watched>& stream) {
   MutexLock lock(&mutex_);
   if (draining_) {
-    return WithReason(Unavailable("the daemon is shutting down; open the stream again a little "
-                                  "later"),
-                      "SHUTTING_DOWN");
+    return ShuttingDown("open the stream again a little later");
   }
   std::erase_if(streams_, [](const auto& known) { return known.expired(); });
   if (streams_.size() >= stream_count_max_) {

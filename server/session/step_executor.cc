@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/fail_point.h"
 #include "base/status_macros.h"
+#include "server/session/shutting_down.h"
 #include "server/session/step_runner.h"
 
 namespace mnemosyne::server {
@@ -46,8 +47,7 @@ StepExecutor::~StepExecutor() { Stop(); }
 absl::Status StepExecutor::Submit(const std::string& tenant, Task task) {
   MutexLock lock(&mutex_);
   if (stopped_) {
-    return WithReason(Unavailable("the daemon is shutting down; try again a little later"),
-                      "SHUTTING_DOWN");
+    return ShuttingDown("try again a little later");
   }
   const auto found = lines_.find(tenant);
   const size_t own = found == lines_.end() ? 0 : found->second.tasks.size();

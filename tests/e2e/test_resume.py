@@ -154,7 +154,7 @@ def test_an_idle_stream_gets_heartbeats(own_daemon):
 
 
 def test_a_terminated_daemon_finishes_and_ends_with_0(own_daemon):
-    daemon = own_daemon("--drain-seconds", "5")
+    daemon = own_daemon("--drain-seconds", "1")
     client = Client(daemon.tcp, on_unavailable="raise")
     stream = client.open_stream(make_session(client))
     stream.step(gradients(1))

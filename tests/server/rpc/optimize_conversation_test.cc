@@ -479,6 +479,7 @@ TEST_F(OptimizeConversationTest, DrainEndsAnIdleStreamWithARetryHint) {
   const absl::Status status = sink->AwaitFinish();
   EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
   EXPECT_EQ(ErrorReason(status), "SHUTTING_DOWN");
+  EXPECT_EQ(ErrorMetadata(status).at("retry_after_ms"), "1000");
 }
 
 TEST_F(OptimizeConversationTest, DrainLetsTheStepInHandFinish) {
