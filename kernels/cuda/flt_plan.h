@@ -15,12 +15,12 @@ namespace mnemosyne::kernels::cuda {
 struct FltLaunchPlan {
   std::vector<FltPart> parts;
   std::vector<FltUnit> units;
-
-  friend bool operator==(const FltLaunchPlan&, const FltLaunchPlan&) = default;
 };
 
 // Sequences without rows are left out. The workspace of a launch, sums of all its parts twice, is
 // at most some 512 MB, or one part's.
 std::vector<FltLaunchPlan> PlanFlt(const FltSizes& sizes, const FltRows& rows);
+
+bool SamePlan(const std::vector<FltLaunchPlan>& a, const std::vector<FltLaunchPlan>& b);
 
 }  // namespace mnemosyne::kernels::cuda

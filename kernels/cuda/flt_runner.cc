@@ -109,7 +109,7 @@ absl::Status FltRunner::KeepWeights(const FltKernel& kernel) {
 
 absl::Status FltRunner::KeepPlan(const FltAttentionArgs& args) {
   std::vector<FltLaunchPlan> plan = PlanFlt(args.kernel->sizes, args.rows);
-  if (plan == kept_plan_) return absl::OkStatus();
+  if (SamePlan(plan, kept_plan_)) return absl::OkStatus();
   kept_plan_.clear();
   tables_.Clear();
   parts_at_.clear();

@@ -92,15 +92,11 @@ struct FltPart {
   uint32_t first, count;
   uint32_t unit;     // Number of the sequence in the call.
   uint32_t is_last;  // Of its sequence.
-
-  friend bool operator==(const FltPart&, const FltPart&) = default;
 };
 
 // A sequence of one head.
 struct FltUnit {
   uint32_t first_part, part_count;
-
-  friend bool operator==(const FltUnit&, const FltUnit&) = default;
 };
 
 // What was found in a head of a batch entry: numbers that are not finite, and clamped rows.

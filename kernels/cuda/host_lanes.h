@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -63,6 +64,48 @@ struct HostLanes {
   using Ints = Of<int>;
   using Bools = Of<bool>;
   using Words = Of<uint32_t>;
+
+  struct Here {
+    int lane;
+    template <typename T>
+    T& operator()(Of<T>& x) const {
+      return x.lane[static_cast<size_t>(lane)];
+    }
+    template <typename T>
+    const T& operator()(const Of<T>& x) const {
+      return x.lane[static_cast<size_t>(lane)];
+    }
+  };
+  template <typename F>
+  static void Each(const F& f) {
+    for (int lane = 0; lane < kCount; ++lane) f(Here{lane});
+  }
+
+  // Fragments as the PTX manual has them for mma.m16n8k16: lane = 4 group + place.
+  static void Mma(Floats (&c)[4], const Words (&a)[4], const Words (&b)[2]) {
+    const auto half = [](uint32_t word, size_t k) {
+      const uint32_t bits = k % 2 == 0 ? word << 16U : word & 0xFFFF0000U;
+      return static_cast<double>(std::bit_cast<float>(bits));
+    };
+    double left[16][16], right[8][16];  // Of b a column a row.
+    for (size_t k = 0; k < 16; ++k) {
+      const size_t place = k % 8 / 2, upper = k / 8;
+      for (size_t row = 0; row < 16; ++row) {
+        left[row][k] = half(a[2 * upper + row / 8][4 * (row % 8) + place], k);
+      }
+      for (size_t column = 0; column < 8; ++column) {
+        right[column][k] = half(b[upper][4 * column + place], k);
+      }
+    }
+    for (size_t row = 0; row < 16; ++row) {
+      for (size_t column = 0; column < 8; ++column) {
+        float& to = c[2 * (row / 8) + column % 2].lane[4 * (row % 8) + column / 2];
+        auto sum = static_cast<double>(to);
+        for (size_t k = 0; k < 16; ++k) sum += left[row][k] * right[column][k];
+        to = static_cast<float>(sum);
+      }
+    }
+  }
 
   static Ints Lane() {
     return Ints::Make([](size_t i) { return static_cast<int>(i); });

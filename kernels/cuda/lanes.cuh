@@ -15,6 +15,30 @@ struct WarpLanes {
   using Bools = bool;
   using Words = uint32_t;
 
+  // Calls f(here): here.lane is the lane, here(x) its own one of the numbers x.
+  struct Here {
+    int lane;
+    template <typename T>
+    __device__ __forceinline__ T& operator()(T& x) const {
+      return x;
+    }
+  };
+  template <typename F>
+  static __device__ __forceinline__ void Each(const F& f) {
+    f(Here{Lane()});
+  }
+
+  // c [16, 8] += a [16, 16] b [16, 8] of bfloat16 numbers, two a word, in the layout of fragments
+  // that PTX gives for mma.m16n8k16.
+  static __device__ __forceinline__ void Mma(Floats (&c)[4], const Words (&a)[4],
+                                             const Words (&b)[2]) {
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+        "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+  }
+
   static __device__ Ints Lane() { return static_cast<int>(threadIdx.x & 31U); }
   static __device__ void Sync() { __syncwarp(); }
 

@@ -10,20 +10,49 @@
 #include "kernels/cuda/flt_merge.h"
 #include "kernels/cuda/flt_programs.h"
 #include "kernels/cuda/flt_scratch.h"
+#include "kernels/cuda/flt_team_part.h"
+#include "kernels/cuda/host_lanes.h"
 
 namespace mnemosyne::kernels::cuda {
 
-// A block of one thread.
+// A block of one thread, which stands for all of them in turn.
 struct OneThread {
+  static inline bool backwards = false;  // Last to first.
+
   template <typename F>
   static void ForEach(size_t count, const F& f) {
-    for (size_t i = 0; i < count; ++i) f(i);
+    for (size_t i = 0; i < count; ++i) f(backwards ? count - 1 - i : i);
   }
   static void Add(uint32_t* to, uint32_t n) { *to += n; }
 };
 
+// A team, whose warps do each step one after the other.
+template <class Sizes>
+class EmulatedTeam {
+ public:
+  using Warp = FltTeamWarp<OneThread, HostLanes, Sizes>;
+
+  explicit EmulatedTeam(const FltTeamSpace<Sizes>& space) {
+    for (uint32_t w = 0; w < Sizes::kWarps; ++w) warps_.emplace_back(space, w);
+  }
+
+  template <typename F>
+  void Each(const F& f) {
+    for (size_t w = 0; w < warps_.size(); ++w) {
+      f(warps_[OneThread::backwards ? warps_.size() - 1 - w : w]);
+    }
+  }
+  Warp& warp() { return warps_.back(); }
+
+ private:
+  std::vector<Warp> warps_;
+};
+
+// Which programs run: those that a GPU would run, or the one for all sizes.
 class EmulatedFlt : public FltPrograms {
  public:
+  explicit EmulatedFlt(bool teams) : teams_(teams) {}
+
   absl::Status Clear(std::byte* data, size_t size) override {
     std::memset(data, 0, size);
     return absl::OkStatus();
@@ -40,9 +69,14 @@ class EmulatedFlt : public FltPrograms {
     for (uint32_t p = 0; p < call.part_count; ++p) {
       const FltPart& part = call.parts[p];
       if (call.arrays.causal && part.is_last) continue;
+      float* const sums = call.sums + p * size_t{call.shape.SumCount()};
+      const bool count = !call.arrays.causal;
+      const bool done = ByTeam<FltTask::kAddKeys>(call, part, [&](const auto& space, auto& team) {
+        AddKeysByTeam<OneThread>(space, team, sums, count);
+      });
+      if (done) continue;
       std::vector<float> scratch = Scratch(call);
-      FltBlock<OneThread> block(call, part, scratch.data());
-      block.AddKeys(call.sums + p * size_t{call.shape.SumCount()}, !call.arrays.causal);
+      FltBlock<OneThread>(call, part, scratch.data()).AddKeys(sums, count);
     }
     return absl::OkStatus();
   }
@@ -63,12 +97,24 @@ class EmulatedFlt : public FltPrograms {
     const size_t count = call.shape.SumCount();
     for (uint32_t p = 0; p < call.part_count; ++p) {
       const FltPart& part = call.parts[p];
+      const bool causal = call.arrays.causal;
+      float* const sums = call.starts + (causal ? p : part.unit) * count;
+      const bool done =
+          causal
+              ? ByTeam<FltTask::kAnswerCausal>(call, part,
+                                               [&](const auto& space, auto& team) {
+                                                 AnswerCausalByTeam<OneThread>(space, team, sums);
+                                               })
+              : ByTeam<FltTask::kAnswerAll>(call, part, [&](const auto& space, auto& team) {
+                  AnswerAllByTeam<OneThread>(space, team, sums);
+                });
+      if (done) continue;
       std::vector<float> scratch = Scratch(call);
       FltBlock<OneThread> block(call, part, scratch.data());
-      if (call.arrays.causal) {
-        block.AnswerCausal(call.starts + p * count);
+      if (causal) {
+        block.AnswerCausal(sums);
       } else {
-        block.AnswerAll(call.starts + part.unit * count);
+        block.AnswerAll(sums);
       }
     }
     return absl::OkStatus();
@@ -83,11 +129,32 @@ class EmulatedFlt : public FltPrograms {
     return absl::OkStatus();
   }
 
+  // Parts that teams have taken.
+  size_t team_parts() const { return team_parts_; }
+
  private:
-  // Nothing may be read before it is written.
+  template <FltTask kTask, typename Run>
+  bool ByTeam(const FltCall& call, const FltPart& part, const Run& run) {
+    if (!teams_) return false;
+    return WithFltTeam<kTask>(call, [&](auto sizes) {
+      using Sizes = decltype(sizes);
+      const FltTeamLayout at = FltTeamLayout::Of<Sizes>(call.shape, kTask);
+      // Nothing may be read before it is written: NaN in all halves.
+      std::vector<uint32_t> memory(at.end, 0x7FFF7FFFU);
+      const FltTeamSpace<Sizes> space = {call, part, at, memory.data()};
+      EmulatedTeam<Sizes> team(space);
+      run(space, team);
+      ++team_parts_;
+    });
+  }
+
+  // The same.
   static std::vector<float> Scratch(const FltCall& call) {
     return std::vector<float>(FltScratchLayout(call.shape, call.tile_rows).end, std::nanf(""));
   }
+
+  const bool teams_;
+  size_t team_parts_ = 0;
 };
 
 }  // namespace mnemosyne::kernels::cuda

@@ -1,0 +1,287 @@
+// How a team of warps brings rows, values, sums and weights into its shared memory, split into
+// parts for the tensor cores.
+//
+// Written in the lanes of `W` where a warp takes a row, and over the threads of `T` elsewhere; see
+// warp_functions.h and flt_block.h.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "kernels/cuda/flt_fragments.h"
+#include "kernels/cuda/flt_numbers.h"
+#include "kernels/cuda/flt_team_layout.h"
+
+namespace mnemosyne::kernels::cuda {
+
+// What marks a row of padding among halves of squares.
+inline constexpr float kFltNoRow = -1;
+
+// A team's memory and what it works on.
+template <class Sizes>
+struct FltTeamSpace {
+  const FltCall& call;
+  const FltPart& part;
+  FltTeamLayout at;
+  uint32_t* memory;
+
+  MNEMOSYNE_DEVICE float* Floats(uint32_t place) const {
+    return reinterpret_cast<float*>(memory + place);
+  }
+  MNEMOSYNE_DEVICE FltWords Weights() const {
+    return {memory + at.weights, at.input_stride, Sizes::kFeatures * at.input_stride};
+  }
+  MNEMOSYNE_DEVICE FltWords X() const {
+    return {memory + at.x, at.input_stride, Sizes::kRows * at.input_stride};
+  }
+  // [Dv, rows]
+  MNEMOSYNE_DEVICE FltWords Values() const {
+    return {memory + at.values, at.row_stride, Sizes::kValues * at.row_stride};
+  }
+  // [Dv, M]
+  MNEMOSYNE_DEVICE FltWords N() const {
+    return {memory + at.n, at.feature_stride, Sizes::kValues * at.feature_stride};
+  }
+  // [rows, M]
+  MNEMOSYNE_DEVICE FltWords Keys() const {
+    return {memory + at.keys, at.feature_stride, Sizes::kRows * at.feature_stride};
+  }
+
+  MNEMOSYNE_DEVICE uint32_t InputPairs() const { return (call.shape.inputs + 15) / 16 * 8; }
+  MNEMOSYNE_DEVICE FltCounts& Counts() const {
+    return call.counts[part.batch * call.shape.heads + part.head];
+  }
+  MNEMOSYNE_DEVICE bool Valid(size_t row) const {
+    const FltArrays& arrays = call.arrays;
+    return arrays.mask == nullptr || arrays.mask[part.batch * arrays.length + row] != 0;
+  }
+  MNEMOSYNE_DEVICE const float* PositionOf(size_t row) const {
+    const size_t entry = call.arrays.positions_per_batch ? part.batch : 0;
+    return call.arrays.positions + (entry * call.arrays.length + row) * call.shape.positions;
+  }
+  MNEMOSYNE_DEVICE const float* Frequencies() const {
+    return call.weights.frequencies +
+           static_cast<size_t>(part.head) * call.shape.positions * call.shape.wave_stride;
+  }
+};
+
+// Two elements in a row, the first at an even place of an array whose elements come in pairs.
+MNEMOSYNE_DEVICE void ReadPair(FltType type, const void* data, size_t at, float* low, float* high) {
+  if (type == FltType::kFloat32) {
+    struct alignas(8) Two {
+      float x, y;
+    };
+    const Two two = *reinterpret_cast<const Two*>(static_cast<const float*>(data) + at);
+    *low = two.x;
+    *high = two.y;
+    return;
+  }
+  const uint32_t word = *reinterpret_cast<const uint32_t*>(static_cast<const uint16_t*>(data) + at);
+  const auto first = static_cast<uint16_t>(word), second = static_cast<uint16_t>(word >> 16U);
+  *low = type == FltType::kBFloat16 ? FromBFloat16(first) : FromFloat16(first);
+  *high = type == FltType::kBFloat16 ? FromBFloat16(second) : FromFloat16(second);
+}
+
+// Two elements in the same way.
+MNEMOSYNE_DEVICE void WritePair(FltType type, void* data, size_t at, float low, float high) {
+  if (type == FltType::kFloat32) {
+    struct alignas(8) Two {
+      float x, y;
+    };
+    *reinterpret_cast<Two*>(static_cast<float*>(data) + at) = {low, high};
+    return;
+  }
+  uint32_t word = 0;
+  if (type == FltType::kBFloat16) {
+    word = PackBFloat16(low, high);
+  } else {
+    word = static_cast<uint32_t>(ToFloat16(low)) | static_cast<uint32_t>(ToFloat16(high)) << 16U;
+  }
+  *reinterpret_cast<uint32_t*>(static_cast<uint16_t*>(data) + at) = word;
+}
+
+// Whether ReadPair and WritePair may take all rows of a tensor.
+MNEMOSYNE_DEVICE bool InPairs(FltType type, const FltTensor& tensor) {
+  const size_t pair = type == FltType::kFloat32 ? 8 : 4;
+  return reinterpret_cast<uintptr_t>(tensor.data) % pair == 0 && tensor.batch_stride % 2 == 0 &&
+         tensor.head_stride % 2 == 0 && tensor.row_stride % 2 == 0;
+}
+
+// The projection and what else does not change from tile to tile, by all threads.
+template <class T, class Sizes>
+MNEMOSYNE_DEVICE void StageFltWeights(const FltTeamSpace<Sizes>& space) {
+  const FltShape& shape = space.call.shape;
+  const FltWeights& given = space.call.weights;
+  const uint32_t set = given.projection_sets > 1 ? space.part.head : 0;
+  const float* const w = given.weights + static_cast<size_t>(set) * shape.inputs * shape.columns;
+  const auto weight = [&](uint32_t m, uint32_t e) {
+    if (m >= shape.features || e >= shape.inputs) return 0.0F;
+    const bool mirrored = m >= shape.projection;  // Of the hyperbolic map.
+    const float number = w[e * shape.columns + (mirrored ? m - shape.projection : m)];
+    return mirrored ? -number : number;
+  };
+  const FltWords to = space.Weights();
+  T::ForEach(Sizes::kFeatures * space.InputPairs(), [&](size_t index) {
+    const auto i = static_cast<uint32_t>(index);
+    const uint32_t m = i % Sizes::kFeatures, pair = i / Sizes::kFeatures;
+    to.template Store<Sizes::kParts>(m, pair, weight(m, 2 * pair), weight(m, 2 * pair + 1));
+  });
+  const float* const bias =
+      given.bias == nullptr || shape.map == FeatureMapShape::kHyperbolic ? nullptr : given.bias;
+  float* const biases = space.Floats(space.at.bias);
+  T::ForEach(Sizes::kFeatures, [&](size_t m) {
+    const float own = bias == nullptr || m >= shape.features ? 0.0F : bias[set * shape.columns + m];
+    biases[m] = m < shape.features ? own : kFltNoKey;
+  });
+  if (shape.waves == 0) return;
+  const float* origin = space.PositionOf(space.part.start);
+  if (space.call.arrays.state != nullptr) {
+    const size_t count = shape.SumCount() + shape.positions;
+    const float* const state =
+        space.call.arrays.state +
+        (static_cast<size_t>(space.part.batch) * shape.heads + space.part.head) * count +
+        shape.SumCount();
+    if (*state > kFltNoKey) origin = state;
+  }
+  T::ForEach(shape.waves, [&](size_t wave) {
+    space.Floats(space.at.origin)[wave] =
+        TurnsAt(shape, space.Frequencies(), origin, static_cast<uint32_t>(wave));
+  });
+}
+
+// Maxima and Psi, and with `n` also N, of sums in the device's memory, by all threads.
+template <class T, class Sizes>
+MNEMOSYNE_DEVICE void StageFltSums(const FltTeamSpace<Sizes>& space, const float* sums, bool n) {
+  const FltShape& shape = space.call.shape;
+  T::ForEach(Sizes::kFeatures, [&](size_t m) {
+    const bool counts = m < shape.features;
+    space.Floats(space.at.maxima)[m] = counts ? sums[m] : kFltNoKey;
+    space.Floats(space.at.psi)[m] = counts ? sums[shape.features + m] : 0.0F;
+  });
+  if (!n) return;
+  const float* const from = sums + 2 * shape.features;
+  const auto number = [&](uint32_t m, uint32_t d) {
+    return m < shape.features && d < shape.values ? from[m * shape.values + d] : 0.0F;
+  };
+  const FltWords to = space.N();
+  T::ForEach(Sizes::kValues * Sizes::kFeatures / 2, [&](size_t index) {
+    const auto i = static_cast<uint32_t>(index);
+    const uint32_t d = i % Sizes::kValues, pair = i / Sizes::kValues;
+    to.template Store<Sizes::kParts>(d, pair, number(2 * pair, d), number(2 * pair + 1, d));
+  });
+}
+
+// The values of a tile, transposed; 0 in padding. By all threads.
+template <class T, class Sizes>
+MNEMOSYNE_DEVICE void StageFltValues(const FltTeamSpace<Sizes>& space, uint32_t first,
+                                     uint32_t rows, bool count) {
+  const FltShape& shape = space.call.shape;
+  const FltTensor& tensor = space.call.arrays.v;
+  const FltType type = space.call.arrays.type;
+  const FltWords to = space.Values();
+  const bool pairs = shape.values % 2 == 0 && InPairs(type, tensor);
+  constexpr uint32_t kPairs = Sizes::kRows / 2;
+  // A thread takes two rows and two columns.
+  T::ForEach(kPairs * Sizes::kValues / 2, [&](size_t index) {
+    const auto i = static_cast<uint32_t>(index);
+    // Lanes next to each other take columns next to each other, but for 4 pairs of rows.
+    const uint32_t pair = i % 4 + i / 32 % (kPairs / 4) * 4;
+    const uint32_t d = 2 * (i / 4 % 8 + i / 32 / (kPairs / 4) * 8);
+    float x[2][2] = {};
+    for (uint32_t k = 0; k < 2; ++k) {
+      const uint32_t row = 2 * pair + k;
+      if (row >= rows || d >= shape.values || !space.Valid(first + row)) continue;
+      const size_t at = ElementAt(tensor, space.part, first + row) + d;
+      if (pairs) {
+        ReadPair(type, tensor.data, at, &x[k][0], &x[k][1]);
+      } else {
+        x[k][0] = ReadElement(type, tensor.data, at);
+        if (d + 1 < shape.values) x[k][1] = ReadElement(type, tensor.data, at + 1);
+      }
+      const uint32_t bad = (IsFinite(x[k][0]) ? 0U : 1U) + (IsFinite(x[k][1]) ? 0U : 1U);
+      if (count && bad > 0) T::Add(&space.Counts().values, bad);
+    }
+    to.template Store<Sizes::kParts>(d, pair, x[0][0], x[1][0]);
+    to.template Store<Sizes::kParts>(d + 1, pair, x[0][1], x[1][1]);
+  });
+}
+
+// Rows of queries or keys with their waves, and the halves of their squares. A warp takes every
+// kWarps-th row.
+template <class T, class W, class Sizes>
+MNEMOSYNE_DEVICE void StageFltRows(const FltTeamSpace<Sizes>& space, uint32_t warp, bool of_keys,
+                                   uint32_t first, uint32_t rows, bool count) {
+  using F = typename W::Floats;
+  const FltShape& shape = space.call.shape;
+  const FltArrays& arrays = space.call.arrays;
+  const FltTensor& tensor = of_keys ? arrays.k : arrays.q;
+  const FltWords to = space.X();
+  const bool pairs = InPairs(arrays.type, tensor);
+  const size_t head = static_cast<size_t>(space.part.head) * shape.wave_stride;
+  const float* const a = (of_keys ? space.call.weights.key_a : space.call.weights.query_a) + head;
+  const float* const b = (of_keys ? space.call.weights.key_b : space.call.weights.query_b) + head;
+  const float scale = space.call.weights.root_scale;
+  for (uint32_t row = warp; row < Sizes::kRows; row += Sizes::kWarps) {
+    const bool valid = row < rows && space.Valid(first + row);
+    F squares(0.0F);
+    W::Each([&](auto here) {
+      const auto lane = static_cast<uint32_t>(here.lane);
+      const size_t at = valid ? ElementAt(tensor, space.part, first + row) : 0;
+      for (uint32_t pair = lane; pair < space.InputPairs(); pair += 32) {
+        const bool of_rows = 2 * pair < shape.dim, of_waves = !of_rows && 2 * pair < shape.inputs;
+        if (of_waves && valid) continue;
+        float x = 0, y = 0;
+        if (of_rows && valid) {
+          if (pairs) {
+            ReadPair(arrays.type, tensor.data, at + 2 * pair, &x, &y);
+          } else {
+            x = ReadElement(arrays.type, tensor.data, at + 2 * pair);
+            y = ReadElement(arrays.type, tensor.data, at + 2 * pair + 1);
+          }
+          const uint32_t bad = (IsFinite(x) ? 0U : 1U) + (IsFinite(y) ? 0U : 1U);
+          FltCounts& counts = space.Counts();
+          if (count && bad > 0) T::Add(of_keys ? &counts.keys : &counts.queries, bad);
+          x *= scale;
+          y *= scale;
+          here(squares) = fmaf(x, x, fmaf(y, y, here(squares)));
+        }
+        to.template Store<Sizes::kParts>(row, pair, x, y);
+      }
+    });
+    for (uint32_t base = 0; base < shape.waves && valid; base += 32) {
+      F firsts(0.0F), seconds(0.0F);
+      W::Each([&](auto here) {
+        const uint32_t wave = base + static_cast<uint32_t>(here.lane);
+        if (wave >= shape.waves) return;
+        const float turns =
+            TurnsAt(shape, space.Frequencies(), space.PositionOf(first + row), wave);
+        float cosine, sine;
+        CosineAndSine(DropTurns(turns - space.Floats(space.at.origin)[wave]), &cosine, &sine);
+        const float x = fmaf(a[wave], cosine, b[wave] * sine);
+        const float y = fmaf(a[wave], sine, -(b[wave] * cosine));
+        here(firsts) = x;
+        here(seconds) = y;
+        here(squares) = fmaf(x, x, fmaf(y, y, here(squares)));
+      });
+      // Lanes store words of two waves: even ones of the first numbers, odd ones of the second.
+      const F other_firsts = W::Exchange(firsts, 1), other_seconds = W::Exchange(seconds, 1);
+      W::Each([&](auto here) {
+        const auto lane = static_cast<uint32_t>(here.lane);
+        const uint32_t wave = base + lane / 2 * 2;
+        if (wave >= shape.waves) return;
+        const bool even = lane % 2 == 0;
+        const uint32_t at = (shape.dim + wave + (even ? 0 : shape.waves)) / 2;
+        to.template Store<Sizes::kParts>(row, at, even ? here(firsts) : here(other_seconds),
+                                         even ? here(other_firsts) : here(seconds));
+      });
+    }
+    MNEMOSYNE_UNROLL_ALL
+    for (int mask = 16; mask > 0; mask /= 2) squares = squares + W::Exchange(squares, mask);
+    W::Each([&](auto here) {
+      if (here.lane != 0) return;
+      space.Floats(space.at.halves)[row] = valid ? 0.5F * here(squares) : kFltNoRow;
+    });
+  }
+}
+
+}  // namespace mnemosyne::kernels::cuda

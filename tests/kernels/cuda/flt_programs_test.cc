@@ -1,0 +1,224 @@
+// The programs of FLT attention on a GPU, run on the CPU, where they are more than the contract
+// that flt_attention_test.cc holds them to: how calls are cut, which program takes what, and that
+// no thread of a step waits for another.
+#include <gtest/gtest.h>
+
+#include <memory>
+#include <numeric>
+#include <random>
+#include <vector>
+
+#include "kernels/cuda/flt_plan.h"
+#include "kernels/cuda/flt_runner.h"
+#include "tests/kernels/cuda/flt_emulation.h"
+#include "tests/kernels/flt_example.h"
+
+namespace mnemosyne::kernels::cuda {
+namespace {
+
+using testing::NormalFloats;
+
+constexpr double kTolerance = 1e-5;
+
+// The CPU's memory, and the programs.
+class FltProgramsTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    auto created = CreateBackend("cpu", {.threads = 1});
+    ASSERT_OK(created);
+    cpu_ = *std::move(created);
+  }
+
+  // Runs `args` by teams, or by blocks; returns the parts that teams took.
+  size_t Attend(const FltAttentionArgs& args, bool teams) {
+    EmulatedFlt programs(teams);
+    EXPECT_OK(FltRunner(*cpu_, programs).Attend(args));
+    return programs.team_parts();
+  }
+
+  std::unique_ptr<Backend> cpu_;
+};
+
+TEST_F(FltProgramsTest, PartsOfLongSequencesAnswerAsTheReference) {
+  for (const bool teams : {false, true}) {
+    for (const bool causal : {false, true}) {
+      FltExample example({.causal = causal,
+                          .batch = 1,
+                          .heads = 1,
+                          .length = 700,
+                          .features = 16,
+                          .padded = true});
+      ASSERT_GT(PlanFlt(example.kernel.sizes, example.Rows()).front().parts.size(), 2);
+
+      EXPECT_EQ(Attend(example.Args(), teams) > 0, teams);
+
+      EXPECT_LE(Distance(example.out, reference::Attend(example.Problem())), kTolerance);
+    }
+  }
+}
+
+TEST_F(FltProgramsTest, TeamsOfAllSizesAnswerAsTheReference) {
+  for (const bool causal : {false, true}) {
+    for (const auto& [features, values] :
+         std::vector<std::pair<size_t, size_t>>{{64, 64}, {60, 100}, {100, 64}, {128, 128}}) {
+      FltExample example({.causal = causal,
+                          .batch = 1,
+                          .heads = 2,
+                          .length = 150,
+                          .dim = 32,
+                          .value_dim = values,
+                          .features = features,
+                          .waves = 8});
+
+      // Three parts of sums of this size do not fit.
+      const bool fits = !causal || features + values < 256;
+      EXPECT_EQ(Attend(example.Args(), true) > 0, fits);
+
+      EXPECT_LE(Distance(example.out, reference::Attend(example.Problem())), kTolerance);
+    }
+  }
+}
+
+TEST_F(FltProgramsTest, TheUsualSizesTakeTeams) {
+  for (const size_t features : {size_t{64}, size_t{128}}) {
+    for (const FltType type : {FltType::kFloat32, FltType::kBFloat16, FltType::kFloat16}) {
+      if (features > 64 && type == FltType::kFloat32) continue;  // Too much for causal teams.
+      FltExample example({.dim = 64, .value_dim = 64, .features = features, .waves = 32});
+      FltCall call = {};
+      call.shape = FltShape::Of(example.kernel.sizes);
+      call.arrays.type = type;
+      const auto nothing = [](auto) {};
+      EXPECT_TRUE(WithFltTeam<FltTask::kAddKeys>(call, nothing));
+      EXPECT_TRUE(WithFltTeam<FltTask::kAnswerAll>(call, nothing));
+      EXPECT_TRUE(WithFltTeam<FltTask::kAnswerCausal>(call, nothing));
+    }
+  }
+}
+
+TEST_F(FltProgramsTest, NormalizersAreThoseOfTheCpu) {
+  for (const bool teams : {false, true}) {
+    for (const bool causal : {false, true}) {
+      FltExample example({.causal = causal, .length = 90, .padded = true});
+      std::vector<float> expected(2 * 2 * 2 * 90), actual(expected.size());
+      FltAttentionArgs args = example.Args();
+      args.normalizers = expected.data();
+      ASSERT_OK(cpu_->FltAttention(args));
+      args.normalizers = actual.data();
+
+      Attend(args, teams);
+
+      // Those of other tiles differ in their scale.
+      for (size_t row = 0; row < expected.size() / 2; ++row) {
+        const float e = expected[2 * row + 1], a = actual[2 * row + 1];
+        ASSERT_EQ(e > 0, a > 0);
+        if (e <= 0) continue;
+        const double log_e = std::log(static_cast<double>(e)) + expected[2 * row];
+        const double log_a = std::log(static_cast<double>(a)) + actual[2 * row];
+        EXPECT_NEAR(log_a, log_e, 2e-5);
+      }
+    }
+  }
+}
+
+TEST_F(FltProgramsTest, AStateGoesOnByTheOtherProgram) {
+  FltExample whole({.causal = true, .length = 100}), parts({.causal = true, .length = 100});
+  Attend(whole.Args(), false);
+  std::vector<float> state(4 * FltStateCount(parts.kernel.sizes));
+  InitFltState(parts.kernel.sizes, 4, state.data());
+  for (const auto& [first, count, teams] : std::vector<std::tuple<size_t, size_t, bool>>{
+           {0, 30, true}, {30, 41, false}, {71, 29, true}}) {
+    FltAttentionArgs args = parts.Args();
+    args.rows.length = count;
+    args.rows.positions += first;
+    args.q.data = parts.q.data() + first * 16;
+    args.k.data = parts.k.data() + first * 16;
+    args.v.data = parts.v.data() + first * 16;
+    args.out.data = parts.out.data() + first * 16;
+    args.state = state.data();
+    Attend(args, teams);
+  }
+  EXPECT_LE(Distance(parts.out, whole.out), kTolerance);
+}
+
+TEST_F(FltProgramsTest, AStateIsLeftAloneWhereNumbersAreWrong) {
+  FltExample example({.causal = true});
+  example.v[7] = std::nanf("");
+  std::vector<float> state(4 * FltStateCount(example.kernel.sizes));
+  InitFltState(example.kernel.sizes, 4, state.data());
+  const std::vector<float> before = state;
+  FltAttentionArgs args = example.Args();
+  args.state = state.data();
+  EmulatedFlt programs(true);
+
+  EXPECT_THAT(FltRunner(*cpu_, programs).Attend(args),
+              testing::IsError(absl::StatusCode::kInvalidArgument, "v has 1 numbers"));
+
+  EXPECT_EQ(state, before);
+}
+
+TEST_F(FltProgramsTest, ARunnerTakesOneKernelAfterTheOther) {
+  EmulatedFlt programs(true);
+  FltRunner runner(*cpu_, programs);
+  for (const FltCase& c : {FltCase{}, FltCase{.dim = 8}, FltCase{.length = 80, .packed = true},
+                           FltCase{.amplitude = 0.5F}, FltCase{}}) {
+    FltExample example(c);
+
+    ASSERT_OK(runner.Attend(example.Args()));
+
+    EXPECT_LE(Distance(example.out, reference::Attend(example.Problem())), 4e-5);
+  }
+}
+
+// The threads of a block in another order within each step.
+TEST_F(FltProgramsTest, StepsDoNotDependOnTheOrderOfThreads) {
+  for (const bool teams : {false, true}) {
+    for (const bool causal : {false, true}) {
+      for (const MaskForm form : {MaskForm::kAdditive, MaskForm::kMultiplicative}) {
+        const FltCase c = {.form = form, .causal = causal, .length = 70, .padded = true};
+        FltExample forwards(c), backwards(c);
+        Attend(forwards.Args(), teams);
+
+        OneThread::backwards = true;
+        Attend(backwards.Args(), teams);
+        OneThread::backwards = false;
+
+        EXPECT_EQ(forwards.out, backwards.out);
+      }
+    }
+  }
+}
+
+TEST(FltPlanTest, TakesEachRowOnce) {
+  const std::vector<size_t> starts = {0, 5, 5, 9000, 50000};
+  for (const size_t features : {size_t{16}, size_t{256}}) {
+    for (const MaskForm form : {MaskForm::kAdditive, MaskForm::kMultiplicative}) {
+      FltExample example(
+          {.form = form, .length = 1, .value_dim = 128, .features = features, .waves = 64});
+      FltRows rows = example.Rows();
+      rows.length = 50000;
+      rows.sequence_starts = starts;
+      std::vector<uint8_t> taken(4 * 50000);
+      for (const FltLaunchPlan& launch : PlanFlt(example.kernel.sizes, rows)) {
+        size_t next = 0;
+        for (size_t u = 0; u < launch.units.size(); ++u) {
+          EXPECT_EQ(launch.units[u].first_part, next);
+          for (uint32_t i = 0; i < launch.units[u].part_count; ++i, ++next) {
+            const FltPart& part = launch.parts[next];
+            EXPECT_EQ(part.unit, u);
+            EXPECT_EQ(part.is_last != 0, i + 1 == launch.units[u].part_count);
+            for (size_t r = part.first; r < part.first + part.count; ++r) {
+              ++taken[(part.batch * 2 + part.head) * 50000 + r];
+            }
+          }
+        }
+        EXPECT_EQ(next, launch.parts.size());
+        const size_t sums = FltShape::Of(example.kernel.sizes).SumCount();
+        EXPECT_TRUE(launch.units.size() == 1 || launch.parts.size() * sums <= size_t{64} << 20);
+      }
+      EXPECT_EQ(std::count(taken.begin(), taken.end(), 1), 4 * 50000);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace mnemosyne::kernels::cuda
