@@ -255,8 +255,20 @@ class FltRowStage {
       MNEMOSYNE_UNROLL_ALL
       for (uint32_t k = 0; k < kRowsAtOnce; ++k) {
         const uint32_t row = base + k * Sizes::kWarps;
-        Finish(row, first + row, row < rows && space_.Valid(first + row), count, x[k]);
+        Store(row, row < rows && space_.Valid(first + row), count, x[k]);
       }
+    }
+    W::Sync();
+    for (uint32_t row = warp; row < rows && shape_.waves > 0; row += Sizes::kWarps) {
+      if (!space_.Valid(first + row)) continue;
+      F squares(0.0F);
+      for (uint32_t base = 0; base < shape_.waves; base += 32) {
+        AppendWaves(row, first + row, base, squares);
+      }
+      squares = SumOf(squares);
+      W::Each([&](auto here) {
+        if (here.lane == 0) space_.Floats(space_.at.halves)[row] += 0.5F * here(squares);
+      });
     }
   }
 
@@ -280,9 +292,14 @@ class FltRowStage {
     });
   }
 
-  // Stores a row that is loaded.
-  MNEMOSYNE_DEVICE void Finish(uint32_t row, size_t at_row, bool valid, bool count,
-                               F (&x)[kPairs][2]) const {
+  static MNEMOSYNE_DEVICE F SumOf(F x) {
+    MNEMOSYNE_UNROLL_ALL
+    for (int mask = 16; mask > 0; mask /= 2) x = x + W::Exchange(x, mask);
+    return x;
+  }
+
+  // Stores a row that is loaded, but for its waves.
+  MNEMOSYNE_DEVICE void Store(uint32_t row, bool valid, bool count, F (&x)[kPairs][2]) const {
     const FltWords to = space_.X();
     const float scale = space_.call.weights.root_scale;
     F squares(0.0F);
@@ -307,11 +324,7 @@ class FltRowStage {
         to.template Store<Sizes::kParts>(row, pair, 0, 0);
       }
     });
-    for (uint32_t base = 0; base < shape_.waves && valid; base += 32) {
-      AppendWaves(row, at_row, base, squares);
-    }
-    MNEMOSYNE_UNROLL_ALL
-    for (int mask = 16; mask > 0; mask /= 2) squares = squares + W::Exchange(squares, mask);
+    squares = SumOf(squares);
     W::Each([&](auto here) {
       if (here.lane != 0) return;
       space_.Floats(space_.at.halves)[row] = valid ? 0.5F * here(squares) : kFltNoRow;
