@@ -3,7 +3,9 @@
  * that no framework's version is baked in.
  *
  * Functions return 0, or a number that is not 0 with a sentence from mnemosyne_flt_error. They may
- * be called from any thread; calls on one device wait for each other.
+ * be called from any thread; calls on one device wait for each other. A CUDA device works on a
+ * stream of the library's own: what a call is given has to be written before, and what it answers
+ * is written when it returns.
  */
 #ifndef MNEMOSYNE_KERNELS_C_API_FLT_H_
 #define MNEMOSYNE_KERNELS_C_API_FLT_H_

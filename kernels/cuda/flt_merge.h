@@ -48,14 +48,25 @@ MNEMOSYNE_DEVICE bool MergeNumber(const FltCall& call, uint32_t u, uint32_t i) {
     if (scaled) running.maximum = state[feature];
     finite = IsFinite(running.number);
   }
-  const float* own = call.sums + unit.first_part * count;
-  float* start = call.starts + (call.arrays.causal ? unit.first_part : u) * count;
-  for (uint32_t p = 0; p < unit.part_count; ++p, own += count) {
-    if (call.arrays.causal) {
-      start[p * count + i] = running.number;
-      if (p + 1 == unit.part_count) break;  // Nothing needs the last part's own sums.
+  constexpr uint32_t kAtOnce = 8;  // Parts whose loads are under way together.
+  // Nothing needs the last part's own sums if causal.
+  const uint32_t needed = unit.part_count - (call.arrays.causal ? 1 : 0);
+  const float* const own = call.sums + unit.first_part * count;
+  float* const start = call.starts + (call.arrays.causal ? unit.first_part : u) * count;
+  for (uint32_t p = 0; p < unit.part_count; p += kAtOnce) {
+    float maxima[kAtOnce], numbers[kAtOnce];
+    MNEMOSYNE_UNROLL_ALL
+    for (uint32_t k = 0; k < kAtOnce; ++k) {
+      const bool there = p + k < needed;
+      maxima[k] = there && scaled ? own[(p + k) * count + feature] : 0.0F;
+      numbers[k] = there ? own[(p + k) * count + i] : 0.0F;
     }
-    running.Take(scaled ? own[feature] : 0.0F, own[i], is_maximum);
+    MNEMOSYNE_UNROLL_ALL
+    for (uint32_t k = 0; k < kAtOnce; ++k) {
+      if (call.arrays.causal && p + k < unit.part_count)
+        start[(p + k) * count + i] = running.number;
+      if (p + k < needed) running.Take(maxima[k], numbers[k], is_maximum);
+    }
   }
   if (!call.arrays.causal) start[i] = running.number;
   return finite;

@@ -27,10 +27,10 @@ class FltTeamWarp {
       : space_(space), warp_(warp) {}
 
   MNEMOSYNE_DEVICE void StageKeys(uint32_t first, uint32_t rows, bool count) const {
-    StageFltRows<T, W, Sizes>(space_, warp_, true, first, rows, count);
+    FltRowStage<T, W, Sizes>(space_, true).Stage(warp_, first, rows, count);
   }
   MNEMOSYNE_DEVICE void StageQueries(uint32_t first, uint32_t rows) const {
-    StageFltRows<T, W, Sizes>(space_, warp_, false, first, rows, true);
+    FltRowStage<T, W, Sizes>(space_, false).Stage(warp_, first, rows, true);
   }
 
   // Sums over no keys.

@@ -107,6 +107,27 @@ MNEMOSYNE_DEVICE bool InPairs(FltType type, const FltTensor& tensor) {
          tensor.head_stride % 2 == 0 && tensor.row_stride % 2 == 0;
 }
 
+// Elements d and d + 1 of a row that starts at `at` and has `width`.
+MNEMOSYNE_DEVICE void ReadTwo(FltType type, const FltTensor& tensor, bool pairs, size_t at,
+                              uint32_t d, uint32_t width, float* x) {
+  if (pairs && d + 1 < width) return ReadPair(type, tensor.data, at + d, &x[0], &x[1]);
+  x[0] = ReadElement(type, tensor.data, at + d);
+  x[1] = d + 1 < width ? ReadElement(type, tensor.data, at + d + 1) : 0.0F;
+}
+
+// Four pairs of a row of words, whose loads are under way together.
+template <int kParts, typename Number>
+MNEMOSYNE_DEVICE void StoreFourPairs(const FltWords& to, uint32_t row, uint32_t pair,
+                                     const Number& number) {
+  float x[8];
+  MNEMOSYNE_UNROLL_ALL
+  for (uint32_t k = 0; k < 8; ++k) x[k] = number(2 * pair + k);
+  MNEMOSYNE_UNROLL_ALL
+  for (uint32_t k = 0; k < 4; ++k) {
+    to.template Store<kParts>(row, pair + k, x[2 * k], x[2 * k + 1]);
+  }
+}
+
 // The projection and what else does not change from tile to tile, by all threads.
 template <class T, class Sizes>
 MNEMOSYNE_DEVICE void StageFltWeights(const FltTeamSpace<Sizes>& space) {
@@ -121,10 +142,10 @@ MNEMOSYNE_DEVICE void StageFltWeights(const FltTeamSpace<Sizes>& space) {
     return mirrored ? -number : number;
   };
   const FltWords to = space.Weights();
-  T::ForEach(Sizes::kFeatures * space.InputPairs(), [&](size_t index) {
+  T::ForEach(Sizes::kFeatures * space.InputPairs() / 4, [&](size_t index) {
     const auto i = static_cast<uint32_t>(index);
-    const uint32_t m = i % Sizes::kFeatures, pair = i / Sizes::kFeatures;
-    to.template Store<Sizes::kParts>(m, pair, weight(m, 2 * pair), weight(m, 2 * pair + 1));
+    const uint32_t m = i % Sizes::kFeatures, pair = i / Sizes::kFeatures * 4;
+    StoreFourPairs<Sizes::kParts>(to, m, pair, [&](uint32_t e) { return weight(m, e); });
   });
   const float* const bias =
       given.bias == nullptr || shape.map == FeatureMapShape::kHyperbolic ? nullptr : given.bias;
@@ -164,10 +185,10 @@ MNEMOSYNE_DEVICE void StageFltSums(const FltTeamSpace<Sizes>& space, const float
     return m < shape.features && d < shape.values ? from[m * shape.values + d] : 0.0F;
   };
   const FltWords to = space.N();
-  T::ForEach(Sizes::kValues * Sizes::kFeatures / 2, [&](size_t index) {
+  T::ForEach(Sizes::kValues * Sizes::kFeatures / 8, [&](size_t index) {
     const auto i = static_cast<uint32_t>(index);
-    const uint32_t d = i % Sizes::kValues, pair = i / Sizes::kValues;
-    to.template Store<Sizes::kParts>(d, pair, number(2 * pair, d), number(2 * pair + 1, d));
+    const uint32_t d = i % Sizes::kValues, pair = i / Sizes::kValues * 4;
+    StoreFourPairs<Sizes::kParts>(to, d, pair, [&](uint32_t m) { return number(m, d); });
   });
 }
 
@@ -179,109 +200,175 @@ MNEMOSYNE_DEVICE void StageFltValues(const FltTeamSpace<Sizes>& space, uint32_t 
   const FltTensor& tensor = space.call.arrays.v;
   const FltType type = space.call.arrays.type;
   const FltWords to = space.Values();
-  const bool pairs = shape.values % 2 == 0 && InPairs(type, tensor);
-  constexpr uint32_t kPairs = Sizes::kRows / 2;
-  // A thread takes two rows and two columns.
-  T::ForEach(kPairs * Sizes::kValues / 2, [&](size_t index) {
+  const bool pairs = InPairs(type, tensor);
+  constexpr uint32_t kPairs = Sizes::kRows / 2, kColumns = 8;
+  // A thread takes two rows and some columns, whose loads are under way together.
+  T::ForEach(kPairs * Sizes::kValues / kColumns, [&](size_t index) {
     const auto i = static_cast<uint32_t>(index);
-    // Lanes next to each other take columns next to each other, but for 4 pairs of rows.
-    const uint32_t pair = i % 4 + i / 32 % (kPairs / 4) * 4;
-    const uint32_t d = 2 * (i / 4 % 8 + i / 32 / (kPairs / 4) * 8);
-    float x[2][2] = {};
+    const uint32_t pair = i % kPairs, column = i / kPairs * kColumns;
+    float x[2][kColumns] = {};
+    MNEMOSYNE_UNROLL_ALL
     for (uint32_t k = 0; k < 2; ++k) {
       const uint32_t row = 2 * pair + k;
-      if (row >= rows || d >= shape.values || !space.Valid(first + row)) continue;
-      const size_t at = ElementAt(tensor, space.part, first + row) + d;
-      if (pairs) {
-        ReadPair(type, tensor.data, at, &x[k][0], &x[k][1]);
-      } else {
-        x[k][0] = ReadElement(type, tensor.data, at);
-        if (d + 1 < shape.values) x[k][1] = ReadElement(type, tensor.data, at + 1);
+      if (row >= rows || !space.Valid(first + row)) continue;
+      const size_t at = ElementAt(tensor, space.part, first + row);
+      MNEMOSYNE_UNROLL_ALL
+      for (uint32_t c = 0; c < kColumns; c += 2) {
+        const uint32_t d = column + c;
+        if (d < shape.values) ReadTwo(type, tensor, pairs, at, d, shape.values, &x[k][c]);
       }
-      const uint32_t bad = (IsFinite(x[k][0]) ? 0U : 1U) + (IsFinite(x[k][1]) ? 0U : 1U);
-      if (count && bad > 0) T::Add(&space.Counts().values, bad);
     }
-    to.template Store<Sizes::kParts>(d, pair, x[0][0], x[1][0]);
-    to.template Store<Sizes::kParts>(d + 1, pair, x[0][1], x[1][1]);
+    uint32_t bad = 0;
+    MNEMOSYNE_UNROLL_ALL
+    for (uint32_t c = 0; c < kColumns; ++c) {
+      bad += (IsFinite(x[0][c]) ? 0U : 1U) + (IsFinite(x[1][c]) ? 0U : 1U);
+      to.template Store<Sizes::kParts>(column + c, pair, x[0][c], x[1][c]);
+    }
+    if (count && bad > 0) T::Add(&space.Counts().values, bad);
   });
 }
 
 // Rows of queries or keys with their waves, and the halves of their squares. A warp takes every
-// kWarps-th row.
+// kWarps-th row, and loads some of them together.
 template <class T, class W, class Sizes>
-MNEMOSYNE_DEVICE void StageFltRows(const FltTeamSpace<Sizes>& space, uint32_t warp, bool of_keys,
-                                   uint32_t first, uint32_t rows, bool count) {
+class FltRowStage {
   using F = typename W::Floats;
-  const FltShape& shape = space.call.shape;
-  const FltArrays& arrays = space.call.arrays;
-  const FltTensor& tensor = of_keys ? arrays.k : arrays.q;
-  const FltWords to = space.X();
-  const bool pairs = InPairs(arrays.type, tensor);
-  const size_t head = static_cast<size_t>(space.part.head) * shape.wave_stride;
-  const float* const a = (of_keys ? space.call.weights.key_a : space.call.weights.query_a) + head;
-  const float* const b = (of_keys ? space.call.weights.key_b : space.call.weights.query_b) + head;
-  const float scale = space.call.weights.root_scale;
-  for (uint32_t row = warp; row < Sizes::kRows; row += Sizes::kWarps) {
-    const bool valid = row < rows && space.Valid(first + row);
+
+ public:
+  MNEMOSYNE_DEVICE FltRowStage(const FltTeamSpace<Sizes>& space, bool of_keys)
+      : space_(space),
+        shape_(space.call.shape),
+        tensor_(of_keys ? space.call.arrays.k : space.call.arrays.q),
+        type_(space.call.arrays.type),
+        of_keys_(of_keys) {}
+
+  // `rows` rows from `first` on; the rest of the tile is padding.
+  MNEMOSYNE_DEVICE void Stage(uint32_t warp, uint32_t first, uint32_t rows, bool count) const {
+    const bool pairs = InPairs(type_, tensor_);
+    for (uint32_t base = warp; base < Sizes::kRows; base += kRowsAtOnce * Sizes::kWarps) {
+      F x[kRowsAtOnce][kPairs][2];
+      MNEMOSYNE_UNROLL_ALL
+      for (uint32_t k = 0; k < kRowsAtOnce; ++k) {
+        const uint32_t row = base + k * Sizes::kWarps;
+        Load(first + row, row < rows && space_.Valid(first + row), pairs, x[k]);
+      }
+      MNEMOSYNE_UNROLL_ALL
+      for (uint32_t k = 0; k < kRowsAtOnce; ++k) {
+        const uint32_t row = base + k * Sizes::kWarps;
+        Store(row, row < rows && space_.Valid(first + row), count, x[k]);
+      }
+    }
+    W::Sync();
+    for (uint32_t row = warp; row < rows && shape_.waves > 0; row += Sizes::kWarps) {
+      if (!space_.Valid(first + row)) continue;
+      F squares(0.0F);
+      for (uint32_t base = 0; base < shape_.waves; base += 32) {
+        AppendWaves(row, first + row, base, squares);
+      }
+      squares = SumOf(squares);
+      W::Each([&](auto here) {
+        if (here.lane == 0) space_.Floats(space_.at.halves)[row] += 0.5F * here(squares);
+      });
+    }
+  }
+
+ private:
+  static constexpr uint32_t kRowsAtOnce =
+      Sizes::kRows / Sizes::kWarps < 8 ? Sizes::kRows / Sizes::kWarps : 8;
+  static constexpr uint32_t kPairs = kFltDimMax / 64;  // Of a lane.
+  static_assert(Sizes::kRows % (kRowsAtOnce * Sizes::kWarps) == 0);
+
+  MNEMOSYNE_DEVICE void Load(size_t at_row, bool valid, bool pairs, F (&x)[kPairs][2]) const {
+    const size_t at = valid ? ElementAt(tensor_, space_.part, at_row) : 0;
+    W::Each([&](auto here) {
+      MNEMOSYNE_UNROLL_ALL
+      for (uint32_t p = 0; p < kPairs; ++p) {
+        const uint32_t d = 2 * (static_cast<uint32_t>(here.lane) + 32 * p);
+        float two[2] = {0, 0};
+        if (valid && d < shape_.dim) ReadTwo(type_, tensor_, pairs, at, d, shape_.dim, two);
+        here(x[p][0]) = two[0];
+        here(x[p][1]) = two[1];
+      }
+    });
+  }
+
+  static MNEMOSYNE_DEVICE F SumOf(F x) {
+    MNEMOSYNE_UNROLL_ALL
+    for (int mask = 16; mask > 0; mask /= 2) x = x + W::Exchange(x, mask);
+    return x;
+  }
+
+  // Stores a row that is loaded, but for its waves.
+  MNEMOSYNE_DEVICE void Store(uint32_t row, bool valid, bool count, F (&x)[kPairs][2]) const {
+    const FltWords to = space_.X();
+    const float scale = space_.call.weights.root_scale;
     F squares(0.0F);
     W::Each([&](auto here) {
       const auto lane = static_cast<uint32_t>(here.lane);
-      const size_t at = valid ? ElementAt(tensor, space.part, first + row) : 0;
-      for (uint32_t pair = lane; pair < space.InputPairs(); pair += 32) {
-        const bool of_rows = 2 * pair < shape.dim, of_waves = !of_rows && 2 * pair < shape.inputs;
-        if (of_waves && valid) continue;
-        float x = 0, y = 0;
-        if (of_rows && valid) {
-          if (pairs) {
-            ReadPair(arrays.type, tensor.data, at + 2 * pair, &x, &y);
-          } else {
-            x = ReadElement(arrays.type, tensor.data, at + 2 * pair);
-            y = ReadElement(arrays.type, tensor.data, at + 2 * pair + 1);
-          }
-          const uint32_t bad = (IsFinite(x) ? 0U : 1U) + (IsFinite(y) ? 0U : 1U);
-          FltCounts& counts = space.Counts();
-          if (count && bad > 0) T::Add(of_keys ? &counts.keys : &counts.queries, bad);
-          x *= scale;
-          y *= scale;
-          here(squares) = fmaf(x, x, fmaf(y, y, here(squares)));
-        }
-        to.template Store<Sizes::kParts>(row, pair, x, y);
+      uint32_t bad = 0;
+      MNEMOSYNE_UNROLL_ALL
+      for (uint32_t p = 0; p < kPairs; ++p) {
+        const uint32_t pair = lane + 32 * p;
+        if (2 * pair >= shape_.dim) continue;
+        const float low = here(x[p][0]), high = here(x[p][1]);
+        bad += (IsFinite(low) ? 0U : 1U) + (IsFinite(high) ? 0U : 1U);
+        to.template Store<Sizes::kParts>(row, pair, scale * low, scale * high);
+        here(squares) = fmaf(scale * low, scale * low, here(squares));
+        here(squares) = fmaf(scale * high, scale * high, here(squares));
+      }
+      FltCounts& counts = space_.Counts();
+      if (count && bad > 0) T::Add(of_keys_ ? &counts.keys : &counts.queries, bad);
+      // Padding has no waves, and no row has more than its inputs.
+      const uint32_t end = valid ? shape_.inputs / 2 : shape_.dim / 2;
+      for (uint32_t pair = end + lane; pair < space_.InputPairs(); pair += 32) {
+        to.template Store<Sizes::kParts>(row, pair, 0, 0);
       }
     });
-    for (uint32_t base = 0; base < shape.waves && valid; base += 32) {
-      F firsts(0.0F), seconds(0.0F);
-      W::Each([&](auto here) {
-        const uint32_t wave = base + static_cast<uint32_t>(here.lane);
-        if (wave >= shape.waves) return;
-        const float turns =
-            TurnsAt(shape, space.Frequencies(), space.PositionOf(first + row), wave);
-        float cosine, sine;
-        CosineAndSine(DropTurns(turns - space.Floats(space.at.origin)[wave]), &cosine, &sine);
-        const float x = fmaf(a[wave], cosine, b[wave] * sine);
-        const float y = fmaf(a[wave], sine, -(b[wave] * cosine));
-        here(firsts) = x;
-        here(seconds) = y;
-        here(squares) = fmaf(x, x, fmaf(y, y, here(squares)));
-      });
-      // Lanes store words of two waves: even ones of the first numbers, odd ones of the second.
-      const F other_firsts = W::Exchange(firsts, 1), other_seconds = W::Exchange(seconds, 1);
-      W::Each([&](auto here) {
-        const auto lane = static_cast<uint32_t>(here.lane);
-        const uint32_t wave = base + lane / 2 * 2;
-        if (wave >= shape.waves) return;
-        const bool even = lane % 2 == 0;
-        const uint32_t at = (shape.dim + wave + (even ? 0 : shape.waves)) / 2;
-        to.template Store<Sizes::kParts>(row, at, even ? here(firsts) : here(other_seconds),
-                                         even ? here(other_firsts) : here(seconds));
-      });
-    }
-    MNEMOSYNE_UNROLL_ALL
-    for (int mask = 16; mask > 0; mask /= 2) squares = squares + W::Exchange(squares, mask);
+    squares = SumOf(squares);
     W::Each([&](auto here) {
       if (here.lane != 0) return;
-      space.Floats(space.at.halves)[row] = valid ? 0.5F * here(squares) : kFltNoRow;
+      space_.Floats(space_.at.halves)[row] = valid ? 0.5F * here(squares) : kFltNoRow;
     });
   }
-}
+
+  // 32 waves from `base` on.
+  MNEMOSYNE_DEVICE void AppendWaves(uint32_t row, size_t at_row, uint32_t base, F& squares) const {
+    const FltWeights& weights = space_.call.weights;
+    const FltWords to = space_.X();
+    const size_t head = static_cast<size_t>(space_.part.head) * shape_.wave_stride;
+    const float* const a = (of_keys_ ? weights.key_a : weights.query_a) + head;
+    const float* const b = (of_keys_ ? weights.key_b : weights.query_b) + head;
+    F firsts(0.0F), seconds(0.0F);
+    W::Each([&](auto here) {
+      const uint32_t wave = base + static_cast<uint32_t>(here.lane);
+      if (wave >= shape_.waves) return;
+      const float turns = TurnsAt(shape_, space_.Frequencies(), space_.PositionOf(at_row), wave);
+      float cosine, sine;
+      CosineAndSine(DropTurns(turns - space_.Floats(space_.at.origin)[wave]), &cosine, &sine);
+      const float x = fmaf(a[wave], cosine, b[wave] * sine);
+      const float y = fmaf(a[wave], sine, -(b[wave] * cosine));
+      here(firsts) = x;
+      here(seconds) = y;
+      here(squares) = fmaf(x, x, fmaf(y, y, here(squares)));
+    });
+    // Lanes store words of two waves: even ones of the first numbers, odd ones of the second.
+    const F other_firsts = W::Exchange(firsts, 1), other_seconds = W::Exchange(seconds, 1);
+    W::Each([&](auto here) {
+      const auto lane = static_cast<uint32_t>(here.lane);
+      const uint32_t wave = base + lane / 2 * 2;
+      if (wave >= shape_.waves) return;
+      const bool even = lane % 2 == 0;
+      const uint32_t at = (shape_.dim + wave + (even ? 0 : shape_.waves)) / 2;
+      to.template Store<Sizes::kParts>(row, at, even ? here(firsts) : here(other_seconds),
+                                       even ? here(other_firsts) : here(seconds));
+    });
+  }
+
+  const FltTeamSpace<Sizes>& space_;
+  const FltShape& shape_;
+  const FltTensor& tensor_;
+  const FltType type_;
+  const bool of_keys_;
+};
 
 }  // namespace mnemosyne::kernels::cuda

@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include "base/status_macros.h"
+#include "kernels/flt/flt_transfer.h"
 #include "server/rpc/attention_codec.h"
 #include "server/rpc/status_codec.h"
 
@@ -305,8 +306,7 @@ class AttendReactor final : public grpc::ServerBidiReactor<v1::AttendRequest, v1
                                  sizes.value_dim);
     if (keep_state_) args.state = tensors_[v1::ATTENTION_TENSOR_STATE].as<float>();
     args.report = &report_;
-    MNEMO_RETURN_IF_ERROR(backend.FltAttention(args));
-    return backend.Synchronize();
+    return kernels::FltAttentionOfHost(backend, args);
   }
 
   // Writes the next part of the answer, or reads on.

@@ -4,9 +4,9 @@
 #include <limits>
 
 #include "kernels/cuda/flt_runner.h"
+#include "kernels/flt/flt_transfer.h"
 #include "tests/kernels/backend_param.h"
 #include "tests/kernels/cuda/flt_emulation.h"
-#include "tests/kernels/flt_device.h"
 #include "tests/kernels/flt_example.h"
 
 namespace mnemosyne::kernels {
@@ -45,7 +45,7 @@ class FltAttentionTest : public BackendTest {
 
   // With arrays of the host.
   absl::Status Attend(const FltAttentionArgs& args) {
-    if (emulated_ == nullptr) return FltOnDevice(*backend_).Attend(args);
+    if (emulated_ == nullptr) return FltAttentionOfHost(*backend_, args);
     MNEMO_RETURN_IF_ERROR(Check(args));
     return emulated_->Attend(args);
   }

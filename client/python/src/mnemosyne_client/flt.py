@@ -250,6 +250,8 @@ class _FltAttention(torch.autograd.Function):
             normalizers = torch.empty(*q.shape[:3], 2, dtype=torch.float32, device=q.device)
         pointers = _Pointers()
         call = options.call(pointers, [q, k, v, out], positions, normalizers)
+        if q.is_cuda:  # The library has a stream of its own, and waits for that itself.
+            torch.cuda.current_stream(q.device).synchronize()
         kernel.forward(call)
         options.clamped_rows = int(call.clamped_rows)
         ctx.options, ctx.kernel, ctx.positions = options, kernel, positions

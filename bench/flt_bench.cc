@@ -1,0 +1,181 @@
+// Times the forward pass of FLT attention on a device: batch 1, 8 heads of 64, 64 features, 32
+// waves in the exponent, tensors on the device, one call of Backend::FltAttention, which returns
+// when the outputs are written.
+//
+//   flt_bench --device cuda:0 [--length N ...] [--seconds 1]
+//
+// Prints a line of JSON for each length, type and causality: the median and the shortest
+// milliseconds of a call, the bytes that queries, keys, values and outputs have together, and, up
+// to 16,384 rows, the greatest difference from the CPU's outputs over their root mean square.
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <nlohmann/json.hpp>
+#include <random>
+#include <vector>
+
+#include "base/data_type.h"
+#include "kernels/backend.h"
+#include "kernels/flt/rpe.h"
+
+namespace mnemosyne::bench {
+namespace {
+
+constexpr size_t kHeads = 8, kDim = 64, kFeatures = 64, kWaves = 32;
+constexpr size_t kComparedMax = 16384;  // Rows that the CPU is given, too.
+constexpr size_t kChunk = size_t{1} << 20;
+
+template <typename T>
+T OrDie(absl::StatusOr<T> result) {
+  if (result.ok()) return *std::move(result);
+  std::fprintf(stderr, "flt_bench: %s\n", result.status().ToString().c_str());
+  std::exit(1);
+}
+
+void OrDie(const absl::Status& status) {
+  if (!status.ok()) OrDie<int>(status);
+}
+
+kernels::FltKernel MakeKernel() {
+  kernels::RpeSpec spec;
+  spec.kind = kernels::RpeKind::kShiftInvariant;
+  spec.heads = kHeads;
+  spec.waves = kWaves;
+  spec.base = kernels::DrawBaseFrequencies(kWaves, 1, 7);
+  for (size_t h = 0; h < kHeads; ++h) spec.parameters.insert(spec.parameters.end(), {0.3F, -4.0F});
+  const kernels::FltConfig config = {
+      .heads = kHeads, .dim = kDim, .value_dim = kDim, .features = kFeatures};
+  const auto shape = OrDie(kernels::FltProjectionOf(config, kWaves));
+  return OrDie(kernels::MakeFltKernel(
+      config, OrDie(kernels::MakeWaves(spec)),
+      kernels::DrawProjection(shape.rows, shape.inputs, kernels::RowNorms::kRoot, 3)));
+}
+
+// A tensor of normal numbers, some million of them again and again.
+kernels::Buffer MakeTensor(kernels::Backend& backend, size_t count, DataType type, uint32_t seed) {
+  std::mt19937 random(seed);
+  std::normal_distribution<float> normal;
+  std::vector<float> numbers(std::min(count, kChunk));
+  for (float& number : numbers) number = 0.5F * normal(random);
+  std::vector<std::byte> bytes(numbers.size() * ElementSize(type));
+  EncodeElements(type, numbers.data(), bytes.data(), numbers.size());
+  auto buffer = OrDie(backend.Allocate(count * ElementSize(type)));
+  for (size_t at = 0; at < buffer.size(); at += bytes.size()) {
+    OrDie(backend.Upload(bytes.data(), buffer.data() + at,
+                         std::min(bytes.size(), buffer.size() - at)));
+  }
+  return buffer;
+}
+
+// The tensors of a call on one device.
+struct Problem {
+  Problem(kernels::Backend& backend, const kernels::FltKernel& kernel, size_t length, DataType type,
+          bool causal) {
+    const size_t count = kHeads * length * kDim;
+    q = MakeTensor(backend, count, type, 1);
+    k = MakeTensor(backend, count, type, 2);
+    v = MakeTensor(backend, count, type, 3);
+    out = OrDie(backend.Allocate(count * ElementSize(type)));
+    std::vector<float> at(length);
+    for (size_t i = 0; i < length; ++i) at[i] = static_cast<float>(i);
+    positions = OrDie(backend.Allocate(length * sizeof(float)));
+    OrDie(backend.Upload(reinterpret_cast<const std::byte*>(at.data()), positions.data(),
+                         positions.size()));
+    args.kernel = &kernel;
+    args.rows.length = length;
+    args.rows.causal = causal;
+    args.rows.positions = positions.as<const float>();
+    args.type = type;
+    args.q = kernels::Dense(q.data(), kHeads, length, kDim);
+    args.k = kernels::Dense(k.data(), kHeads, length, kDim);
+    args.v = kernels::Dense(v.data(), kHeads, length, kDim);
+    args.out = kernels::DenseOut(out.data(), kHeads, length, kDim);
+  }
+
+  std::vector<float> Outputs(kernels::Backend& backend) const {
+    std::vector<std::byte> bytes(out.size());
+    OrDie(backend.Download(out.data(), bytes.data(), bytes.size()));
+    std::vector<float> numbers(bytes.size() / ElementSize(args.type));
+    DecodeElements(args.type, bytes.data(), numbers.data(), numbers.size());
+    return numbers;
+  }
+
+  kernels::Buffer q, k, v, out, positions;
+  kernels::FltAttentionArgs args;
+};
+
+double Difference(const std::vector<float>& actual, const std::vector<float>& expected) {
+  double most = 0, square = 0;
+  for (size_t i = 0; i < actual.size(); ++i) {
+    const double e = static_cast<double>(expected[i]);
+    const double distance = std::abs(static_cast<double>(actual[i]) - e);
+    if (!(distance <= most)) most = distance;  // NaN stays.
+    square += e * e;
+  }
+  return most / std::sqrt(square / static_cast<double>(actual.size()));
+}
+
+nlohmann::json Time(kernels::Backend& backend, kernels::Backend& cpu,
+                    const kernels::FltKernel& kernel, size_t length, DataType type, bool causal,
+                    double seconds) {
+  using Clock = std::chrono::steady_clock;
+  const Problem problem(backend, kernel, length, type, causal);
+  std::vector<double> times;
+  constexpr int kWarmUp = 3;
+  const auto end = Clock::now() + std::chrono::duration<double>(seconds);
+  for (int i = 0; i < kWarmUp || Clock::now() < end || times.size() < 5; ++i) {
+    const auto start = Clock::now();
+    OrDie(backend.FltAttention(problem.args));
+    OrDie(backend.Synchronize());
+    const std::chrono::duration<double, std::milli> time = Clock::now() - start;
+    if (i >= kWarmUp) times.push_back(time.count());
+  }
+  std::sort(times.begin(), times.end());
+  nlohmann::json line = {{"flt", "ours"},
+                         {"device", backend.name()},
+                         {"length", length},
+                         {"type", DataTypeName(type)},
+                         {"causal", causal},
+                         {"median_ms", times[times.size() / 2]},
+                         {"shortest_ms", times.front()},
+                         {"calls", times.size()},
+                         {"bytes", 4 * problem.out.size()}};
+  if (length <= kComparedMax) {
+    const Problem same(cpu, kernel, length, type, causal);
+    OrDie(cpu.FltAttention(same.args));
+    line["difference"] = Difference(problem.Outputs(backend), same.Outputs(cpu));
+  }
+  return line;
+}
+
+int Main(int argc, char** argv) {
+  CLI::App app("Times the forward pass of FLT attention on a device.");
+  std::string device = "cpu";
+  std::vector<size_t> lengths = {1024, 4096, 16384, 65536, 262144, 1048576};
+  double seconds = 1;
+  app.add_option("--device", device, "cpu or cuda:N")->capture_default_str();
+  app.add_option("--length", lengths, "Rows; default 1024 to 1048576.");
+  app.add_option("--seconds", seconds, "Time for each figure.")->capture_default_str();
+  CLI11_PARSE(app, argc, argv);
+  const auto backend = OrDie(kernels::CreateBackend(device));
+  const auto cpu = OrDie(kernels::CreateBackend("cpu"));
+  const kernels::FltKernel kernel = MakeKernel();
+  for (const size_t length : lengths) {
+    for (const DataType type : {DataType::kBFloat16, DataType::kFloat32}) {
+      for (const bool causal : {false, true}) {
+        const auto line = Time(*backend, *cpu, kernel, length, type, causal, seconds);
+        std::printf("%s\n", line.dump().c_str());
+        std::fflush(stdout);
+      }
+    }
+  }
+  return 0;
+}
+
+}  // namespace
+}  // namespace mnemosyne::bench
+
+int main(int argc, char** argv) { return mnemosyne::bench::Main(argc, argv); }
