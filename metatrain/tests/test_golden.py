@@ -19,7 +19,12 @@ def test_generator_has_the_values_that_other_languages_test_for() -> None:
     assert abs(values.mean()) < 0.05 and abs(values.std() - 3**-0.5) < 0.02
 
 
-FILES = sorted(p for p in (ROOT / "tests/golden").glob("*_*.safetensors") if "large" not in p.name)
+# The plans of many and of large tensors take minutes to compile here; what they hold beyond the
+# others is for the other implementations.
+SLOW = ("_many", "_large")
+FILES = sorted(
+    path for path in (ROOT / "tests/golden").glob("*_*.safetensors") if not path.stem.endswith(SLOW)
+)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
