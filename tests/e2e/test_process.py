@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import threading
 import time
 from pathlib import Path
 
 import grpc
 import pytest
 from e2e_daemon import DaemonProcess, binary
-
-IMPORT_STATE = "/mnemosyne.v1.OptimizerService/ImportState"
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -54,24 +51,17 @@ def test_a_signal_ends_it_with_0_and_leaves_no_files():
 
 def test_a_second_signal_ends_it_at_once():
     daemon = DaemonProcess("--drain-seconds", "60")
-    release = threading.Event()
-
-    def nothing():
-        release.wait(60)
-        yield from ()
-
     with grpc.insecure_channel(daemon.tcp) as channel:
-        # A call that does not end holds the shutdown up.
-        call = channel.stream_unary(IMPORT_STATE).future(nothing())
-        grpc.channel_ready_future(channel).result(timeout=20)
+        # A call that does not end holds the shutdown up. Its first answer shows that it has begun.
+        watch = channel.unary_stream("/grpc.health.v1.Health/Watch")(b"", wait_for_ready=True)
+        next(watch)
         started = time.monotonic()
         while daemon.process.poll() is None and time.monotonic() - started < 30:
             daemon.process.send_signal(signal.SIGTERM)
             time.sleep(0.1)
         assert daemon.process.wait(timeout=10) == 3
         assert time.monotonic() - started < 30
-        release.set()
-        call.cancel()
+        watch.cancel()
     daemon.stop()
     assert "second signal" in daemon.log
 
