@@ -373,10 +373,11 @@ class ChunkDecision : private WarpFunctions<W> {
   MNEMOSYNE_DEVICE void AttendToOthers() {
     const B own = lane_ < I(16);
     const B other = I(15) < lane_;
-    const I column = lane_ & 15, queries = (lane_ >> 4) * 16;
+    constexpr int kFeatures = TeamSizes::kContextFeatures;
+    const I column = lane_ & 15, queries = (lane_ >> 4) * kFeatures;
     F above(0.0F), below(0.0F);
     MNEMOSYNE_UNROLL_ALL
-    for (int m = 0; m < 16; ++m) {
+    for (int m = 0; m < kFeatures; ++m) {
       const F phi = W::Load(at_.context_query + m, queries);
       const I place = column + m * 17, last = I(m * 17 + 16);
       const F number =

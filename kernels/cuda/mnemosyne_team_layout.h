@@ -17,7 +17,7 @@ struct TeamSizes {
   static constexpr int kCell = 128, kCells = kWarps * kWarpCells, kCoordinates = kCells * kCell;
   static constexpr int kWidth = 8, kKey = 8, kPositional = 4, kFeatures = 8, kHidden = 8;
   static constexpr int kToken = 32, kHeads = 2, kMemoryFeatures = 8, kMemoryWidth = 16;
-  static constexpr int kContextFeatures = 16, kDecoderHidden = 32;
+  static constexpr int kContextFeatures = 8, kDecoderHidden = 32;
   static constexpr int kPoolInputs = kWidth + kHidden + static_cast<int>(kChunkFeatureCount);
   static constexpr int kDecoderInputs = kToken + (kHeads + 2) * kMemoryWidth;
 

@@ -36,7 +36,7 @@ inline MnemosyneSizes ShippedSizes() {
   sizes.memory_heads = 2;
   sizes.memory_map = {.inputs = 8, .features = 8, .scale = 0.35F};
   sizes.memory_width = 16;
-  sizes.context_map = {.inputs = 8, .features = 16, .scale = 0.25F};
+  sizes.context_map = {.inputs = 8, .features = 8, .scale = 0.35F};
   sizes.hidden = 32;
   return sizes;
 }
