@@ -39,7 +39,8 @@ def main():
     ]
     for line in lines(folder / "ours.jsonl"):
         moved = BYTES_OF_GRADIENT_AND_UPDATE + 2 * line["state_bytes_per_parameter"]
-        rows.append((line["set"], line["optimizer"], line["median_ms"], line["parameters"], moved))
+        name = line["optimizer"] + (", 16 bits" if line["state_bits"] == 16 else "")
+        rows.append((line["set"], name, line["median_ms"], line["parameters"], moved))
     order = list(fused)
     for name, optimizer, ms, count, moved in sorted(rows, key=lambda row: order.index(row[0])):
         share = "" if moved is None else f"{count * moved / (ms * 1e-3) / copy:.0%}"

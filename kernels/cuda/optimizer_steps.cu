@@ -1,5 +1,5 @@
-// Steps of the update rules of step_coefficients.h. A block of threads takes one block of work, its
-// threads strided; bound by memory: the state is read and written once, a gradient read, an update
+// Steps of the update rules of step_coefficients.h. A block of threads takes one block of work;
+// bound by memory: the state is read and written once, a gradient read, an update
 // written. Every rounding is explicit: the compiler fuses nothing of its own accord.
 #include "kernels/cuda/block_sum.cuh"
 #include "kernels/cuda/launchers.h"
@@ -17,26 +17,91 @@ __device__ void StoreSum(double square_sum, double* square_sums) {
   if (threadIdx.x == 0) square_sums[blockIdx.x] = square_sum;
 }
 
+// Four elements in a row; the first is at a multiple of four.
+union Four {
+  float4 all;
+  float each[4];
+};
+
+// Memory that is read once and written once, past the first-level cache.
+__device__ Four LoadFour(const float* p) { return {__ldcs(reinterpret_cast<const float4*>(p))}; }
+__device__ void StoreFour(float* p, const Four& x) { __stcs(reinterpret_cast<float4*>(p), x.all); }
+
+// Calls step(four numbers of each array in `arrays`) for the elements of a block, which it changes
+// as far as it writes: four in a row at a time, those behind the last four one by one. Two loads of
+// each array are under way together.
+template <int kArrays, typename Step>
+__device__ double StepElements(const Block& block, float* const (&arrays)[kArrays],
+                               const bool (&writes)[kArrays], const Step& step) {
+  constexpr size_t kFours = 2;
+  double square_sum = 0;
+  const size_t whole = block.count / 4 * 4;
+  for (size_t start = 4 * threadIdx.x; start < whole; start += 4 * kFours * kThreads) {
+    Four x[kFours][kArrays];
+#pragma unroll
+    for (size_t k = 0; k < kFours; ++k) {
+      const size_t i = start + 4 * k * kThreads;
+#pragma unroll
+      for (int a = 0; a < kArrays; ++a) {
+        if (i < whole) x[k][a] = LoadFour(arrays[a] + block.offset + i);
+      }
+    }
+#pragma unroll
+    for (size_t k = 0; k < kFours; ++k) {
+      const size_t i = start + 4 * k * kThreads;
+      if (i >= whole) break;
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        float numbers[kArrays];
+#pragma unroll
+        for (int a = 0; a < kArrays; ++a) numbers[a] = x[k][a].each[e];
+        step(numbers);
+#pragma unroll
+        for (int a = 0; a < kArrays; ++a) x[k][a].each[e] = numbers[a];
+        square_sum = AddSquare(square_sum, numbers[0]);
+      }
+#pragma unroll
+      for (int a = 0; a < kArrays; ++a) {
+        if (writes[a]) StoreFour(arrays[a] + block.offset + i, x[k][a]);
+      }
+    }
+  }
+  for (size_t i = whole + threadIdx.x; i < block.count; i += kThreads) {
+    float numbers[kArrays];
+#pragma unroll
+    for (int a = 0; a < kArrays; ++a) numbers[a] = arrays[a][block.offset + i];
+    step(numbers);
+#pragma unroll
+    for (int a = 0; a < kArrays; ++a) {
+      if (writes[a]) arrays[a][block.offset + i] = numbers[a];
+    }
+    square_sum = AddSquare(square_sum, numbers[0]);
+  }
+  return square_sum;
+}
+
 __global__ void SgdStep(const Block* __restrict__ blocks,
                         const SgdCoefficients* __restrict__ coefficients, bool replay,
                         float* __restrict__ values, float* __restrict__ momentum,
                         double* __restrict__ square_sums) {
   const Block block = blocks[blockIdx.x];
   const SgdCoefficients c = coefficients[block.segment];
-  double square_sum = 0;
-  for (size_t i = block.offset + threadIdx.x; i < block.offset + block.count; i += kThreads) {
-    const float d = __fmul_rn(c.gradient_scale, values[i]);
-    float update = d;
-    if (c.momentum != 0) {
-      float b = momentum[i];
+  double square_sum;
+  if (c.momentum == 0) {
+    float* const arrays[] = {values};
+    const bool writes[] = {true};
+    square_sum = StepElements(block, arrays, writes,
+                              [&](float(&x)[1]) { x[0] = __fmul_rn(c.gradient_scale, x[0]); });
+  } else {
+    float* const arrays[] = {values, momentum};
+    const bool writes[] = {true, !replay};
+    square_sum = StepElements(block, arrays, writes, [&](float(&x)[2]) {
+      const float d = __fmul_rn(c.gradient_scale, x[0]);
       if (!replay) {
-        b = c.first_step ? d : __fmaf_rn(d, c.gradient_weight, __fmul_rn(c.momentum, b));
-        momentum[i] = b;
+        x[1] = c.first_step ? d : __fmaf_rn(d, c.gradient_weight, __fmul_rn(c.momentum, x[1]));
       }
-      update = c.nesterov ? __fmaf_rn(b, c.momentum, d) : b;
-    }
-    values[i] = update;
-    square_sum = AddSquare(square_sum, update);
+      x[0] = c.nesterov ? __fmaf_rn(x[1], c.momentum, d) : x[1];
+    });
   }
   StoreSum(square_sum, square_sums);
 }
@@ -47,22 +112,19 @@ __global__ void AdamStep(const Block* __restrict__ blocks,
                          float* __restrict__ second_moment, double* __restrict__ square_sums) {
   const Block block = blocks[blockIdx.x];
   const AdamCoefficients c = coefficients[block.segment];
-  double square_sum = 0;
-  for (size_t i = block.offset + threadIdx.x; i < block.offset + block.count; i += kThreads) {
-    float m = first_moment[i];
-    float v = second_moment[i];
+  float* const arrays[] = {values, first_moment, second_moment};
+  const bool writes[] = {true, !replay, !replay};
+  const double square_sum = StepElements(block, arrays, writes, [&](float(&x)[3]) {
+    float& m = x[1];
+    float& v = x[2];
     if (!replay) {
-      const float d = __fmul_rn(c.gradient_scale, values[i]);
+      const float d = __fmul_rn(c.gradient_scale, x[0]);
       m = __fmaf_rn(d, c.one_minus_beta1, __fmul_rn(c.beta1, m));
       v = __fmaf_rn(__fmul_rn(c.one_minus_beta2, d), d, __fmul_rn(c.beta2, v));
-      first_moment[i] = m;
-      second_moment[i] = v;
     }
     const float root = __fdiv_rn(__fsqrt_rn(v), c.bias_correction2_sqrt);
-    const float update = __fdiv_rn(__fmul_rn(c.negative_step_size, m), __fadd_rn(root, c.epsilon));
-    values[i] = update;
-    square_sum = AddSquare(square_sum, update);
-  }
+    x[0] = __fdiv_rn(__fmul_rn(c.negative_step_size, m), __fadd_rn(root, c.epsilon));
+  });
   StoreSum(square_sum, square_sums);
 }
 
