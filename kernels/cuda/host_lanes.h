@@ -215,10 +215,6 @@ struct HostLanes {
   static void StoreHalves(uint16_t* p, const Ints& at, const Words (&x)[4]) {
     for (int k = 0; k < 4; ++k) StoreHalfIf(true, p + k, at, x[k]);
   }
-  static void CopyIf(const Bools& which, float* to, const float* from, const Ints& at) {
-    StoreIf(which, to, at, LoadIf(which, from, at));
-  }
-  static void WaitForCopies() {}
   static void LoadStream(const float* p, const Ints& at, Floats (&x)[4]) { LoadFour(p, at, x); }
   static void StoreStream(float* p, const Ints& at, const Floats (&x)[4]) { StoreFour(p, at, x); }
 };

@@ -107,15 +107,6 @@ struct WarpLanes {
     __stcs(reinterpret_cast<float4*>(p + at), make_float4(x[0], x[1], x[2], x[3]));
   }
 
-  // Copies numbers from global to shared memory; they are there after WaitForCopies() and a barrier.
-  static __device__ void CopyIf(Bools which, float* to, const float* from, Ints at) {
-    if (!which) return;
-    const auto target = static_cast<unsigned>(__cvta_generic_to_shared(to + at));
-    asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(target), "l"(from + at)
-                 : "memory");
-  }
-  static __device__ void WaitForCopies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
-
   // Numbers of 16 bits; four in a row are aligned to 8 bytes.
   static __device__ Words LoadHalfIf(Bools which, const uint16_t* p, Ints at) {
     return which ? p[at] : 0U;

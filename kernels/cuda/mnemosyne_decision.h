@@ -147,7 +147,7 @@ class ChunkDecision : private WarpFunctions<W> {
     MNEMOSYNE_UNROLL_ALL
     for (int i = 0; i < 4; ++i) {
       const I place = lane_ + (side * 4 + i) * cells_;
-      x[8 + i] = F(knobs_.gate_flt) * W::LoadIf(there, scratch_.positions, place);
+      x[8 + i] = F(knobs_.gate_flt) * W::LoadIf(there, at_.positions, place);
     }
     MNEMOSYNE_UNROLL_ALL
     for (int i = 0; i < 12; ++i) half = W::Fma(x[i], x[i], half);
@@ -337,7 +337,7 @@ class ChunkDecision : private WarpFunctions<W> {
     const F discount =
         W::Select((lane_ & 8) == I(0), F(model_.discounts[0]), F(model_.discounts[1]));
     const F key = W::Shuffle(phi, feature + 16);
-    const F mass = W::Fma(discount, W::Load(scratch_.masses, feature), key);
+    const F mass = W::Fma(discount, W::LoadIf(masses, at_.mass, feature), key);
     W::StoreIf(masses, at_.mass, feature, mass);
     const F below = SumEight(phi * mass);  // Of head h in lanes 8 h and on.
 
@@ -350,7 +350,7 @@ class ChunkDecision : private WarpFunctions<W> {
       const I m = (lane_ >> 2) + head * 8;
       const F write = W::Shuffle(phi, m + 16), query = W::Shuffle(phi, m);
       F content[4];
-      W::LoadFour(scratch_.memory, lane_ * 4 + head * 128, content);
+      W::LoadStream(at_.content, lane_ * 4 + head * 128, content);
       MNEMOSYNE_UNROLL_ALL
       for (int e = 0; e < 4; ++e) {
         content[e] = W::Fma(write, values[e], F(model_.discounts[head]) * content[e]);
@@ -372,15 +372,18 @@ class ChunkDecision : private WarpFunctions<W> {
   // The contexts: a lane has a column of one of the two.
   MNEMOSYNE_DEVICE void AttendToOthers() {
     const B own = lane_ < I(16);
+    const B other = I(15) < lane_;
     constexpr int kFeatures = TeamSizes::kContextFeatures;
     const I column = lane_ & 15, queries = (lane_ >> 4) * kFeatures;
-    const I contents = (lane_ >> 4) * TeamSizes::kContents;
     F above(0.0F), below(0.0F);
     MNEMOSYNE_UNROLL_ALL
     for (int m = 0; m < kFeatures; ++m) {
-      const F phi = W::Load(scratch_.queries + m, queries);
-      const F number = W::Load(scratch_.contents + m * 17, contents + column);
-      const F mass = W::Load(scratch_.contents + m * 17 + 16, contents);
+      const F phi = W::Load(at_.context_query + m, queries);
+      const I place = column + m * 17, last = I(m * 17 + 16);
+      const F number =
+          W::LoadIf(own, at_.context_contents, place) + W::LoadIf(other, at_.context_all, place);
+      const F mass =
+          W::LoadIf(own, at_.context_contents, last) + W::LoadIf(other, at_.context_all, last);
       above = W::Fma(phi, number, above);
       below = W::Fma(phi, mass, below);
     }

@@ -13,11 +13,8 @@ namespace {
 constexpr int kContextThreads = 256;
 constexpr int kBlockThreads = 128;  // Of the step for any sizes.
 constexpr int kTeamThreads = 32 * TeamSizes::kWarps;
-#ifndef MNEMOSYNE_TEAMS
-#define MNEMOSYNE_TEAMS 3
-#endif
-constexpr unsigned kTeams = MNEMOSYNE_TEAMS;  // On a multiprocessor.
-constexpr unsigned kRows = 64;                // Rows that SumRows makes one of.
+constexpr unsigned kTeams = 3;  // On a multiprocessor.
+constexpr unsigned kRows = 64;  // Rows that SumRows makes one of.
 
 __global__ void __launch_bounds__(kContextThreads)
     Context(const __grid_constant__ MnemosyneModel model,
@@ -102,73 +99,16 @@ __device__ MnemosyneRounding ChunkRoundingOf(const MnemosyneArrays& arrays,
   return rounding;
 }
 
-// Whose turn it is, with copies of what a step only reads.
-struct TeamTurn {
-  size_t item;  // Position of the chunk among those of all tiles; past their end if there is none.
+// What a team has in shared memory.
+struct alignas(16) TeamShared {
+  float weights[(TeamWeights::kCount + 3) / 4 * 4];
+  TeamScratch scratch;
   MnemosyneChunkStep step;
   MnemosyneChoice before;
   MnemosyneChunk chunk;
   MnemosyneTensor tensor;
   MnemosyneTensorStep tensor_step;
   MnemosyneRounding rounding;
-
-  // For one thread: takes the first chunk from `first` on that is this block's.
-  template <bool kRounds>
-  __device__ void Take(const MnemosyneModel& model, const MnemosyneArrays& arrays,
-                       const MnemosyneStepTables& tables, size_t first) {
-    const size_t end = tables.tile_count * kTileChunks;
-    ChunkTile tile;
-    for (item = first; item < end; item += gridDim.x) {
-      tile = tables.tiles[item / kTileChunks];
-      if (item % kTileChunks < tile.count) break;
-    }
-    if (item >= end) return;
-    const size_t c = tile.first_chunk + item % kTileChunks;
-    step = ChunkStepOf(model, arrays, tables, tile, c);
-    before = *step.choice;
-    chunk = *step.chunk;
-    tensor = *step.tensor;
-    tensor_step = *step.step;
-    step.chunk = &chunk;
-    step.tensor = &tensor;
-    step.step = &tensor_step;
-    if (kRounds) {
-      rounding = ChunkRoundingOf(arrays, tables, tile, c);
-      step.rounding = &rounding;
-    }
-  }
-
-  // For one warp: begins to bring the chunk's coordinates to the second-level cache.
-  template <bool kRounds>
-  __device__ void Prefetch(size_t end) const {
-    if (item >= end) return;
-    PrefetchRow(step.values);
-    if (kRounds) {
-      PrefetchRow(rounding.fast);
-      PrefetchRow(rounding.roots);
-      PrefetchRow(rounding.slow);
-    } else {
-      PrefetchRow(step.fast);
-      PrefetchRow(step.square);
-      PrefetchRow(step.slow);
-    }
-  }
-
- private:
-  template <typename T>
-  __device__ void PrefetchRow(const T* row) const {
-    constexpr unsigned kLine = 128 / sizeof(T);
-    for (unsigned i = threadIdx.x % 32 * kLine; i < chunk.count; i += 32 * kLine) {
-      asm volatile("prefetch.global.L2 [%0];" ::"l"(row + i));
-    }
-  }
-};
-
-// What a team has in shared memory.
-struct alignas(16) TeamShared {
-  float weights[(TeamWeights::kCount + 3) / 4 * 4];
-  TeamScratch scratch;
-  TeamTurn turns[2];  // This one and the next.
 };
 
 // Teams take the chunks of all tiles in turns. `square_sums` and `capped` are [tiles, kTileChunks].
@@ -182,39 +122,42 @@ __global__ void __launch_bounds__(kTeamThreads, kTeams)
   extern __shared__ float4 memory[];
   TeamShared& shared = *reinterpret_cast<TeamShared*>(memory);
   const int thread = static_cast<int>(threadIdx.x);
-  constexpr bool kRounds = Memory<WarpLanes>::kRounds;
   if (!kReplay) TeamWeights::Stage(model.weights, shared.weights, thread, kTeamThreads);
-  if (thread == 0) shared.turns[0].Take<kRounds>(model, arrays, tables, blockIdx.x);
-  __syncthreads();
-  const size_t end = tables.tile_count * kTileChunks;
-  for (int turn = 0; shared.turns[turn].item < end; turn ^= 1) {
-    const TeamTurn& at = shared.turns[turn];
-    TeamTurn& next = shared.turns[turn ^ 1];
-    TeamWarp<WarpLanes, Memory> warp(team_model, shared.weights, shared.scratch, at.step, at.before,
-                                     thread / 32);
+  for (size_t item = blockIdx.x; item < tables.tile_count * kTileChunks; item += gridDim.x) {
+    const ChunkTile tile = tables.tiles[item / kTileChunks];
+    if (item % kTileChunks >= tile.count) continue;
+    __syncthreads();  // All are done with the last chunk.
+    if (thread == 0) {
+      const size_t c = tile.first_chunk + item % kTileChunks;
+      shared.step = ChunkStepOf(model, arrays, tables, tile, c);
+      shared.before = *shared.step.choice;
+      shared.chunk = *shared.step.chunk;
+      shared.tensor = *shared.step.tensor;
+      shared.tensor_step = *shared.step.step;
+      shared.step.chunk = &shared.chunk;
+      shared.step.tensor = &shared.tensor;
+      shared.step.step = &shared.tensor_step;
+      if (Memory<WarpLanes>::kRounds) {
+        shared.rounding = ChunkRoundingOf(arrays, tables, tile, c);
+        shared.step.rounding = &shared.rounding;
+      }
+    }
+    __syncthreads();
+    TeamWarp<WarpLanes, Memory> warp(team_model, shared.weights, shared.scratch, shared.step,
+                                     shared.before, thread / 32);
     if (kReplay) {
       warp.Replay();
-      if (thread == 0) next.Take<kRounds>(model, arrays, tables, at.item + gridDim.x);
       __syncthreads();
-      if (thread == 0) warp.FinishReplay(square_sums + at.item, capped + at.item);
-      __syncthreads();
+      if (thread == 0) warp.FinishReplay(square_sums + item, capped + item);
       continue;
     }
-    warp.Fetch();
-    if (kRounds) {
+    if (Memory<WarpLanes>::kRounds) {
       warp.WriteSquares();
       __syncthreads();
     }
     warp.Measure();
     __syncthreads();
-    if (thread / 32 == 0) {
-      warp.Decide();
-    } else if (thread / 32 == 1) {
-      // The others wait for the decision: time to look ahead.
-      if (thread % 32 == 0) next.Take<kRounds>(model, arrays, tables, at.item + gridDim.x);
-      __syncwarp();
-      next.Prefetch<kRounds>(end);
-    }
+    if (thread < 32) warp.Decide();
     __syncthreads();
     warp.WriteMemory();
     __syncthreads();
@@ -222,7 +165,7 @@ __global__ void __launch_bounds__(kTeamThreads, kTeams)
     __syncthreads();
     warp.WriteUpdate(cap);
     __syncthreads();
-    if (thread == 0) warp.Finish(cap, square_sums + at.item, capped + at.item);
+    if (thread == 0) warp.Finish(cap, square_sums + item, capped + item);
   }
 }
 

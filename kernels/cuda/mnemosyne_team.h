@@ -61,17 +61,6 @@ class TeamWarp : private WarpFunctions<W> {
     W::StoreIf(slice_.lane() == I(0), scratch_.maxima + slice_.warp(), I(0), most);
   }
 
-  // Begins to copy to the scratch what the chunk decides with; before Measure().
-  MNEMOSYNE_DEVICE void Fetch() const {
-    constexpr int kPositions = 2 * TeamSizes::kPositional;
-    Copy(scratch_.memory, at_.content, TeamSizes::kMemory, 0);
-    Copy(scratch_.positions, at_.positions, kPositions * static_cast<int>(at_.chunk->cells), 0);
-    Copy(scratch_.contents, at_.context_contents, TeamSizes::kContents, 0);
-    Copy(scratch_.contents + TeamSizes::kContents, at_.context_all, TeamSizes::kContents, 3);
-    Copy(scratch_.masses, at_.mass, TeamSizes::kMasses, 5);
-    Copy(scratch_.queries, at_.context_query, 2 * TeamSizes::kContextFeatures, 6);
-  }
-
   // r1 takes in the gradient, and s if it has not. Leaves the sums of the warp's cells and the old
   // r2 in the scratch, and directions in registers.
   MNEMOSYNE_DEVICE void Measure() {
@@ -104,7 +93,6 @@ class TeamWarp : private WarpFunctions<W> {
                    scratch_.sums + slice_.Cell(j) * TeamScratch::kRow, slice_.lane(), sum);
       }
     }
-    W::WaitForCopies();
   }
 
   // For the first warp of the team alone: what the chunk decides.
@@ -230,15 +218,6 @@ class TeamWarp : private WarpFunctions<W> {
                                                  TeamScratch& scratch, const MnemosyneChunkStep& at,
                                                  const MnemosyneChoice& before) {
     ChunkDecision<W>(model, weights, scratch, at, before).Run();
-  }
-
-  // Copies `count` numbers, from warp `first` on in turns.
-  MNEMOSYNE_DEVICE void Copy(float* to, const float* from, int count, int first) const {
-    constexpr int kWarps = TeamSizes::kWarps;
-    for (int i = (slice_.warp() + kWarps - first) % kWarps * 32; i < count; i += 32 * kWarps) {
-      const I at = slice_.lane() + i;
-      W::CopyIf(at < I(count), to, from, at);
-    }
   }
 
   MNEMOSYNE_DEVICE float FloorOf(const MnemosyneChoice& choice) const {

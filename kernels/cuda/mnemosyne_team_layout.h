@@ -18,9 +18,6 @@ struct TeamSizes {
   static constexpr int kWidth = 8, kKey = 8, kPositional = 4, kFeatures = 8, kHidden = 8;
   static constexpr int kToken = 32, kHeads = 2, kMemoryFeatures = 8, kMemoryWidth = 16;
   static constexpr int kContextFeatures = 8, kDecoderHidden = 32;
-  static constexpr int kMemory = kHeads * kMemoryFeatures * kMemoryWidth,
-                       kMasses = kHeads * kMemoryFeatures;
-  static constexpr int kContents = kContextFeatures * (kMemoryWidth + 1);
   static constexpr int kPoolInputs = kWidth + kHidden + static_cast<int>(kChunkFeatureCount);
   static constexpr int kDecoderInputs = kToken + (kHeads + 2) * kMemoryWidth;
 
@@ -96,13 +93,6 @@ struct TeamWeights {
 // What the warps that step a chunk have in common.
 struct alignas(16) TeamScratch {
   static constexpr int kRow = 12;  // Floats of a cell's row: no two of 8 lanes share a bank.
-
-  // What the chunk decides with, from the state.
-  float memory[TeamSizes::kMemory];                                 // [J, M, D]
-  float positions[2 * TeamSizes::kPositional * TeamSizes::kCells];  // [2, positional, cells]
-  float contents[2 * TeamSizes::kContents];  // [2, M', D + 1]: of the tensor, of all chunks.
-  float masses[TeamSizes::kMasses];          // [J, M]
-  float queries[2 * TeamSizes::kContextFeatures];
 
   float sums[TeamSizes::kCells * kRow];  // As CellSum has them.
   float keys[TeamSizes::kCells * kRow];

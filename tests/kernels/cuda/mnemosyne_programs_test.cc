@@ -120,7 +120,6 @@ void RunTeams(const MnemosyneStepArgs& args) {
     if constexpr (Memory<HostLanes>::kRounds) {
       for (auto& warp : team) warp->WriteSquares();
     }
-    for (auto& warp : team) warp->Fetch();
     for (auto& warp : team) warp->Measure();
     team.front()->Decide();
     for (auto& warp : team) warp->WriteMemory();
