@@ -169,11 +169,13 @@ __global__ void __launch_bounds__(kTeamThreads, kTeams)
   }
 }
 
+// `scratch` is no __restrict__ pointer: a barrier would not keep the compiler from reading what
+// another thread is still to write there.
 template <bool kReplay>
 __global__ void __launch_bounds__(kBlockThreads)
     StepBlocks(const __grid_constant__ MnemosyneModel model,
                const __grid_constant__ MnemosyneArrays arrays,
-               const __grid_constant__ MnemosyneStepTables tables, float* __restrict__ scratch,
+               const __grid_constant__ MnemosyneStepTables tables, float* scratch,
                size_t scratch_count, double* __restrict__ square_sums,
                uint32_t* __restrict__ capped) {
   float* const own = scratch + blockIdx.x * scratch_count;

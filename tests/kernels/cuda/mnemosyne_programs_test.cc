@@ -3,9 +3,11 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <barrier>
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "kernels/cuda/host_lanes.h"
@@ -24,6 +26,35 @@ struct OneThread {
   static void ForEach(size_t count, const F& f) {
     for (size_t i = 0; i < count; ++i) f(i);
   }
+};
+
+// A block of some threads, so that ThreadSanitizer sees what a missing barrier would break.
+struct SomeThreads {
+  static constexpr size_t kCount = 3;
+
+  template <typename F>
+  static void ForEach(size_t count, const F& f) {
+    for (size_t i = own; i < count; i += kCount) f(i);
+    barrier->arrive_and_wait();
+  }
+
+  // Calls program() on all threads of a block.
+  template <typename Program>
+  static void Run(const Program& program) {
+    std::barrier<> shared(kCount);
+    std::vector<std::jthread> threads;
+    for (size_t i = 0; i < kCount; ++i) {
+      threads.emplace_back([&, i] {
+        own = i;
+        barrier = &shared;
+        program();
+      });
+    }
+  }
+
+ private:
+  static inline thread_local size_t own = 0;
+  static inline thread_local std::barrier<>* barrier = nullptr;
 };
 
 void RunContext(const MnemosyneContextArgs& args) {
@@ -92,6 +123,16 @@ void RunBlocks(const MnemosyneStepArgs& args) {
   });
 }
 
+void RunBlocksOfThreads(const MnemosyneStepArgs& args) {
+  std::vector<double> scratch(BlockScratch::Count(args.model.sizes) / 2 + 1);
+  ForChunks(args, [&](const MnemosyneChunkStep& step, double* square_sum, uint32_t* capped) {
+    SomeThreads::Run([&] {
+      BlockChunk<SomeThreads> chunk(args.model, reinterpret_cast<float*>(scratch.data()), step);
+      args.replay ? chunk.Replay(square_sum, capped) : chunk.Step(square_sum, capped);
+    });
+  });
+}
+
 // A team, whose warps do each part one after the other.
 template <template <class> class Memory>
 void RunTeams(const MnemosyneStepArgs& args) {
@@ -139,6 +180,19 @@ TEST(MnemosyneProgramsTest, ABlockHasTheNumbersOfTheReference) {
       actual.Run(clock, &RunContext, &RunBlocks);
       expected.RunReference(clock);
       ExpectSame(actual, expected, 2e-5, sizes.name + ", step " + std::to_string(clock) + ", ");
+    }
+  }
+}
+
+TEST(MnemosyneProgramsTest, TheThreadsOfABlockHaveTheBitsOfOne) {
+  for (const SizesExample& sizes : AllSizes()) {
+    if (sizes.sizes.write_rule != MnemosyneWriteRule::kAdditive) continue;
+    MnemosyneExample actual(sizes.sizes), expected(sizes.sizes);
+    for (const float clock : kClocks) {
+      actual.Run(clock, &RunContext, &RunBlocksOfThreads);
+      expected.Run(clock, &RunContext, &RunBlocks);
+      EXPECT_TRUE(std::ranges::equal(actual.values, expected.values)) << sizes.name;
+      EXPECT_TRUE(std::ranges::equal(actual.Choices(), expected.Choices())) << sizes.name;
     }
   }
 }
