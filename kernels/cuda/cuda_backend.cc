@@ -32,20 +32,6 @@ MemoryArgsOnDevice OnDevice(const MemoryArgs& args) {
           args.phi_k, args.values, args.content, args.out};
 }
 
-// The additive memory alone; a state of 16 bits in the shipped sizes alone.
-absl::Status CheckServed(const MnemosyneModel& model, const MnemosyneMemory& memory) {
-  if (memory.is_half() && StepScratchCount(model.sizes) > 0) {
-    return MakeError(absl::StatusCode::kUnimplemented,
-                     "a state of 16 bits of a model with these sizes does not run on CUDA devices; "
-                     "use the full state, or the device cpu");
-  }
-  if (model.sizes.write_rule != MnemosyneWriteRule::kAdditive) {
-    return MakeError(absl::StatusCode::kUnimplemented,
-                     "the delta rules do not run on CUDA devices yet; use the device cpu");
-  }
-  return absl::OkStatus();
-}
-
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Backend>> CudaBackend::Create(int ordinal) {
@@ -298,14 +284,12 @@ absl::Status CudaBackend::CoordinateStep(const CoordinateStepArgs& args) {
 
 absl::Status CudaBackend::MnemosyneContext(const MnemosyneContextArgs& args) {
   MNEMO_RETURN_IF_ERROR(Check(args));
-  MNEMO_RETURN_IF_ERROR(CheckServed(args.model, args.memory));
   MNEMO_RETURN_IF_ERROR(ToStatus(cudaSetDevice(ordinal_)));
   return mnemosyne_.Context(args);
 }
 
 absl::Status CudaBackend::MnemosyneStep(const MnemosyneStepArgs& args) {
   MNEMO_RETURN_IF_ERROR(Check(args));
-  MNEMO_RETURN_IF_ERROR(CheckServed(args.model, args.memory));
   MNEMO_RETURN_IF_ERROR(ToStatus(cudaSetDevice(ordinal_)));
   return mnemosyne_.Step(args);
 }
