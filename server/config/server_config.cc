@@ -118,7 +118,9 @@ const std::vector<Option>& Options() {
        "stays in the folder `expired` for a while. 0 is never."},
 
       {"Computing", "--device", "NAME", Text{&C::device},
-       "Device that steps run on: cpu, cuda:N, or auto for a GPU where there is one."},
+       "Devices that steps run on: cpu, cuda:N, several of these as cuda:0,cuda:1, all for all "
+       "GPUs, "
+       "or auto for a GPU where there is one. A session goes to the one with the most room."},
       {"Computing", "--threads", "COUNT", NumberOption{&C::threads, 0, 1024},
        "Threads that compute on the CPU; 0 is one for each core."},
       {"Computing", "--isa", "NAME", ChoiceOption{&C::isa, {"auto", "baseline", "avx2", "avx512"}},
