@@ -7,37 +7,40 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "kernels/anywhere.h"
+
 namespace mnemosyne::kernels {
 
 // Random bits come from a counter: the same key and position give the same bits on every device.
 // Reference: Wellons, "Prospecting for Hash Functions", 2018, lowbias32.
-static inline uint32_t MixBits(uint32_t x) {
+MNEMOSYNE_ANYWHERE static inline uint32_t MixBits(uint32_t x) {
   x = (x ^ (x >> 16)) * 0x7FEB352DU;
   x = (x ^ (x >> 15)) * 0x846CA68BU;
   return x ^ (x >> 16);
 }
 
 // The key of a slot of a parameter at one of its steps.
-static inline uint32_t RoundingKey(uint32_t parameter, uint64_t clock, uint32_t slot) {
+MNEMOSYNE_ANYWHERE static inline uint32_t RoundingKey(uint32_t parameter, uint64_t clock,
+                                                      uint32_t slot) {
   uint32_t key = MixBits(static_cast<uint32_t>(clock) ^ 0x9E3779B9U);
   key = MixBits(key ^ static_cast<uint32_t>(clock >> 32) ^ (slot << 28));
   return MixBits(key ^ parameter);
 }
 
-static inline uint32_t RandomBits(uint32_t key, uint32_t position) {
+MNEMOSYNE_ANYWHERE static inline uint32_t RandomBits(uint32_t key, uint32_t position) {
   return MixBits(key + position * 0x9E3779B9U);
 }
 
 // Finite x to one of the two nearest numbers of bfloat16.
-static inline float RoundToBrain(float x, uint32_t random) {
+MNEMOSYNE_ANYWHERE static inline float RoundToBrain(float x, uint32_t random) {
   const uint32_t bits = __builtin_bit_cast(uint32_t, x) + (random & 0xFFFFU);
   return __builtin_bit_cast(float, bits & 0xFFFF0000U);
 }
 
-static inline uint16_t PackBrain(float x) {
+MNEMOSYNE_ANYWHERE static inline uint16_t PackBrain(float x) {
   return static_cast<uint16_t>(__builtin_bit_cast(uint32_t, x) >> 16);
 }
-static inline float UnpackBrain(uint16_t x) {
+MNEMOSYNE_ANYWHERE static inline float UnpackBrain(uint16_t x) {
   return __builtin_bit_cast(float, static_cast<uint32_t>(x) << 16);
 }
 
@@ -47,7 +50,7 @@ inline constexpr float kHalfBiasInverse = 0x1p112F;
 inline constexpr int32_t kHalfExponentMax = 14;  // Of the largest root of a chunk.
 
 // 2^-e for the power of two 2^e by which the roots of a chunk are divided: from the largest square.
-static inline float InverseRootScale(float square_max) {
+MNEMOSYNE_ANYWHERE static inline float InverseRootScale(float square_max) {
   if (!(square_max > 0)) return 1;
   const uint32_t bits = __builtin_bit_cast(uint32_t, square_max);
   // Half the exponent, rounded down; that of a denormal number is far below any root of float16.
@@ -56,16 +59,16 @@ static inline float InverseRootScale(float square_max) {
 }
 
 // A root over its scale, at least 0 and below 2^15, to one of the two nearest numbers of float16.
-static inline uint16_t PackHalf(float root, uint32_t random) {
+MNEMOSYNE_ANYWHERE static inline uint16_t PackHalf(float root, uint32_t random) {
   const uint32_t bits = __builtin_bit_cast(uint32_t, root * kHalfBias) + (random & 0x1FFFU);
   return static_cast<uint16_t>(bits >> 13);
 }
-static inline float UnpackHalf(uint16_t x) {
+MNEMOSYNE_ANYWHERE static inline float UnpackHalf(uint16_t x) {
   return __builtin_bit_cast(float, static_cast<uint32_t>(x) << 13) * kHalfBiasInverse;
 }
 
 // The square that a root means, given the inverse of its scale.
-static inline float UnpackSquare(uint16_t root, float inverse_scale) {
+MNEMOSYNE_ANYWHERE static inline float UnpackSquare(uint16_t root, float inverse_scale) {
   const float x = UnpackHalf(root) / inverse_scale;
   return x * x;
 }

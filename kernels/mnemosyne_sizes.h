@@ -9,6 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "kernels/anywhere.h"
 #include "kernels/half_state.h"
 #include "kernels/row_sizes.h"
 
@@ -78,13 +79,13 @@ struct MnemosyneSizes {
 };
 
 // Inputs of the decoder: the token, what is read of the memory, and the two contexts.
-static inline size_t DecoderInputCount(const MnemosyneSizes& sizes) {
+MNEMOSYNE_ANYWHERE static inline size_t DecoderInputCount(const MnemosyneSizes& sizes) {
   return sizes.token_width + (sizes.memory_heads + 2) * sizes.memory_width;
 }
 
 // Numbers of a chunk that the memory in time keeps beside N: Psi [J, M] of the additive rule, what
 // was read last [J, D] of the recurrent one.
-static inline size_t MemoryMassCount(const MnemosyneSizes& sizes) {
+MNEMOSYNE_ANYWHERE static inline size_t MemoryMassCount(const MnemosyneSizes& sizes) {
   switch (sizes.write_rule) {
     case MnemosyneWriteRule::kAdditive:
       return sizes.memory_heads * sizes.memory_map.features;
@@ -97,12 +98,12 @@ static inline size_t MemoryMassCount(const MnemosyneSizes& sizes) {
 }
 
 // What the last read-out of a recurrent rule is mapped to: query, key, value and write strengths.
-static inline size_t RecurrentOutputCount(const MnemosyneSizes& sizes) {
+MNEMOSYNE_ANYWHERE static inline size_t RecurrentOutputCount(const MnemosyneSizes& sizes) {
   return 2 * sizes.key_width + sizes.memory_width + sizes.memory_heads;
 }
 
 // Numbers of a contents of the attention among chunks, [M', D + 1]: N, with Psi as its last column.
-static inline size_t ContextContentCount(const MnemosyneSizes& sizes) {
+MNEMOSYNE_ANYWHERE static inline size_t ContextContentCount(const MnemosyneSizes& sizes) {
   return sizes.context_map.features * (sizes.memory_width + 1);
 }
 
@@ -110,7 +111,7 @@ static inline size_t ContextContentCount(const MnemosyneSizes& sizes) {
 inline constexpr size_t kWeightColumns = 16;
 
 // Columns of a row of `count` weights.
-static inline size_t PaddedColumns(size_t count) {
+MNEMOSYNE_ANYWHERE static inline size_t PaddedColumns(size_t count) {
   return (count + kWeightColumns - 1) / kWeightColumns * kWeightColumns;
 }
 

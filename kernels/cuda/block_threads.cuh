@@ -6,6 +6,8 @@
 
 namespace mnemosyne::kernels::cuda {
 
+// Memory that one thread writes and another reads after a ForEach must not come from a __restrict__
+// pointer: the compiler takes the barrier to leave such memory alone.
 struct BlockThreads {
   template <typename F>
   static __device__ __forceinline__ void ForEach(size_t count, const F& f) {

@@ -32,21 +32,12 @@ MemoryArgsOnDevice OnDevice(const MemoryArgs& args) {
           args.phi_k, args.values, args.content, args.out};
 }
 
-// The additive memory alone; a state of 16 bits in the shipped sizes alone.
-absl::Status CheckServed(const MnemosyneModel& model, const MnemosyneMemory& memory) {
-  if (memory.is_half() && StepScratchCount(model.sizes) > 0) {
-    return MakeError(absl::StatusCode::kUnimplemented,
-                     "a state of 16 bits of a model with these sizes does not run on CUDA devices; "
-                     "use the full state, or the device cpu");
-  }
-  if (model.sizes.write_rule != MnemosyneWriteRule::kAdditive) {
-    return MakeError(absl::StatusCode::kUnimplemented,
-                     "the delta rules do not run on CUDA devices yet; use the device cpu");
-  }
-  return absl::OkStatus();
-}
-
 }  // namespace
+
+int CudaBackend::Count() {
+  int count = 0;
+  return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
+}
 
 absl::StatusOr<std::unique_ptr<Backend>> CudaBackend::Create(int ordinal) {
   int count = 0;
@@ -298,14 +289,12 @@ absl::Status CudaBackend::CoordinateStep(const CoordinateStepArgs& args) {
 
 absl::Status CudaBackend::MnemosyneContext(const MnemosyneContextArgs& args) {
   MNEMO_RETURN_IF_ERROR(Check(args));
-  MNEMO_RETURN_IF_ERROR(CheckServed(args.model, args.memory));
   MNEMO_RETURN_IF_ERROR(ToStatus(cudaSetDevice(ordinal_)));
   return mnemosyne_.Context(args);
 }
 
 absl::Status CudaBackend::MnemosyneStep(const MnemosyneStepArgs& args) {
   MNEMO_RETURN_IF_ERROR(Check(args));
-  MNEMO_RETURN_IF_ERROR(CheckServed(args.model, args.memory));
   MNEMO_RETURN_IF_ERROR(ToStatus(cudaSetDevice(ordinal_)));
   return mnemosyne_.Step(args);
 }
@@ -326,6 +315,15 @@ absl::Status CudaBackend::FltAttentionBackward(const FltBackwardArgs& args) {
 absl::Status CudaBackend::Synchronize() {
   MNEMO_RETURN_IF_ERROR(ToStatus(cudaSetDevice(ordinal_)));
   return ToStatus(cudaStreamSynchronize(stream_));
+}
+
+// What ends a context shows in every call after it; it says nothing of work still to be done.
+absl::Status CudaBackend::Fault() const {
+  if (const cudaError_t error = cudaSetDevice(ordinal_); error != cudaSuccess) {
+    return ToStatus(error);
+  }
+  const cudaError_t error = cudaStreamQuery(stream_);
+  return error == cudaErrorNotReady ? absl::OkStatus() : ToStatus(error);
 }
 
 }  // namespace mnemosyne::kernels::cuda

@@ -4,17 +4,16 @@
 #include <math.h>
 #include <stddef.h>
 
+#include "kernels/anywhere.h"
 #include "kernels/mnemosyne_sizes.h"
 
 #ifdef __CUDACC__
 #define MNEMOSYNE_DEVICE __device__ __forceinline__
 #define MNEMOSYNE_DEVICE_ASIDE __device__ __noinline__
-#define MNEMOSYNE_ANYWHERE __host__ __device__
 #define MNEMOSYNE_UNROLL_ALL _Pragma("unroll")
 #else
 #define MNEMOSYNE_DEVICE inline
 #define MNEMOSYNE_DEVICE_ASIDE
-#define MNEMOSYNE_ANYWHERE inline
 #define MNEMOSYNE_UNROLL_ALL
 #endif
 

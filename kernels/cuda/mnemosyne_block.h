@@ -9,6 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "kernels/cuda/block_memory.h"
 #include "kernels/cuda/device_functions.h"
 #include "kernels/mnemosyne_sizes.h"
 
@@ -16,8 +17,8 @@ namespace mnemosyne::kernels::cuda {
 
 // Where the parts of a block's scratch lie, in floats; its start is aligned to 8 bytes.
 struct BlockScratch {
-  size_t parts, sums, tokens, queries, keys, values, content, mass, means, pool_inputs, joined,
-      features, decoder_inputs, hidden, out;
+  size_t parts, maxima, inverse_scale, sums, tokens, queries, keys, values, content, mass, means,
+      pool_inputs, joined, features, decoder_inputs, hidden, out;
   size_t end = 0;
 
   MNEMOSYNE_ANYWHERE static size_t Count(const MnemosyneSizes& s) { return BlockScratch(s).end; }
@@ -25,7 +26,9 @@ struct BlockScratch {
   MNEMOSYNE_ANYWHERE explicit BlockScratch(const MnemosyneSizes& s) {
     const size_t cells = s.chunk_cells, width = s.cell_width, features_max = s.cell_map.features;
     parts = Take(2 * cells);  // Doubles.
-    sums = Take(cells * 11);
+    maxima = Take(cells);
+    inverse_scale = Take(1);
+    sums = Take(cells * kSums);
     tokens = Take(cells * width);
     queries = Take(cells * features_max);
     keys = Take(cells * features_max);
@@ -34,9 +37,9 @@ struct BlockScratch {
     mass = Take(features_max);
     means = Take(12);
     pool_inputs = Take(width + kChunkFeatureCount);
-    joined = Take(2 * s.key_width + s.memory_width);
+    joined = Take(RecurrentOutputCount(s));
     features = Take(2 * s.memory_heads * s.memory_map.features);
-    decoder_inputs = Take(s.token_width + (s.memory_heads + 2) * s.memory_width);
+    decoder_inputs = Take(DecoderInputCount(s));
     hidden = Take(s.hidden);
     out = Take(8);
   }
@@ -49,7 +52,8 @@ struct BlockScratch {
   }
 };
 
-template <class T>
+// The memories of coordinates are those of `Memory`: see block_memory.h.
+template <class T, class Memory>
 class BlockChunk {
  public:
   MNEMOSYNE_DEVICE BlockChunk(const MnemosyneModel& model, float* scratch,
@@ -60,12 +64,14 @@ class BlockChunk {
         layout_(model.sizes),
         scratch_(scratch),
         at_(at),
+        memory_(at),
         count_(at.chunk->count),
         cells_(at.chunk->cells) {}
 
   // The step; the sum of the update's squares to `square_sum`, whether it was capped to `capped`.
   MNEMOSYNE_DEVICE void Step(double* square_sum, uint32_t* capped) {
     const float old_mean_square = at_.choice->mean_square;
+    if (Memory::kRounds) ChooseScale();
     Measure();
     EncodeCells();
     MakeToken(old_mean_square);
@@ -80,9 +86,9 @@ class BlockChunk {
     T::ForEach(cells_, [&](size_t cell) {
       double sum = 0;
       for (size_t i = First(cell); i < End(cell); ++i) {
-        const float inverse = InverseRoot(at_.square[i]), smooth = at_.fast[i] * inverse;
+        const float inverse = InverseRoot(memory_.Square(i)), smooth = memory_.Fast(i) * inverse;
         const float sharp = reading.sharp_scale * (Gradient(i) * inverse);
-        const float update = reading.Update(sharp, smooth, at_.slow[i], at_.gains[cell]);
+        const float update = reading.Update(sharp, smooth, memory_.Slow(i), at_.gains[cell]);
         at_.values[i] = at_.choice->cap * update;
         sum = fma(static_cast<double>(at_.values[i]), static_cast<double>(at_.values[i]), sum);
       }
@@ -126,6 +132,29 @@ class BlockChunk {
     return square > 0 ? 1 / (sqrtf(square) + at_.choice->floor) : 0.0F;
   }
 
+  // What s becomes with the gradient g.
+  MNEMOSYNE_DEVICE float NextSquare(size_t i, float g) const {
+    const float s = memory_.Square(i);
+    return fmaf(g * g - s, at_.step->rate_square, s);
+  }
+
+  // The scale of this step's squares to the scratch, from the greatest of them.
+  MNEMOSYNE_DEVICE void ChooseScale() {
+    T::ForEach(cells_, [&](size_t cell) {
+      float most = 0;
+      for (size_t i = First(cell); i < End(cell); ++i) {
+        most = fmaxf(most, NextSquare(i, Gradient(i)));
+      }
+      At(layout_.maxima)[cell] = most;
+    });
+    T::ForEach(1, [&](size_t) {
+      float most = 0;
+      for (size_t cell = 0; cell < cells_; ++cell) most = fmaxf(most, At(layout_.maxima)[cell]);
+      *At(layout_.inverse_scale) = InverseRootScale(most);
+      memory_.KeepInverseScale(*At(layout_.inverse_scale));
+    });
+  }
+
   // r1 and s take in the gradient; sums of cells and means of the chunk.
   MNEMOSYNE_DEVICE void Measure() {
     MnemosyneChoice& choice = *at_.choice;
@@ -136,13 +165,12 @@ class BlockChunk {
       const float before_slow = knobs_.slow_weight * expf(choice.log_slow);
       float sums[kSums] = {};
       for (size_t i = First(cell); i < End(cell); ++i) {
-        const float g = Gradient(i), old = at_.fast[i], slow = at_.slow[i], s = at_.square[i];
-        const float square = fmaf(g * g - s, at_.step->rate_square, s);
-        const float fast = fmaf(g - old, rate, old), inverse = InverseRoot(square);
+        const float g = Gradient(i), old = memory_.Fast(i), slow = memory_.Slow(i);
+        const float square = memory_.PutSquare(i, NextSquare(i, g), *At(layout_.inverse_scale));
+        const float fast = memory_.PutFast(i, fmaf(g - old, rate, old));
+        const float inverse = InverseRoot(square);
         const float sharp = g * inverse, smooth = fast * inverse;
         const float previous = fmaf(before_fast * inverse, old, before_slow * slow);
-        at_.square[i] = square;
-        at_.fast[i] = fast;
         sums[kGrad2] = fmaf(g, g, sums[kGrad2]);
         sums[kOld2] = fmaf(old, old, sums[kOld2]);
         sums[kSquare] += square;
@@ -289,26 +317,50 @@ class BlockChunk {
     });
   }
 
+  // The memory in time: queries, keys and a value, their features, then the memory itself.
   MNEMOSYNE_DEVICE void Remember() {
-    const size_t width = sizes_.memory_width, features = sizes_.memory_map.features;
-    const size_t key = sizes_.key_width, all = sizes_.memory_heads * features;
+    const size_t features = sizes_.memory_map.features, all = sizes_.memory_heads * features;
+    const size_t key = sizes_.key_width;
     float *const joined = At(layout_.joined), *const phis = At(layout_.features);
-    float* const inputs = At(layout_.decoder_inputs);
-    T::ForEach(2 * key + width, [&](size_t k) {
-      joined[k] = OutputOf(weights_.memory_heads, inputs, sizes_.token_width, 2 * key + width, k);
-    });
+    const bool additive = sizes_.write_rule == MnemosyneWriteRule::kAdditive;
+    T::ForEach(2 * key + sizes_.memory_width + (additive ? 0 : sizes_.memory_heads),
+               [&](size_t k) { joined[k] = JoinedOf(k); });
     T::ForEach(2 * all, [&](size_t k) {
       const size_t side = k / all, head = k % all / features;
       float part[kMnemosyneWidthMax];
       BoundInto(joined + side * key, key, part);
       phis[k] = FeatureOf(sizes_.memory_map, weights_.memory_maps[head], part, k % features);
     });
+    additive ? StepAdditive() : StepDelta();
+  }
+
+  // Number k of a query, a key and a value, then of the strengths that the delta rules write with.
+  MNEMOSYNE_DEVICE float JoinedOf(size_t k) const {
+    const float* const token = At(layout_.decoder_inputs);
+    const size_t heads = sizes_.memory_heads, outputs = 2 * sizes_.key_width + sizes_.memory_width;
+    float sum = k < outputs ? OutputOf(weights_.memory_heads, token, sizes_.token_width, outputs, k)
+                            : OutputOf(weights_.memory_strengths, token, sizes_.token_width, heads,
+                                       k - outputs);
+    if (sizes_.write_rule != MnemosyneWriteRule::kRecurrentDelta) return sum;
+    const size_t stride = PaddedColumns(RecurrentOutputCount(sizes_));
+    for (size_t i = 0; i < heads * sizes_.memory_width; ++i) {  // What was read a step before.
+      sum = fmaf(tanhf(at_.mass[i]), weights_.recurrent[i * stride + k], sum);
+    }
+    return sum;
+  }
+
+  MNEMOSYNE_DEVICE void StepAdditive() {
+    const size_t width = sizes_.memory_width, features = sizes_.memory_map.features;
+    const size_t all = sizes_.memory_heads * features;
+    const float *const value = At(layout_.joined) + 2 * sizes_.key_width, *const phis =
+                                                                              At(layout_.features);
+    float* const inputs = At(layout_.decoder_inputs) + sizes_.token_width;
     T::ForEach(all * (width + 1), [&](size_t k) {
       const bool is_mass = k >= all * width;
       const size_t m = is_mass ? k - all * width : k / width;  // Of all heads.
       const float phi = phis[all + m], discount = weights_.discounts[m / features];
       float& number = is_mass ? at_.mass[m] : at_.content[k];
-      number = fmaf(phi, is_mass ? 1.0F : joined[2 * key + k % width], discount * number);
+      number = fmaf(phi, is_mass ? 1.0F : value[k % width], discount * number);
     });
     T::ForEach(sizes_.memory_heads * width, [&](size_t k) {
       const size_t first = k / width * features;
@@ -317,7 +369,37 @@ class BlockChunk {
         above = fmaf(phis[m], at_.content[m * width + k % width], above);
         below = fmaf(phis[m], at_.mass[m], below);
       }
-      inputs[sizes_.token_width + k] = knobs_.gate_cam * QuotientOrZero(above, below);
+      inputs[k] = knobs_.gate_cam * QuotientOrZero(above, below);
+    });
+  }
+
+  // A thread has a column of a head's memory. Queries and keys are divided by their sums.
+  MNEMOSYNE_DEVICE void StepDelta() {
+    const size_t width = sizes_.memory_width, features = sizes_.memory_map.features;
+    const float* const value = At(layout_.joined) + 2 * sizes_.key_width;
+    float* const inputs = At(layout_.decoder_inputs) + sizes_.token_width;
+    T::ForEach(sizes_.memory_heads * width, [&](size_t k) {
+      const size_t head = k / width, d = k % width;
+      const float* const query = At(layout_.features) + head * features;
+      const float* const key = query + sizes_.memory_heads * features;
+      float* const content = at_.content + head * features * width + d;
+      const float discount = weights_.discounts[head];
+      const float strength = 1 / (1 + expf(-value[width + head]));
+      float query_sum = 0, key_sum = 0, old = 0, read = 0;
+      for (size_t m = 0; m < features; ++m) {
+        query_sum += query[m];
+        key_sum += key[m];
+        old = fmaf(key[m], discount * content[m * width], old);
+      }
+      const float write = strength * (value[d] - QuotientOrZero(old, key_sum));
+      for (size_t m = 0; m < features; ++m) {
+        float& number = content[m * width];
+        number = fmaf(QuotientOrZero(key[m], key_sum), write, discount * number);
+        read = fmaf(query[m], number, read);
+      }
+      read = QuotientOrZero(read, query_sum);
+      if (sizes_.write_rule == MnemosyneWriteRule::kRecurrentDelta) at_.mass[k] = read;
+      inputs[k] = knobs_.gate_cam * read;
     });
   }
 
@@ -342,7 +424,7 @@ class BlockChunk {
     float *const hidden = At(layout_.hidden), *const out = At(layout_.out);
     T::ForEach(sizes_.hidden, [&](size_t k) {
       hidden[k] = tanhf(OutputOf(weights_.decoder_hidden, At(layout_.decoder_inputs),
-                                 DecoderInputs(), sizes_.hidden, k));
+                                 DecoderInputCount(sizes_), sizes_.hidden, k));
     });
     T::ForEach(kDecisionCount, [&](size_t k) {
       out[k] = OutputOf(weights_.decision, hidden, sizes_.hidden, kDecisionCount, k);
@@ -373,20 +455,17 @@ class BlockChunk {
     });
   }
 
-  MNEMOSYNE_DEVICE size_t DecoderInputs() const {
-    return sizes_.token_width + (sizes_.memory_heads + 2) * sizes_.memory_width;
-  }
-
   MNEMOSYNE_DEVICE void WriteUpdates(double* square_sum, uint32_t* capped) {
     const Reading reading(*at_.choice, knobs_);
     const float rate = At(layout_.out)[kDecisionCount];
+    memory_.SetInverseScale(*At(layout_.inverse_scale));
     T::ForEach(cells_, [&](size_t cell) {
       double sum = 0;
       for (size_t i = First(cell); i < End(cell); ++i) {
-        const float inverse = InverseRoot(at_.square[i]), smooth = at_.fast[i] * inverse;
-        const float sharp = reading.sharp_scale * (Gradient(i) * inverse), old = at_.slow[i];
-        at_.slow[i] = fmaf(rate, sharp - old, old);
-        at_.values[i] = reading.Update(sharp, smooth, at_.slow[i], at_.gains[cell]);
+        const float inverse = InverseRoot(memory_.Square(i)), smooth = memory_.Fast(i) * inverse;
+        const float sharp = reading.sharp_scale * (Gradient(i) * inverse), old = memory_.Slow(i);
+        const float slow = memory_.PutSlow(i, fmaf(rate, sharp - old, old));
+        at_.values[i] = reading.Update(sharp, smooth, slow, at_.gains[cell]);
         sum = fma(static_cast<double>(at_.values[i]), static_cast<double>(at_.values[i]), sum);
       }
       Parts()[cell] = sum;
@@ -424,6 +503,7 @@ class BlockChunk {
   const BlockScratch layout_;
   float* const scratch_;
   const MnemosyneChunkStep& at_;
+  Memory memory_;
   const size_t count_, cells_;
 };
 

@@ -8,7 +8,7 @@
 namespace mnemosyne::kernels::cuda {
 
 // Floats of a block's scratch.
-MNEMOSYNE_ANYWHERE size_t ContextScratchCount(const MnemosyneSizes& s) {
+MNEMOSYNE_ANYWHERE inline size_t ContextScratchCount(const MnemosyneSizes& s) {
   return kTileChunks * 2 * (2 * s.key_width + s.memory_width + s.context_map.features);
 }
 

@@ -57,7 +57,7 @@ __device__ MnemosyneChunkStep ChunkStepOf(const MnemosyneModel& model,
                                           size_t c) {
   const MnemosyneSizes& sizes = model.sizes;
   const size_t features = sizes.memory_heads * sizes.memory_map.features;
-  const size_t contents = sizes.context_map.features * (sizes.memory_width + 1);
+  const size_t contents = ContextContentCount(sizes);
   const MnemosyneChunk& chunk = arrays.chunks[c];
   MnemosyneChunkStep step;
   step.chunk = &chunk;
@@ -69,7 +69,7 @@ __device__ MnemosyneChunkStep ChunkStepOf(const MnemosyneModel& model,
   step.slow = arrays.slow + chunk.offset;
   step.token = arrays.tokens + c * sizes.token_width;
   step.content = arrays.content + c * features * sizes.memory_width;
-  step.mass = arrays.mass + c * features;
+  step.mass = arrays.mass + c * MemoryMassCount(sizes);
   step.gains = arrays.gains + chunk.first_cell;
   step.choice = arrays.choices + c;
   step.positions = arrays.positions + 2 * chunk.first_cell * sizes.positional;
@@ -169,20 +169,27 @@ __global__ void __launch_bounds__(kTeamThreads, kTeams)
   }
 }
 
-template <bool kReplay>
+// `scratch` is no __restrict__ pointer: a barrier would not keep the compiler from reading what
+// another thread is still to write there.
+template <class Memory, bool kReplay>
 __global__ void __launch_bounds__(kBlockThreads)
     StepBlocks(const __grid_constant__ MnemosyneModel model,
                const __grid_constant__ MnemosyneArrays arrays,
-               const __grid_constant__ MnemosyneStepTables tables, float* __restrict__ scratch,
+               const __grid_constant__ MnemosyneStepTables tables, float* scratch,
                size_t scratch_count, double* __restrict__ square_sums,
                uint32_t* __restrict__ capped) {
   float* const own = scratch + blockIdx.x * scratch_count;
   for (size_t item = blockIdx.x; item < tables.tile_count * kTileChunks; item += gridDim.x) {
     const ChunkTile tile = tables.tiles[item / kTileChunks];
     if (item % kTileChunks >= tile.count) continue;
-    const MnemosyneChunkStep step =
-        ChunkStepOf(model, arrays, tables, tile, tile.first_chunk + item % kTileChunks);
-    BlockChunk<BlockThreads> chunk(model, own, step);
+    const size_t c = tile.first_chunk + item % kTileChunks;
+    MnemosyneChunkStep step = ChunkStepOf(model, arrays, tables, tile, c);
+    MnemosyneRounding rounding;
+    if (Memory::kRounds) {
+      rounding = ChunkRoundingOf(arrays, tables, tile, c);
+      step.rounding = &rounding;
+    }
+    BlockChunk<BlockThreads, Memory> chunk(model, own, step);
     if (kReplay) {
       chunk.Replay(square_sums + item, capped + item);
     } else {
@@ -228,15 +235,15 @@ cudaError_t LaunchTeams(const MnemosyneModel& model, const MnemosyneArrays& arra
   return cudaGetLastError();
 }
 
-template <bool kReplay>
+template <class Memory, bool kReplay>
 cudaError_t LaunchBlocks(const MnemosyneModel& model, const MnemosyneArrays& arrays,
                          const MnemosyneStepTables& tables, const MnemosyneStepSpace& space,
                          cudaStream_t stream) {
   const unsigned needed = static_cast<unsigned>(tables.tile_count * kTileChunks);
   const unsigned blocks = needed < space.scratch_blocks ? needed : space.scratch_blocks;
-  StepBlocks<kReplay><<<blocks, kBlockThreads, 0, stream>>>(model, arrays, tables, space.scratch,
-                                                            BlockScratch::Count(model.sizes),
-                                                            space.square_sums, space.capped);
+  StepBlocks<Memory, kReplay><<<blocks, kBlockThreads, 0, stream>>>(
+      model, arrays, tables, space.scratch, BlockScratch::Count(model.sizes), space.square_sums,
+      space.capped);
   return cudaGetLastError();
 }
 
@@ -250,7 +257,7 @@ cudaError_t LaunchMnemosyneContext(const MnemosyneModel& model, const MnemosyneA
                                    const ChunkTile* tiles, size_t tile_count,
                                    const uint32_t* first_tiles, float* parts, float* rows,
                                    TileSums* sums, cudaStream_t stream) {
-  const size_t size = model.sizes.context_map.features * (model.sizes.memory_width + 1);
+  const size_t size = ContextContentCount(model.sizes);
   const size_t shared = ContextScratchCount(model.sizes) * sizeof(float);
   cudaError_t error = AllowShared(Context, shared);
   if (error != cudaSuccess) return error;
@@ -294,8 +301,11 @@ cudaError_t LaunchMnemosyneStep(const MnemosyneModel& model, const MnemosyneArra
             : (replay ? &LaunchTeams<HalfMemory, true> : &LaunchTeams<HalfMemory, false>);
     error = launch(model, arrays, tables, space, processors, stream);
   } else {
-    error = replay ? LaunchBlocks<true>(model, arrays, tables, space, stream)
-                   : LaunchBlocks<false>(model, arrays, tables, space, stream);
+    const auto launch =
+        arrays.fast_half == nullptr
+            ? (replay ? &LaunchBlocks<BlockFloats, true> : &LaunchBlocks<BlockFloats, false>)
+            : (replay ? &LaunchBlocks<BlockHalves, true> : &LaunchBlocks<BlockHalves, false>);
+    error = launch(model, arrays, tables, space, stream);
   }
   if (error != cudaSuccess) return error;
   SumTileChunks<<<Blocks(tables.tile_count, 128), 128, 0, stream>>>(

@@ -123,8 +123,9 @@ __global__ void BidirectionalAttention(const size_t* __restrict__ starts, Attent
   }
 }
 
-// A block of threads takes a memory, a thread a column of it.
-__global__ void AdditiveMemory(MemoryArgsOnDevice args, float* __restrict__ normalizers) {
+// A block of threads takes a memory, a thread a column of it. All of them read the normalizers that
+// each writes a part of: no __restrict__, which would let the compiler read before the barrier.
+__global__ void AdditiveMemory(MemoryArgsOnDevice args, float* normalizers) {
   const size_t b = blockIdx.x;
   const size_t features = args.sizes.features, width = args.sizes.width;
   const float discount = args.discounts[b % args.heads];
