@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from chaos_report import run_round
 from e2e_chaos import APART, Daemons, Job, discover
-from e2e_daemon import DaemonProcess, binary
+from e2e_daemon import DaemonProcess, binary, wait_until
 
 from mnemosyne_client import Client, InvalidRequestError, SessionLostError
 
@@ -87,7 +87,7 @@ def test_drain_by_rpc_is_for_the_socket_alone(state):
     assert caught.value.reason == "SOCKET_ONLY"
     with Client(daemon.unix) as client:
         client.drain()
-    assert daemon.process.wait(timeout=20) == 0
+    assert daemon.process.wait(timeout=60) == 0
     daemon.stop()
 
 
@@ -238,10 +238,12 @@ def test_a_full_disk_is_told_and_stops_no_step(state):
     )
     with Client(daemon.tcp, wait_seconds=60, timeout=20) as client:
         job = Job(client, "adamw", "snapshot", "job")
-        for _ in range(200):
+
+        def told() -> bool:
             job.run(1)
-            if any(event.kind == "durability" for event in job.events):
-                break
+            return any(event.kind == "durability" for event in job.events)
+
+        wait_until(told, 60)
         assert client.server_info().state_keeping.error == "DISK_FULL"
         assert client.get_session(job.session.name).durability_error == "DISK_FULL"
     assert daemon.stop() == 0
