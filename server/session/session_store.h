@@ -129,18 +129,21 @@ class SessionStore {
     uint64_t spec_fingerprint = 0;
   };
 
-  // Checks everything and reserves and allocates memory.
+  // Checks everything and allocates memory, in `room`, or in a reservation of its own if that is
+  // null.
   absl::StatusOr<std::shared_ptr<Session>> Prepare(const Identity& identity, SessionSpec spec,
                                                    const optim::OptimizerFactoryPtr& factory,
+                                                   MemoryBudget::Reservation* room,
                                                    StepExecutor::Device& device) const;
   // The parts of a session but for its name, token and reservation.
   absl::StatusOr<Session::Parts> MakeParts(SessionSpec spec,
                                            const optim::OptimizerFactoryPtr& factory,
                                            size_t cell_elements,
                                            StepExecutor::Device& device) const;
-  // Prepares on the executor's thread; where memory is short, makes room once and tries again.
+  // Prepares on the executor's thread; where memory is short, and `room` null, comes again with the
+  // room that was made.
   void Make(const Identity& identity, SessionSpec spec, optim::OptimizerFactoryPtr factory,
-            int room_tries);
+            std::shared_ptr<MemoryBudget::Reservation> room);
   absl::StatusOr<optim::OptimizerFactoryPtr> FindFactory(const SessionSpec& spec);
   absl::Status RestoreOne(SessionRecord record);
   void KeepModelOf(const SessionSpec& spec);

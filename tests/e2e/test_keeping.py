@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 
 import numpy as np
 import pytest
@@ -10,7 +11,12 @@ from chaos_report import run_round
 from e2e_chaos import APART, Daemons, Job, discover
 from e2e_daemon import DaemonProcess, binary, wait_until
 
-from mnemosyne_client import Client, InvalidRequestError, SessionLostError
+from mnemosyne_client import (
+    Client,
+    InvalidRequestError,
+    SessionLostError,
+    UnavailableError,
+)
 
 needs_fail_points = pytest.mark.skipif(
     "release" in str(binary()), reason="release builds have no fail points"
@@ -140,6 +146,36 @@ def test_idle_sessions_leave_memory_and_come_back(state):
         keeping = client.server_info().state_keeping
         assert keeping.eviction_count > 10 and keeping.load_count > 10
         assert len({job.bits() for job in jobs}) == 1
+    assert daemon.stop() == 0
+
+
+def test_a_step_waits_for_memory_that_others_hold(state):
+    # Room for one session, whose holder stays in the middle of a step.
+    daemon = DaemonProcess("--state-dir", str(state), "--memory-max", "35KiB", "--models", "none")
+    with Client(daemon.tcp, wait_seconds=300, timeout=120) as client:
+        waiting = Job(client, "adamw", "snapshot", "waiting")
+        waiting.run(2)
+        waiting.close()
+        holding = Job(client, "adamw", "snapshot", "holding")
+        holding.run(2)
+        assert not client.get_session(waiting.session.name).resident
+        gradient = holding.gradients()[0]
+        holding.stream.begin_early().add(0, lambda: gradient)
+        impatient = Client(daemon.tcp, wait_seconds=0, timeout=120)
+
+        def refused() -> bool:
+            try:
+                with impatient.open_stream(waiting.session) as stream:
+                    stream.settle()
+            except UnavailableError as error:
+                return error.reason == "MEMORY_EXHAUSTED"
+            return False
+
+        wait_until(refused, 120)
+        letting_go = threading.Timer(12, holding.close)
+        letting_go.start()
+        waiting.run(2)
+        letting_go.join()
     assert daemon.stop() == 0
 
 
