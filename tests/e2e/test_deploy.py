@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -119,6 +122,35 @@ def test_packages_that_are_not_pinned_are_the_newest(tmp_path):
     assert sources == SOURCES
     assert {line.partition("=")[0] for line in package_lines()} <= set(call.split())
     assert "=" not in call
+
+
+@pytest.mark.skipif(shutil.which("dpkg-query") is None, reason="it names Debian's packages")
+def test_the_bill_of_materials_lists_the_program_and_its_libraries():
+    made = subprocess.run(
+        [sys.executable, ROOT / "scripts" / "make_sbom.py", binary()],
+        capture_output=True,
+        check=True,
+        timeout=120,
+    )
+    bill = json.loads(made.stdout)
+    assert bill["spdxVersion"] == "SPDX-2.3"
+    packages = {package["SPDXID"]: package for package in bill["packages"]}
+    names = {package["name"]: package for package in packages.values()}
+    sums = names[binary().name]["checksums"]
+    assert sums[0]["checksumValue"] == hashlib.sha256(binary().read_bytes()).hexdigest()
+    for library in ("libssl3", "libc6", "libprotobuf32", "nlohmann-json3-dev"):
+        installed = subprocess.run(
+            ["dpkg-query", "--show", "--showformat", "${Version}", library],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        assert names[library]["versionInfo"] == installed
+    known = {bill["SPDXID"], *packages}
+    related = bill["relationships"]
+    assert {r["spdxElementId"] for r in related} | {
+        r["relatedSpdxElement"] for r in related
+    } <= known
 
 
 @pytest.mark.parametrize("name", COMPOSE)
