@@ -30,7 +30,7 @@ def state(tmp_path):
 
 def test_a_killed_daemon_comes_back_and_nothing_is_lost(state):
     daemons = Daemons(state, snapshot_steps="3")
-    with Client(daemons.address, wait_seconds=60, timeout=20) as client:
+    with Client(daemons.address, wait_seconds=60, timeout=60) as client:
         jobs = [Job(client, "adamw", "snapshot", "a"), Job(client, "lion", "step", "b")]
         for _ in range(6):
             for job in jobs:
@@ -48,7 +48,7 @@ def test_a_killed_daemon_comes_back_and_nothing_is_lost(state):
 
 def test_a_resend_of_the_last_step_after_a_restart_gets_the_same_bits(state):
     daemons = Daemons(state)
-    with Client(daemons.address, wait_seconds=60, timeout=20) as client:
+    with Client(daemons.address, wait_seconds=60, timeout=60) as client:
         for durability in ("snapshot", "step"):
             job = Job(client, "adamw", durability, durability)
             job.run(3)
@@ -71,7 +71,7 @@ def test_a_terminated_daemon_keeps_every_step(state):
     first = DaemonProcess(
         *("--state-dir", str(state), "--snapshot-seconds", "0", "--drain-seconds", "1")
     )
-    client = Client(first.tcp, wait_seconds=60, timeout=20)
+    client = Client(first.tcp, wait_seconds=60, timeout=60)
     job = Job(client, "adamw", "snapshot", "job")
     job.run(5)
     assert client.get_session(job.session.name).last_durable_step == 0
@@ -106,7 +106,7 @@ def test_a_second_daemon_is_kept_out_of_the_state_folder(state):
 
 def test_without_kept_gradients_the_client_says_that_steps_are_lost(state):
     daemons = Daemons(state, snapshot_seconds="0", snapshot_steps="0")
-    with Client(daemons.address, wait_seconds=60, timeout=20) as client:
+    with Client(daemons.address, wait_seconds=60, timeout=60) as client:
         job = Job(client, "adamw", "snapshot", "job")
         job.stream = client.open_stream(job.session, replay_bytes=0)
         job.run(3)
@@ -118,7 +118,7 @@ def test_without_kept_gradients_the_client_says_that_steps_are_lost(state):
 
 def test_gradients_can_be_kept_in_a_folder(state, tmp_path):
     daemons = Daemons(state, snapshot_seconds="0", snapshot_steps="0")
-    with Client(daemons.address, wait_seconds=60, timeout=20) as client:
+    with Client(daemons.address, wait_seconds=60, timeout=60) as client:
         job = Job(client, "adamw", "snapshot", "job")
         job.stream = client.open_stream(
             job.session, replay_folder=str(tmp_path), on_event=job.events.append
@@ -138,7 +138,7 @@ def test_gradients_can_be_kept_in_a_folder(state, tmp_path):
 def test_idle_sessions_leave_memory_and_come_back(state):
     # Room for about one of the sessions at a time.
     daemon = DaemonProcess("--state-dir", str(state), "--memory-max", "100KiB")
-    with Client(daemon.tcp, wait_seconds=60, timeout=20) as client:
+    with Client(daemon.tcp, wait_seconds=60, timeout=60) as client:
         jobs = [Job(client, "adamw", "snapshot", f"job{i}") for i in range(12)]
         for _ in range(3):
             for job in jobs:
@@ -182,7 +182,7 @@ def test_a_step_waits_for_memory_that_others_hold(state):
 @needs_fail_points
 def test_idle_sessions_wait_in_host_memory_and_come_back(state):
     daemons = Daemons(state, **APART, memory_max="1MiB", snapshot_seconds="0", snapshot_steps="0")
-    with Client(daemons.address, wait_seconds=60, timeout=20) as client:
+    with Client(daemons.address, wait_seconds=60, timeout=60) as client:
         jobs = [Job(client, "adamw", ("snapshot", "step")[i % 2], f"job{i}") for i in range(6)]
         for killed in (False, True, False, False):
             for job in jobs:
@@ -203,7 +203,7 @@ def test_idle_sessions_wait_in_host_memory_and_come_back(state):
 @needs_fail_points
 def test_sessions_of_a_small_device_and_a_small_host_go_on_to_the_disk(state):
     daemons = Daemons(state, **APART, memory_max="100KiB")
-    with Client(daemons.address, wait_seconds=60, timeout=20) as client:
+    with Client(daemons.address, wait_seconds=60, timeout=60) as client:
         jobs = [Job(client, "adamw", "snapshot", f"job{i}") for i in range(8)]
         for _ in range(3):
             for job in jobs:
@@ -216,7 +216,7 @@ def test_sessions_of_a_small_device_and_a_small_host_go_on_to_the_disk(state):
 
 def test_changed_values_survive_a_crash_and_the_disk(state):
     daemons = Daemons(state, snapshot_seconds="0", snapshot_steps="0")
-    with Client(daemons.address, wait_seconds=60, timeout=20) as client:
+    with Client(daemons.address, wait_seconds=60, timeout=60) as client:
         jobs = [Job(client, "adamw", d, d) for d in ("snapshot", "step")]
         quiet = Job(client, "adamw", "snapshot", "quiet")
         for job in (*jobs, quiet):
@@ -244,7 +244,7 @@ def test_a_state_that_was_replaced_never_comes_back(state):
         *("--state-dir", str(state), "--models", "none", "--snapshot-seconds", "0"),
         environment={"MNEMOSYNE_FAIL_POINTS": "snapshot.write=error:28"},
     )
-    with Client(daemon.tcp, wait_seconds=60, timeout=20) as client:
+    with Client(daemon.tcp, wait_seconds=60, timeout=60) as client:
         source = Job(client, "adamw", "snapshot", "source")
         source.run(3)
         target = Job(client, "adamw", "step", "target")
@@ -272,7 +272,7 @@ def test_a_full_disk_is_told_and_stops_no_step(state):
         *("--state-dir", str(state), "--snapshot-steps", "2"),
         environment={"MNEMOSYNE_FAIL_POINTS": plan},
     )
-    with Client(daemon.tcp, wait_seconds=60, timeout=20) as client:
+    with Client(daemon.tcp, wait_seconds=60, timeout=60) as client:
         job = Job(client, "adamw", "snapshot", "job")
 
         def told() -> bool:

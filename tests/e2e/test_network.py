@@ -41,8 +41,9 @@ def proxy(network_daemon):
 
 @pytest.mark.parametrize("fault", ["reset", "stall", "cut_client"])
 def test_a_broken_network_costs_no_bit(proxy, expected, fault):
-    with Client(proxy.address, wait_seconds=60, timeout=1) as client:
+    with Client(proxy.address, wait_seconds=120, timeout=60) as client:
         job = Job(client, "adamw", "snapshot", fault)
+        client._caller.timeout = 3
         for step in range(STEPS):
             if step in (7, 15):
                 getattr(proxy, fault)()
@@ -53,7 +54,7 @@ def test_a_broken_network_costs_no_bit(proxy, expected, fault):
 
 
 def test_a_reset_in_the_middle_of_a_step_costs_no_bit(proxy, expected):
-    with Client(proxy.address, wait_seconds=60, timeout=5) as client:
+    with Client(proxy.address, wait_seconds=60, timeout=60) as client:
         job = Job(client, "adamw", "snapshot", "in the middle")
         job.run(1)
         received = []
@@ -77,9 +78,10 @@ def test_a_reset_in_the_middle_of_a_step_costs_no_bit(proxy, expected):
 
 
 def test_an_opening_that_arrives_late_takes_nothing_over(network_daemon, proxy, expected):
-    with Client(proxy.address, wait_seconds=60, timeout=1) as client:
+    with Client(proxy.address, wait_seconds=120, timeout=60) as client:
         job = Job(client, "adamw", "snapshot", "late")
         job.run(5)
+        client._caller.timeout = 3
         # The next connection is under way for long; the client gives it up and makes another one.
         proxy.hold_next()
         accepted = proxy.accepted

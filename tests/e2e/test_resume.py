@@ -283,9 +283,10 @@ def pause(pid: int) -> None:
 
 def test_a_paused_daemon_is_waited_for(own_daemon):
     daemon = own_daemon("--heartbeat-seconds", "1")
-    with Client(daemon.tcp, timeout=5, wait_seconds=60) as client:
+    with Client(daemon.tcp, timeout=60, wait_seconds=60) as client:
         stream = client.open_stream(make_session(client))
         stream.step(gradients(1))
+        client._caller.timeout = 3
         pause(daemon.process.pid)
         resumed = []
         original = stream._link.drop

@@ -134,9 +134,9 @@ def test_a_full_disk_stops_no_step_and_is_left_behind(small_disk, durability):
 
 def test_a_rolling_restart_costs_a_pause(tmp_path):
     daemons = Daemons(tmp_path / "state", snapshot_seconds="0", snapshot_steps="0")
-    with Client(daemons.address, wait_seconds=60, timeout=20) as client:
+    with Client(daemons.address, wait_seconds=60, timeout=60) as client:
         # Each is a process of its own in life, and has a client of its own here.
-        clients = [Client(daemons.address, wait_seconds=60, timeout=20) for _ in range(3)]
+        clients = [Client(daemons.address, wait_seconds=60, timeout=60) for _ in range(3)]
         jobs = [Job(c, "adamw", "snapshot", f"job{i}") for i, c in enumerate(clients)]
         done = threading.Event()
         failures = []
@@ -177,7 +177,7 @@ def test_clients_that_do_nothing_do_not_hold_the_end_up(tmp_path):
     daemon = DaemonProcess(
         *("--state-dir", str(tmp_path / "state"), "--models", "none", "--drain-seconds", "2")
     )
-    with Client(daemon.tcp, wait_seconds=0, timeout=5) as client:
+    with Client(daemon.tcp, wait_seconds=0, timeout=60) as client:
         idle = Job(client, "adamw", "snapshot", "idle")
         idle.run(2)
         half = Job(client, "adamw", "snapshot", "half")
