@@ -4,7 +4,7 @@
 #   docker run --rm -p 127.0.0.1:7717:7717 mnemosyne:0.1.0
 #
 # What it is built from can be pinned: BUILD_IMAGE by its digest, and with PINNED=1 the packages by
-# deploy/packages.txt, from the archive's state of the image's day. deploy/README.md says how.
+# deploy/packages.txt, from the archive's state that it names. deploy/README.md says how.
 #
 # With the CUDA backend, from a base image that has nvcc:
 #

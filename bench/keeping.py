@@ -4,6 +4,7 @@ Each comparison takes turns between its two sides within one run, so that other 
 meets both; read the ratios.
 
 usage: PYTHONPATH=client/python/src:tests/e2e .venv/bin/python bench/keeping.py [--elements N]
+       [--only snapshots|logs|recovery ...]
 """
 
 from __future__ import annotations
@@ -137,8 +138,8 @@ def read_seconds(path):
     return time.monotonic() - begin
 
 
-def measure_recovery(state, elements):
-    """Kills a daemon and takes the next step; the disk is read in the same minute."""
+def measure_recovery(state, elements, rounds):
+    """Kills a daemon and takes the next step, in turns with reads of the disk; prints medians."""
     flags = ["--models", "none", "--state-dir", str(state), "--snapshot-seconds", "0"]
     daemon = DaemonProcess(*flags)
     client = Client(daemon.tcp, wait_seconds=60)
@@ -149,7 +150,7 @@ def measure_recovery(state, elements):
     stream.snapshot()
     newest = sorted((state / "sessions" / session.name.split("/")[1]).glob("0*.safetensors"))[-1]
     loads, recoveries, reads = [], [], []
-    for _ in range(3):
+    for _ in range(rounds):
         reads.append(read_seconds(newest))
         forget_cache(state)
         begin = time.monotonic()
@@ -162,9 +163,10 @@ def measure_recovery(state, elements):
         log = daemon._log_file.read_text()
         loads.append(float(re.search(r"session loaded.* seconds=([0-9.e+-]+)", log)[1]))
     size = newest.stat().st_size / 1e6
+    read, load, recovery = (np.median(values) for values in (reads, loads, recoveries))
     print(
-        f"| {size:.1f} | {size / min(reads):.0f} | {size / min(loads):.0f} | "
-        f"{min(reads) / min(loads):.2f} | {np.median(recoveries):.2f} |",
+        f"| {size:.1f} | {size / read:.0f} | {size / load:.0f} | {read / load:.2f} | "
+        f"{recovery:.2f} |",
         flush=True,
     )
     stream.close()
@@ -179,8 +181,11 @@ def main():
     parser.add_argument("--elements", type=int, default=8_000_000)
     parser.add_argument("--slices", type=int, default=4)
     parser.add_argument("--seconds", type=float, default=6)
+    parser.add_argument("--rounds", type=int, default=7, help="of recoveries")
     parser.add_argument("--folder", default=".", help="where the states lie")
+    parser.add_argument("--only", choices=("snapshots", "logs", "recovery"), nargs="*", default=())
     options = parser.parse_args()
+    wanted = options.only or ("snapshots", "logs", "recovery")
     print(
         f"{binary().parents[1].name} build, {options.elements} elements, adamw, load "
         f"{os.getloadavg()[0]:.1f} on {os.cpu_count()} cores\n"
@@ -188,15 +193,19 @@ def main():
     # Files of the daemon lie beside the sources, not in a file system in memory.
     with tempfile.TemporaryDirectory(prefix="keeping-", dir=options.folder) as folder:
         root = Path(folder)
-        measure_snapshots(root / "snapshots", options.elements, options.slices, options.seconds)
-        for elements in (options.elements // 1000, options.elements // 8, options.elements):
-            measure_log(root / f"log-{elements}", elements, options.slices, options.seconds / 3)
+        if "snapshots" in wanted:
+            measure_snapshots(root / "snapshots", options.elements, options.slices, options.seconds)
+        if "logs" in wanted:
+            for elements in (options.elements // 1000, options.elements // 8, options.elements):
+                measure_log(root / f"log-{elements}", elements, options.slices, options.seconds / 3)
+        if "recovery" not in wanted:
+            return
         print(
             "\n| snapshot, MB | disk read, MB/s | load, MB/s | load to disk | kill -9 to the next "
             "applied step, s |\n|---|---|---|---|---|"
         )
         for elements in (options.elements // 64, options.elements // 8, options.elements):
-            measure_recovery(root / f"restore-{elements}", elements)
+            measure_recovery(root / f"restore-{elements}", elements, options.rounds)
 
 
 if __name__ == "__main__":

@@ -28,13 +28,28 @@ def output(*command: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
-def package_of(path: str) -> str | None:
-    """Returns the Debian package that installed a file, by any of the file's names."""
-    real = os.path.realpath(path)
-    for name in (path, real, real.removeprefix("/usr"), "/usr" + path):
-        if found := output("dpkg-query", "--search", name):
-            return found.splitlines()[0].split(": ")[0].split(",")[0]
-    return None
+def packages_of(paths: list[str]) -> dict[str, str]:
+    """Returns the Debian packages that installed files, by any of the files' names.
+
+    Raises:
+        LookupError: A file belongs to no package.
+    """
+    names = {}
+    for path in paths:
+        real = os.path.realpath(path)
+        names[path] = (path, real, real.removeprefix("/usr"), "/usr" + path)
+    found = {}
+    for line in output("dpkg-query", "--search", *sum(names.values(), ())).splitlines():
+        owner, _, file = line.partition(": ")
+        if owner.startswith("diversion by"):
+            continue
+        found.setdefault(file, owner.split(",")[0])
+    owners = {}
+    for path, known in names.items():
+        owners[path] = next((found[name] for name in known if name in found), "")
+        if not owners[path]:
+            raise LookupError(f"{path} belongs to no package")
+    return owners
 
 
 def libraries_of(program: pathlib.Path) -> list[str]:
@@ -49,10 +64,10 @@ def spdx_id(kind: str, name: str) -> str:
 
 def debian_package(name: str) -> dict[str, object]:
     """Returns the entry of a Debian package."""
-    version, source, architecture = (
-        output("dpkg-query", "--show", "--showformat", f"${{{field}}}", name)
-        for field in ("Version", "source:Package", "Architecture")
-    )
+    fields = "${Version} ${source:Package} ${Architecture}"
+    version, source, architecture = output(
+        "dpkg-query", "--show", "--showformat", fields, name
+    ).split()
     plain = name.split(":")[0]
     purl = f"pkg:deb/debian/{plain}@{version}?arch={architecture}"
     return {
@@ -111,15 +126,11 @@ def bill(programs: list[pathlib.Path]) -> dict[str, object]:
         entry = program_package(program)
         packages[program.name] = entry
         relations.append(("SPDXRef-DOCUMENT", "DESCRIBES", entry["SPDXID"]))
-        needed = {}
-        for library in libraries_of(program):
-            name = package_of(library)
-            if name is None:
-                raise LookupError(f"{library} belongs to no package")
-            needed[name] = "DYNAMIC_LINK"
+        needed = dict.fromkeys(packages_of(libraries_of(program)).values(), "DYNAMIC_LINK")
         needed |= {name: "STATIC_LINK" for name in HEADERS}
         for name, kind in sorted(needed.items()):
-            packages.setdefault(name, debian_package(name))
+            if name not in packages:
+                packages[name] = debian_package(name)
             relations.append((entry["SPDXID"], kind, packages[name]["SPDXID"]))
     # A build that sets SOURCE_DATE_EPOCH gets the same bytes again.
     seconds = int(os.environ.get("SOURCE_DATE_EPOCH", datetime.datetime.now().timestamp()))

@@ -20,9 +20,6 @@ namespace {
 // Bytes of a state in one message.
 constexpr size_t kPartBytes = 1 << 20;
 
-// How often room is made for an import, should others take it.
-constexpr int kRoomTries = 5;
-
 absl::Status Violation(std::string_view what) {
   return WithReason(InvalidArgument("{}", what), "PROTOCOL_VIOLATION");
 }
@@ -208,10 +205,10 @@ class ImportReactor final : public grpc::ServerReadReactor<v1::ImportStateReques
                                                          .device_bytes = session_->state_bytes()}));
     header_ = message_.part().header();
     place_ = session_->place();
-    return Reserve(kRoomTries);
+    return Reserve();
   }
 
-  absl::Status Reserve(int room_tries) {
+  absl::Status Reserve() {
     const int64_t bytes = session_->state_bytes();
     const MemoryAmounts amounts =
         session_->can_park() ? MemoryAmounts{.device = bytes, .ordinal = place_.executor->ordinal()}
@@ -221,10 +218,12 @@ class ImportReactor final : public grpc::ServerReadReactor<v1::ImportStateReques
       reservation_ = *std::move(reserved);
       return MakeState();
     }
-    if (store_.keeper() == nullptr || room_tries == 0) return reserved.status();
-    // Other sessions leave memory for it. Somebody else may be quicker.
-    store_.keeper()->MakeRoom(amounts, [this, room_tries](const absl::Status& made) {
-      EndOnError(Reserve(made.ok() ? room_tries - 1 : 0));
+    if (store_.keeper() == nullptr) return reserved.status();
+    // Other sessions leave memory for it.
+    store_.keeper()->MakeRoom(amounts, [this](absl::StatusOr<MemoryBudget::Reservation> made) {
+      if (!made.ok()) return EndOnError(made.status());
+      reservation_ = *std::move(made);
+      EndOnError(MakeState());
     });
     return absl::OkStatus();
   }

@@ -169,11 +169,9 @@ void SessionKeeper::Load(std::shared_ptr<Session> session, std::unique_ptr<Turns
   });
 }
 
-void SessionKeeper::MakeRoom(const MemoryAmounts& amounts, Done done) {
+void SessionKeeper::MakeRoom(const MemoryAmounts& amounts, RoomCallback done) {
   loader_.Submit([this, amounts, done = std::move(done)] {
-    // The room is free before anybody is told of it.
-    const absl::Status status = mover_.FreeRoom(amounts, /*for_whom=*/nullptr).status();
-    done(status);
+    done(mover_.FreeRoom(amounts, /*for_whom=*/nullptr));
   });
 }
 

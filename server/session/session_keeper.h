@@ -40,6 +40,7 @@ class SessionKeeper {
  public:
   using TurnCallback = std::function<void(absl::StatusOr<std::unique_ptr<Turnstile::Turn>>)>;
   using Done = std::function<void(const absl::Status&)>;
+  using RoomCallback = std::function<void(absl::StatusOr<MemoryBudget::Reservation>)>;
 
   // Tells a session that expired; its folder is out of the way by then.
   using Expired = std::function<void(const std::shared_ptr<Session>&)>;
@@ -67,9 +68,9 @@ class SessionKeeper {
   void Load(std::shared_ptr<Session> session, std::unique_ptr<Turnstile::Turn> turn,
             TurnCallback ready);
 
-  // Sends sessions away until `amounts` can be reserved, then calls `done`; ok if they can. See
-  // SessionMover::FreeRoom.
-  void MakeRoom(const MemoryAmounts& amounts, Done done);
+  // Sends sessions away until `amounts` can be reserved, and calls `done` with the reservation, so
+  // that nobody is quicker. See SessionMover::FreeRoom.
+  void MakeRoom(const MemoryAmounts& amounts, RoomCallback done);
 
   // Takes a snapshot now, pins it if `pin` is not empty, and calls `done` with its step.
   // FailedPrecondition with reason NOT_AT_STEP if `step` is not 0 and the session stands elsewhere.

@@ -15,7 +15,10 @@
 namespace mnemosyne::server {
 namespace {
 
-constexpr std::chrono::milliseconds kPatience(10'000);  // Of one who needs room.
+// Of one who needs room: since somebody last made some, and in all. The second is below the minute
+// after which clients take a daemon that says nothing for gone.
+constexpr std::chrono::milliseconds kPatience(10'000);
+constexpr std::chrono::milliseconds kPatienceInAll(45'000);
 constexpr std::chrono::milliseconds kBusyPause(5);  // Before sessions in a step are asked again.
 
 }  // namespace
@@ -181,31 +184,41 @@ SessionMover::Sessions SessionMover::IdleFirst(Session::Tier tier, const Session
   return sessions;
 }
 
-bool SessionMover::MoveOthersDown(const MemoryAmounts& amounts, const Session* for_whom) {
-  bool busy = false;
+SessionMover::Moves SessionMover::MoveOthersDown(const MemoryAmounts& amounts,
+                                                 const Session* for_whom) {
+  Moves moves;
+  const auto count = [&moves](const absl::Status& status) {
+    moves.some |= status.ok();
+    moves.busy |= ErrorReason(status) == "BUSY";
+  };
   for (const auto& session : IdleFirst(Session::Tier::kResident, for_whom)) {
     if (budget_.Lacking(amounts).device == 0) break;
-    if (session->executor().ordinal() != amounts.ordinal) continue;
-    busy |= ErrorReason(SendToHost(session)) == "BUSY";
+    if (session->executor().ordinal() != amounts.ordinal || !session->can_park()) continue;
+    count(SendToHost(session));
   }
   // Those on the device hold less of the host's memory than those that were sent there.
   for (const Session::Tier tier : {Session::Tier::kParked, Session::Tier::kResident}) {
     for (const auto& session : IdleFirst(tier, for_whom)) {
       if (budget_.Lacking(amounts).host == 0) break;
-      busy |= ErrorReason(SendToDisk(session)) == "BUSY";
+      count(SendToDisk(session));
     }
   }
-  return busy;
+  return moves;
 }
 
 absl::StatusOr<MemoryBudget::Reservation> SessionMover::FreeRoom(const MemoryAmounts& amounts,
                                                                  const Session* for_whom) {
-  const Clock::Monotonic end = clock_.MonotonicNow() + kPatience;
+  const Clock::Monotonic start = clock_.MonotonicNow();
+  Clock::Monotonic last_move = start;
   auto reservation = budget_.Reserve(amounts);
   bool may_help = budget_.CanHold(amounts);
   while (!reservation.ok() && may_help) {
-    // One that is in a step can go after it.
-    may_help = MoveOthersDown(amounts, for_whom) && clock_.MonotonicNow() < end;
+    const Moves moves = MoveOthersDown(amounts, for_whom);
+    const Clock::Monotonic now = clock_.MonotonicNow();
+    if (moves.some) last_move = now;
+    // One that is in a step can go after it. As long as others leave, it is worth while to wait.
+    may_help =
+        (moves.some || moves.busy) && now - last_move < kPatience && now - start < kPatienceInAll;
     reservation = budget_.Reserve(amounts);
     if (!reservation.ok() && may_help) std::this_thread::sleep_for(kBusyPause);
   }

@@ -48,7 +48,10 @@ class SessionMover {
   absl::Status SendToDisk(const std::shared_ptr<Session>& session);
 
   // Reserves memory: others move down, those first that idled longest, until there is room.
-  // Sessions in the middle of a step are waited for. `for_whom`, which may be null, stays.
+  // Sessions in the middle of a step are waited for: as long as others leave, which takes what a
+  // busy disk takes, and for ten seconds since the last one did; for three quarters of a minute at
+  // most. Then ResourceExhausted with reason MEMORY_EXHAUSTED. `for_whom`, which may be null,
+  // stays.
   absl::StatusOr<MemoryBudget::Reservation> FreeRoom(const MemoryAmounts& amounts,
                                                      const Session* for_whom);
 
@@ -58,6 +61,11 @@ class SessionMover {
 
  private:
   using Sessions = std::vector<std::shared_ptr<Session>>;
+
+  struct Moves {
+    bool some = false;  // A session left where it was.
+    bool busy = false;  // One that would help was in the middle of a step.
+  };
 
   SessionFolder FolderOf(const Session& session) const { return folder_.Session(session.id()); }
   // Takes a session that is not resident to the device where it is to be.
@@ -70,8 +78,8 @@ class SessionMover {
   // Tries `load` again as long as the device has no room, whatever the budget says, and another
   // session can leave it.
   absl::Status WithDeviceRoom(const Session& session, const std::function<absl::Status()>& load);
-  // Moves sessions down, one by one, until there is room; whether one was busy that would help.
-  bool MoveOthersDown(const MemoryAmounts& amounts, const Session* for_whom);
+  // Moves sessions down, one by one, until there is room.
+  Moves MoveOthersDown(const MemoryAmounts& amounts, const Session* for_whom);
   // Those in `tier`, the longest idle first, without `for_whom`.
   Sessions IdleFirst(Session::Tier tier, const Session* for_whom) const;
 

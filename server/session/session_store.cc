@@ -39,9 +39,6 @@ constexpr int64_t kBytesPerSession = 16 * 1024;
 // Beyond any machine's memory, and far from where a count of bytes would overflow.
 constexpr size_t kArenaElementsMax = size_t{1} << 48;
 
-// How often room is made for a session, should others take it.
-constexpr int kRoomTries = 5;
-
 int64_t TableBytes(const optim::ParameterLayout& layout, size_t cell_elements) {
   int64_t bytes = kBytesPerSession;
   for (size_t i = 0; i < layout.parameters().size(); ++i) {
@@ -128,7 +125,7 @@ absl::StatusOr<Session::Parts> SessionStore::MakeParts(SessionSpec spec,
 
 absl::StatusOr<std::shared_ptr<Session>> SessionStore::Prepare(
     const Identity& identity, SessionSpec spec, const optim::OptimizerFactoryPtr& factory,
-    StepExecutor& executor, StepExecutor::Device& device) const {
+    StepExecutor& executor, MemoryBudget::Reservation* room, StepExecutor::Device& device) const {
   MNEMO_ASSIGN_OR_RETURN(Session::Parts parts, MakeParts(std::move(spec), factory,
                                                          limits_.cell_elements, executor, device));
   const std::string& tenant = identity.request.first;
@@ -139,7 +136,11 @@ absl::StatusOr<std::shared_ptr<Session>> SessionStore::Prepare(
                                                 : share.status();
   }
   parts.share = *std::move(share);
-  MNEMO_ASSIGN_OR_RETURN(parts.reservation, budget_.Reserve(parts.resident_memory));
+  if (room != nullptr) {
+    parts.reservation = std::move(*room);
+  } else {
+    MNEMO_ASSIGN_OR_RETURN(parts.reservation, budget_.Reserve(parts.resident_memory));
+  }
   parts.name = "sessions/" + RandomHex(kNameBytes);
   parts.token = RandomHex(kTokenBytes);
   parts.tenant = tenant;
@@ -152,14 +153,16 @@ absl::StatusOr<std::shared_ptr<Session>> SessionStore::Prepare(
 }
 
 void SessionStore::Make(const Identity& identity, SessionSpec spec,
-                        optim::OptimizerFactoryPtr factory, int room_tries) {
-  const auto chosen = devices_.Choose();
+                        optim::OptimizerFactoryPtr factory, std::shared_ptr<Room> room) {
+  const auto chosen =
+      room == nullptr ? devices_.Choose() : absl::StatusOr<StepExecutor*>(room->executor);
   if (!chosen.ok()) return Finish(identity.request, chosen.status());
   StepExecutor& executor = **chosen;
   const absl::Status submitted = executor.Submit(
       identity.request.first,
-      [this, identity, spec, factory, room_tries, &executor](StepExecutor::Device& device) {
-        auto prepared = Prepare(identity, spec, factory, executor, device);
+      [this, identity, spec, factory, room, &executor](StepExecutor::Device& device) {
+        auto prepared = Prepare(identity, spec, factory, executor,
+                                room == nullptr ? nullptr : &room->memory, device);
         if (keeper_ == nullptr) return Finish(identity.request, std::move(prepared));
         if (prepared.ok()) {
           const auto session = *prepared;
@@ -168,18 +171,19 @@ void SessionStore::Make(const Identity& identity, SessionSpec spec,
             Finish(RequestKey(session->tenant(), session->request_id()), session);
           });
         }
-        if (room_tries == 0 || ErrorReason(prepared.status()) != "MEMORY_EXHAUSTED") {
+        if (room != nullptr || ErrorReason(prepared.status()) != "MEMORY_EXHAUSTED") {
           return Finish(identity.request, std::move(prepared));
         }
         auto parts = MakeParts(spec, factory, limits_.cell_elements, executor, device);
         if (!parts.ok() || !budget_.CanHold(parts->resident_memory)) {
           return Finish(identity.request, std::move(prepared));
         }
-        keeper_->MakeRoom(parts->resident_memory,
-                          [this, identity, spec, factory, room_tries](const absl::Status& made) {
-                            // Somebody else may be quicker.
-                            Make(identity, spec, factory, made.ok() ? room_tries - 1 : 0);
-                          });
+        keeper_->MakeRoom(parts->resident_memory, [this, identity, spec, factory, &executor](
+                                                      absl::StatusOr<MemoryBudget::Reservation>
+                                                          made) {
+          if (!made.ok()) return Finish(identity.request, made.status());
+          Make(identity, spec, factory, std::make_shared<Room>(Room{&executor, *std::move(made)}));
+        });
       });
   if (!submitted.ok()) Finish(identity.request, submitted);
 }
@@ -330,7 +334,7 @@ void SessionStore::Create(const Caller& caller, const std::string& request_id,
 
   spec.optimizer_version = (*factory)->info().version;
   spec.weights_hash = (*factory)->info().weights_hash;
-  Make({request, spec_fingerprint}, std::move(spec), *factory, kRoomTries);
+  Make({request, spec_fingerprint}, std::move(spec), *factory, /*room=*/nullptr);
 }
 
 absl::Status SessionStore::TellExpiry(const absl::Status& refusal,

@@ -130,20 +130,28 @@ class SessionStore {
     uint64_t spec_fingerprint = 0;
   };
 
-  // Checks everything and reserves and allocates memory.
+  // Memory that other sessions have left for one, on a device.
+  struct Room {
+    StepExecutor* executor;
+    MemoryBudget::Reservation memory;
+  };
+
+  // Checks everything and allocates memory, in `room`, or in a reservation of its own if that is
+  // null.
   absl::StatusOr<std::shared_ptr<Session>> Prepare(const Identity& identity, SessionSpec spec,
                                                    const optim::OptimizerFactoryPtr& factory,
                                                    StepExecutor& executor,
+                                                   MemoryBudget::Reservation* room,
                                                    StepExecutor::Device& device) const;
   // The parts of a session but for its name, token and reservation.
   absl::StatusOr<Session::Parts> MakeParts(SessionSpec spec,
                                            const optim::OptimizerFactoryPtr& factory,
                                            size_t cell_elements, StepExecutor& executor,
                                            StepExecutor::Device& device) const;
-  // Prepares on the thread of the device with the most room; where memory is short, makes room once
-  // and tries again.
+  // Prepares on the thread of the device with the most room; where memory is short, and `room` null,
+  // comes again with the room that was made there.
   void Make(const Identity& identity, SessionSpec spec, optim::OptimizerFactoryPtr factory,
-            int room_tries);
+            std::shared_ptr<Room> room);
   absl::StatusOr<optim::OptimizerFactoryPtr> FindFactory(const SessionSpec& spec);
   absl::Status RestoreOne(SessionRecord record);
   void KeepModelOf(const SessionSpec& spec);

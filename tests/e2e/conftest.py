@@ -19,7 +19,7 @@ def daemon():
 def client(request, daemon):
     """A client over each kind of listener."""
     assert daemon.process.poll() is None, "the daemon has died"
-    with Client(getattr(daemon, request.param), wait_seconds=20, timeout=30) as client:
+    with Client(getattr(daemon, request.param), wait_seconds=60, timeout=60) as client:
         yield client
 
 
@@ -27,7 +27,7 @@ def client(request, daemon):
 def tcp_client(daemon):
     """A client over TCP, for what does not depend on the listener."""
     assert daemon.process.poll() is None, "the daemon has died"
-    with Client(daemon.tcp, wait_seconds=20, timeout=30) as client:
+    with Client(daemon.tcp, wait_seconds=60, timeout=60) as client:
         yield client
 
 

@@ -209,7 +209,7 @@ def train(address: str, tag: str, restart: Callable[[], None] = lambda: None) ->
         tag: In the names of the jobs.
         restart: Called between steps, where a daemon may be restarted in order.
     """
-    with Client(address, wait_seconds=60, timeout=20) as client:
+    with Client(address, wait_seconds=60, timeout=60) as client:
         jobs = [
             Job(client, "adamw", "snapshot", f"{tag}-0"),
             Job(client, "lion", "step", f"{tag}-1"),
@@ -268,7 +268,7 @@ def discover(state: Path) -> tuple[bytes, list[str]]:
     daemons = Daemons(state, **APART)
     expected = train(daemons.address, "job", daemons.restart)
     # Some points are only passed when a daemon had no time to end in order.
-    with Client(daemons.address, wait_seconds=60, timeout=20) as client:
+    with Client(daemons.address, wait_seconds=60, timeout=60) as client:
         jobs = [
             Job(client, "adamw", durability, f"left-{durability}")
             for durability in ("snapshot", "step")

@@ -9,7 +9,7 @@ import numpy as np
 from mnemosyne_client import messages as m
 from mnemosyne_client.connection import Connection
 
-TIMEOUT = 15.0
+TIMEOUT = 60.0
 
 
 class RawStream:

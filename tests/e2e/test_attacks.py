@@ -57,7 +57,7 @@ class House:
         credentials = Credentials(
             tls=self.root is not None, root_certificates=self.root, access_token=token
         )
-        return Client(self.daemon.tcp, credentials=credentials, timeout=30, **options)
+        return Client(self.daemon.tcp, credentials=credentials, timeout=60, **options)
 
     def attack(self, name: str, token: str | None, **extra: bytes) -> hostile.Attack:
         tls = None
@@ -89,7 +89,7 @@ class House:
             except MnemosyneError:
                 return False
 
-        wait_until(served, 30)
+        wait_until(served, 120)
 
 
 def make_session(client: Client):

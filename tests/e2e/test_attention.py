@@ -135,7 +135,7 @@ def test_says_what_is_wrong_with_numbers(tcp_client):
 
 def test_a_block_that_has_no_room_is_refused(own_daemon):
     daemon = own_daemon("--memory-max", "1MiB")
-    with Client(daemon.tcp, wait_seconds=20, timeout=30) as client:
+    with Client(daemon.tcp, wait_seconds=60, timeout=60) as client:
         client.attend(*arrays(10), kernel=kernel())
         with pytest.raises(ResourceExhaustedError):
             client.attend(*arrays(20_000), kernel=kernel())
@@ -146,7 +146,7 @@ def test_a_block_that_has_no_room_is_refused(own_daemon):
 def test_a_kernel_that_has_no_room_is_refused(own_daemon):
     daemon = own_daemon("--memory-max", "256KiB")
     rows = np.ones((1, 1, 4, 128), np.float32)
-    with Client(daemon.tcp, wait_seconds=20, timeout=30) as client:
+    with Client(daemon.tcp, wait_seconds=60, timeout=60) as client:
         with pytest.raises(ResourceExhaustedError):
             client.attend(rows, rows, rows, kernel=Kernel(features=256))
         client.attend(rows, rows, rows, kernel=Kernel(features=16))

@@ -174,7 +174,7 @@ def test_a_stream_starts_with_open(client, session):
     connection = Connection(client.methods.optimize)
     connection.send([m.OptimizeRequest(begin=m.StepBegin(step=1))])
     with pytest.raises(InvalidRequestError) as caught:
-        connection.receive(15)
+        connection.receive(60)
     connection.close()
 
     assert caught.value.reason == "PROTOCOL_VIOLATION"

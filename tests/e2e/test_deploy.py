@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -58,10 +61,95 @@ def test_the_image_has_no_shell_and_no_root():
     assert "sbom.spdx.json" in text
 
 
-def test_packages_have_versions():
+def package_lines() -> list[str]:
     lines = (DEPLOY / "packages.txt").read_text().splitlines()
-    assert len(lines) > 10
-    assert all(re.fullmatch(r"[a-z0-9.+-]+=[0-9][0-9A-Za-z.:+~-]*", line) for line in lines)
+    return [line for line in lines if not line.startswith(("#", "archive="))]
+
+
+def test_packages_have_versions_and_a_time():
+    text = (DEPLOY / "packages.txt").read_text()
+    assert re.search(r"^archive=20\d{6}T\d{6}Z$", text, re.MULTILINE)
+    assert len(package_lines()) > 10
+    for line in package_lines():
+        assert re.fullmatch(r"[a-z0-9.+-]+=[0-9][0-9A-Za-z.:+~-]*", line), line
+
+
+SOURCES = """\
+Types: deb
+# http://former.example/archive/debian/20250520T000000Z
+URIs: http://now.example/debian
+Suites: bookworm bookworm-updates
+
+Types: deb
+# http://former.example/archive/debian-security/20250520T000000Z
+URIs: http://now.example/debian-security
+Suites: bookworm-security
+"""
+
+
+def install(root: Path, pinned: str) -> tuple[list[str], str]:
+    """Lets the script install into a folder; returns the calls of apt-get, and the sources."""
+    script = (DEPLOY / "install_packages.sh").read_text()
+    for folder in ("/etc/apt", "/var/lib"):
+        script = script.replace(folder, f"{root}{folder}")
+    for folder in ("etc/apt/sources.list.d", "etc/apt/apt.conf.d", "var/lib/apt/lists", "bin"):
+        (root / folder).mkdir(parents=True)
+    sources = root / "etc/apt/sources.list.d/debian.sources"
+    sources.write_text(SOURCES)
+    (root / "install_packages.sh").write_text(script)
+    shutil.copy(DEPLOY / "packages.txt", root)
+    (root / "bin/apt-get").write_text(f'#!/bin/sh\necho "$@" >>{root}/calls\n')
+    (root / "bin/apt-get").chmod(0o755)
+    path = f"{root}/bin:/usr/bin:/bin"
+    subprocess.run(
+        ["sh", root / "install_packages.sh", pinned], check=True, env={"PATH": path}, timeout=60
+    )
+    return (root / "calls").read_text().splitlines(), sources.read_text()
+
+
+def test_pinned_packages_come_from_the_archive_of_their_time(tmp_path):
+    (_, call), sources = install(tmp_path, "1")
+    time = re.search(r"archive=(\w+)", (DEPLOY / "packages.txt").read_text())[1]
+    assert re.findall(r"^URIs: (.*)$", sources, re.MULTILINE) == [
+        f"http://former.example/archive/debian/{time}",
+        f"http://former.example/archive/debian-security/{time}",
+    ]
+    assert [word for word in call.split() if "=" in word] == package_lines()
+
+
+def test_packages_that_are_not_pinned_are_the_newest(tmp_path):
+    (_, call), sources = install(tmp_path, "0")
+    assert sources == SOURCES
+    assert {line.partition("=")[0] for line in package_lines()} <= set(call.split())
+    assert "=" not in call
+
+
+@pytest.mark.skipif(shutil.which("dpkg-query") is None, reason="it names Debian's packages")
+def test_the_bill_of_materials_lists_the_program_and_its_libraries():
+    made = subprocess.run(
+        [sys.executable, ROOT / "scripts" / "make_sbom.py", binary()],
+        capture_output=True,
+        check=True,
+    )
+    bill = json.loads(made.stdout)
+    assert bill["spdxVersion"] == "SPDX-2.3"
+    packages = {package["SPDXID"]: package for package in bill["packages"]}
+    names = {package["name"]: package for package in packages.values()}
+    sums = names[binary().name]["checksums"]
+    assert sums[0]["checksumValue"] == hashlib.sha256(binary().read_bytes()).hexdigest()
+    for library in ("libssl3", "libc6", "libprotobuf32", "nlohmann-json3-dev"):
+        installed = subprocess.run(
+            ["dpkg-query", "--show", "--showformat", "${Version}", library],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        assert names[library]["versionInfo"] == installed
+    known = {bill["SPDXID"], *packages}
+    related = bill["relationships"]
+    assert {r["spdxElementId"] for r in related} | {
+        r["relatedSpdxElement"] for r in related
+    } <= known
 
 
 @pytest.mark.parametrize("name", COMPOSE)

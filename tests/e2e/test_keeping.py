@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import random
+import threading
 
 import numpy as np
 import pytest
 from chaos_report import run_round
 from e2e_chaos import APART, Daemons, Job, discover
-from e2e_daemon import DaemonProcess, binary
+from e2e_daemon import DaemonProcess, binary, wait_until
 
-from mnemosyne_client import Client, InvalidRequestError, SessionLostError
+from mnemosyne_client import (
+    Client,
+    InvalidRequestError,
+    SessionLostError,
+    UnavailableError,
+)
 
 needs_fail_points = pytest.mark.skipif(
     "release" in str(binary()), reason="release builds have no fail points"
@@ -24,7 +30,7 @@ def state(tmp_path):
 
 def test_a_killed_daemon_comes_back_and_nothing_is_lost(state):
     daemons = Daemons(state, snapshot_steps="3")
-    with Client(daemons.address, wait_seconds=60, timeout=20) as client:
+    with Client(daemons.address, wait_seconds=60, timeout=60) as client:
         jobs = [Job(client, "adamw", "snapshot", "a"), Job(client, "lion", "step", "b")]
         for _ in range(6):
             for job in jobs:
@@ -42,7 +48,7 @@ def test_a_killed_daemon_comes_back_and_nothing_is_lost(state):
 
 def test_a_resend_of_the_last_step_after_a_restart_gets_the_same_bits(state):
     daemons = Daemons(state)
-    with Client(daemons.address, wait_seconds=60, timeout=20) as client:
+    with Client(daemons.address, wait_seconds=60, timeout=60) as client:
         for durability in ("snapshot", "step"):
             job = Job(client, "adamw", durability, durability)
             job.run(3)
@@ -65,7 +71,7 @@ def test_a_terminated_daemon_keeps_every_step(state):
     first = DaemonProcess(
         *("--state-dir", str(state), "--snapshot-seconds", "0", "--drain-seconds", "1")
     )
-    client = Client(first.tcp, wait_seconds=60, timeout=20)
+    client = Client(first.tcp, wait_seconds=60, timeout=60)
     job = Job(client, "adamw", "snapshot", "job")
     job.run(5)
     assert client.get_session(job.session.name).last_durable_step == 0
@@ -87,7 +93,7 @@ def test_drain_by_rpc_is_for_the_socket_alone(state):
     assert caught.value.reason == "SOCKET_ONLY"
     with Client(daemon.unix) as client:
         client.drain()
-    assert daemon.process.wait(timeout=20) == 0
+    assert daemon.process.wait(timeout=60) == 0
     daemon.stop()
 
 
@@ -100,7 +106,7 @@ def test_a_second_daemon_is_kept_out_of_the_state_folder(state):
 
 def test_without_kept_gradients_the_client_says_that_steps_are_lost(state):
     daemons = Daemons(state, snapshot_seconds="0", snapshot_steps="0")
-    with Client(daemons.address, wait_seconds=60, timeout=20) as client:
+    with Client(daemons.address, wait_seconds=60, timeout=60) as client:
         job = Job(client, "adamw", "snapshot", "job")
         job.stream = client.open_stream(job.session, replay_bytes=0)
         job.run(3)
@@ -112,7 +118,7 @@ def test_without_kept_gradients_the_client_says_that_steps_are_lost(state):
 
 def test_gradients_can_be_kept_in_a_folder(state, tmp_path):
     daemons = Daemons(state, snapshot_seconds="0", snapshot_steps="0")
-    with Client(daemons.address, wait_seconds=60, timeout=20) as client:
+    with Client(daemons.address, wait_seconds=60, timeout=60) as client:
         job = Job(client, "adamw", "snapshot", "job")
         job.stream = client.open_stream(
             job.session, replay_folder=str(tmp_path), on_event=job.events.append
@@ -132,7 +138,7 @@ def test_gradients_can_be_kept_in_a_folder(state, tmp_path):
 def test_idle_sessions_leave_memory_and_come_back(state):
     # Room for about one of the sessions at a time.
     daemon = DaemonProcess("--state-dir", str(state), "--memory-max", "100KiB")
-    with Client(daemon.tcp, wait_seconds=60, timeout=20) as client:
+    with Client(daemon.tcp, wait_seconds=60, timeout=60) as client:
         jobs = [Job(client, "adamw", "snapshot", f"job{i}") for i in range(12)]
         for _ in range(3):
             for job in jobs:
@@ -143,10 +149,40 @@ def test_idle_sessions_leave_memory_and_come_back(state):
     assert daemon.stop() == 0
 
 
+def test_a_step_waits_for_memory_that_others_hold(state):
+    # Room for one session, whose holder stays in the middle of a step.
+    daemon = DaemonProcess("--state-dir", str(state), "--memory-max", "35KiB", "--models", "none")
+    with Client(daemon.tcp, wait_seconds=300, timeout=120) as client:
+        waiting = Job(client, "adamw", "snapshot", "waiting")
+        waiting.run(2)
+        waiting.close()
+        holding = Job(client, "adamw", "snapshot", "holding")
+        holding.run(2)
+        assert not client.get_session(waiting.session.name).resident
+        gradient = holding.gradients()[0]
+        holding.stream.begin_early().add(0, lambda: gradient)
+        impatient = Client(daemon.tcp, wait_seconds=0, timeout=120)
+
+        def refused() -> bool:
+            try:
+                with impatient.open_stream(waiting.session) as stream:
+                    stream.settle()
+            except UnavailableError as error:
+                return error.reason == "MEMORY_EXHAUSTED"
+            return False
+
+        wait_until(refused, 120)
+        letting_go = threading.Timer(12, holding.close)
+        letting_go.start()
+        waiting.run(2)
+        letting_go.join()
+    assert daemon.stop() == 0
+
+
 @needs_fail_points
 def test_idle_sessions_wait_in_host_memory_and_come_back(state):
     daemons = Daemons(state, **APART, memory_max="1MiB", snapshot_seconds="0", snapshot_steps="0")
-    with Client(daemons.address, wait_seconds=60, timeout=20) as client:
+    with Client(daemons.address, wait_seconds=60, timeout=60) as client:
         jobs = [Job(client, "adamw", ("snapshot", "step")[i % 2], f"job{i}") for i in range(6)]
         for killed in (False, True, False, False):
             for job in jobs:
@@ -167,7 +203,7 @@ def test_idle_sessions_wait_in_host_memory_and_come_back(state):
 @needs_fail_points
 def test_sessions_of_a_small_device_and_a_small_host_go_on_to_the_disk(state):
     daemons = Daemons(state, **APART, memory_max="100KiB")
-    with Client(daemons.address, wait_seconds=60, timeout=20) as client:
+    with Client(daemons.address, wait_seconds=60, timeout=60) as client:
         jobs = [Job(client, "adamw", "snapshot", f"job{i}") for i in range(8)]
         for _ in range(3):
             for job in jobs:
@@ -180,7 +216,7 @@ def test_sessions_of_a_small_device_and_a_small_host_go_on_to_the_disk(state):
 
 def test_changed_values_survive_a_crash_and_the_disk(state):
     daemons = Daemons(state, snapshot_seconds="0", snapshot_steps="0")
-    with Client(daemons.address, wait_seconds=60, timeout=20) as client:
+    with Client(daemons.address, wait_seconds=60, timeout=60) as client:
         jobs = [Job(client, "adamw", d, d) for d in ("snapshot", "step")]
         quiet = Job(client, "adamw", "snapshot", "quiet")
         for job in (*jobs, quiet):
@@ -208,7 +244,7 @@ def test_a_state_that_was_replaced_never_comes_back(state):
         *("--state-dir", str(state), "--models", "none", "--snapshot-seconds", "0"),
         environment={"MNEMOSYNE_FAIL_POINTS": "snapshot.write=error:28"},
     )
-    with Client(daemon.tcp, wait_seconds=60, timeout=20) as client:
+    with Client(daemon.tcp, wait_seconds=60, timeout=60) as client:
         source = Job(client, "adamw", "snapshot", "source")
         source.run(3)
         target = Job(client, "adamw", "step", "target")
@@ -236,12 +272,14 @@ def test_a_full_disk_is_told_and_stops_no_step(state):
         *("--state-dir", str(state), "--snapshot-steps", "2"),
         environment={"MNEMOSYNE_FAIL_POINTS": plan},
     )
-    with Client(daemon.tcp, wait_seconds=60, timeout=20) as client:
+    with Client(daemon.tcp, wait_seconds=60, timeout=60) as client:
         job = Job(client, "adamw", "snapshot", "job")
-        for _ in range(200):
+
+        def told() -> bool:
             job.run(1)
-            if any(event.kind == "durability" for event in job.events):
-                break
+            return any(event.kind == "durability" for event in job.events)
+
+        wait_until(told, 60)
         assert client.server_info().state_keeping.error == "DISK_FULL"
         assert client.get_session(job.session.name).durability_error == "DISK_FULL"
     assert daemon.stop() == 0

@@ -217,7 +217,7 @@ def test_a_signal_reloads(own_daemon, folder):
     with Client(daemon.tcp) as client:
         write_variant(folder / "lstm" / "1" / FILE, folder / "lstm" / "2" / FILE, 2.0)
         daemon.process.send_signal(signal.SIGHUP)
-        wait_until(lambda: len(names(client)) == 2, 20)
+        wait_until(lambda: len(names(client)) == 2, 60)
     assert daemon.stop() == 0
     assert "reloading models" in daemon.log
     assert "model loaded model=lstm version=2" in daemon.log
@@ -269,7 +269,7 @@ def test_a_folder_that_is_not_there_is_refused():
         [binary(), "--listen", "127.0.0.1:0", "--models", "/nowhere"],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
         check=False,
     )
     assert refused.returncode == 1

@@ -41,8 +41,9 @@ def proxy(network_daemon):
 
 @pytest.mark.parametrize("fault", ["reset", "stall", "cut_client"])
 def test_a_broken_network_costs_no_bit(proxy, expected, fault):
-    with Client(proxy.address, wait_seconds=60, timeout=1) as client:
+    with Client(proxy.address, wait_seconds=120, timeout=60) as client:
         job = Job(client, "adamw", "snapshot", fault)
+        client._caller.timeout = 3
         for step in range(STEPS):
             if step in (7, 15):
                 getattr(proxy, fault)()
@@ -53,7 +54,7 @@ def test_a_broken_network_costs_no_bit(proxy, expected, fault):
 
 
 def test_a_reset_in_the_middle_of_a_step_costs_no_bit(proxy, expected):
-    with Client(proxy.address, wait_seconds=60, timeout=5) as client:
+    with Client(proxy.address, wait_seconds=60, timeout=60) as client:
         job = Job(client, "adamw", "snapshot", "in the middle")
         job.run(1)
         received = []
@@ -77,15 +78,17 @@ def test_a_reset_in_the_middle_of_a_step_costs_no_bit(proxy, expected):
 
 
 def test_an_opening_that_arrives_late_takes_nothing_over(network_daemon, proxy, expected):
-    with Client(proxy.address, wait_seconds=60, timeout=1) as client:
+    with Client(proxy.address, wait_seconds=120, timeout=60) as client:
         job = Job(client, "adamw", "snapshot", "late")
         job.run(5)
+        client._caller.timeout = 3
         # The next connection is under way for long; the client gives it up and makes another one.
         proxy.hold_next()
         accepted = proxy.accepted
         proxy.reset()
         job.run(5)
         assert proxy.accepted >= accepted + 2
+        client._caller.timeout = 60  # Nothing breaks from here on.
         with Client(network_daemon.tcp) as direct:
             epoch = direct.current_epoch(job.session.name)
             proxy.release()
@@ -111,16 +114,17 @@ def test_a_late_opening_is_told_so(network_daemon):
 
 
 def test_a_daemon_sees_that_its_client_is_half_gone(own_daemon):
-    daemon = own_daemon("--heartbeat-seconds", "1", "--step-timeout-seconds", "1")
+    # A step that is begun holds the session for ten seconds: time to see that it does.
+    daemon = own_daemon("--heartbeat-seconds", "1", "--step-timeout-seconds", "10")
     proxy = Proxy(daemon.tcp)
-    with Client(proxy.address, timeout=5) as client, Client(daemon.tcp) as direct:
+    with Client(proxy.address, timeout=60) as client, Client(daemon.tcp) as direct:
         job = Job(client, "adamw", "snapshot", "half")
         job.run(1)
         draft = job.stream.begin_early()
         gradient = job.gradients()[0]
         draft.add(0, lambda: gradient)
-        wait_until(lambda: direct.get_session(job.session.name).streaming, 10)
+        wait_until(lambda: direct.get_session(job.session.name).streaming, 60)
         proxy.cut_client()
         # The step that was begun does not hold the session for ever.
-        wait_until(lambda: not direct.get_session(job.session.name).streaming, 20)
+        wait_until(lambda: not direct.get_session(job.session.name).streaming, 60)
     proxy.close()

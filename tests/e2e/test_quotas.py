@@ -38,7 +38,7 @@ class Tenants:
     def client(self, tenant: str = "greedy", wait_seconds: float = 0) -> Client:
         credentials = Credentials(access_token=self.tokens[tenant])
         return Client(
-            self.daemon.tcp, credentials=credentials, timeout=30, wait_seconds=wait_seconds
+            self.daemon.tcp, credentials=credentials, timeout=60, wait_seconds=wait_seconds
         )
 
 
@@ -115,7 +115,7 @@ def retry_delay(error: grpc.RpcError) -> float | None:
 @pytest.mark.parametrize("bound", ["tenant", "all"])
 def test_where_idle_sessions_expire_a_refusal_says_when(tenants, tmp_path, bound):
     limits, flags = ("sessions=1", []) if bound == "tenant" else ("", ["--sessions-max", "1"])
-    state = ["--state-dir", str(tmp_path / "state"), "--expire-seconds", "3"]
+    state = ["--state-dir", str(tmp_path / "state"), "--expire-seconds", "10"]
     house = tenants(limits, *state, *flags)
     with house.client() as client:
         session = make_session(client)
@@ -124,34 +124,33 @@ def test_where_idle_sessions_expire_a_refusal_says_when(tenants, tmp_path, bound
         with client.open_stream(session) as stream:
             stream.step([VALUES])
             with pytest.raises(grpc.RpcError) as held:
-                client.methods.create_session(request, timeout=10)
+                client.methods.create_session(request, timeout=60)
             assert retry_delay(held.value) is None, "a session in use does not expire"
 
         # The daemon sees the end of the stream a moment later.
         def told() -> float | None:
             with pytest.raises(grpc.RpcError) as full:
-                client.methods.create_session(request, timeout=10)
+                client.methods.create_session(request, timeout=60)
             assert full.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
             assert "delete" in full.value.details()
             return retry_delay(full.value)
 
-        wait_until(lambda: told() is not None, 10)
-        delay = told()
-        if delay is not None:
-            assert 0 < delay <= 3
+        delays = []
+        wait_until(lambda: delays.append(told()) or delays[-1] is not None, 10)
+        assert 0 < delays[-1] <= 10
 
         def made() -> bool:
             try:
-                client.methods.create_session(request, timeout=10)
+                client.methods.create_session(request, timeout=60)
             except grpc.RpcError:
                 return False
             return True
 
-        wait_until(made, 30)
+        wait_until(made, 60)
 
 
 def test_streams_are_bounded_open_and_idle_ones_too(tenants):
-    house = tenants("streams=2", "--stream-idle-seconds", "2")
+    house = tenants("streams=2", "--stream-idle-seconds", "8")
     with house.client() as client, house.client("other") as other:
         session = make_session(client)
         others = make_session(other)
@@ -172,7 +171,7 @@ def test_streams_are_bounded_open_and_idle_ones_too(tenants):
                 except ResourceExhaustedError:
                     return False
 
-            wait_until(exported, 30)
+            wait_until(exported, 60)
         finally:
             for stream in open_streams:
                 stream.close()
@@ -180,7 +179,7 @@ def test_streams_are_bounded_open_and_idle_ones_too(tenants):
 
 def test_the_daemons_bound_on_streams_says_when_to_ask_again(own_daemon):
     daemon = own_daemon("--streams-max", "1")
-    with Client(daemon.tcp, wait_seconds=0, timeout=30) as client:
+    with Client(daemon.tcp, wait_seconds=0, timeout=60) as client:
         session = make_session(client)
         with client.open_stream(make_session(client)) as stream:
             stream.step([VALUES])
@@ -205,7 +204,7 @@ def test_unary_steps_in_flight_together_are_bounded(tenants):
     with house.client() as client:
         sessions = [make_session(client) for _ in range(4)]
         errors = []
-        stop = time.monotonic() + 20
+        stop = time.monotonic() + 60
 
         def run(session):
             number = 1
@@ -317,17 +316,21 @@ def test_logs_of_steps_count_on_the_disk_and_leave_room_for_the_snapshot(tenants
     with house.client() as client:
         session = make_session(client, durability="step")
         most = 0
-        with client.open_stream(session) as stream:
+        told = []
+        on_event = lambda event: told.append(event.message)  # noqa: E731
+        with client.open_stream(session, on_event=on_event) as stream:
 
-            def step() -> str:
+            def step() -> None:
                 nonlocal most
                 stream.step([VALUES])
                 most = max(most, disk_bytes(state))
-                return client.get_session(session.name).durability_error
 
-            errors = [step() for _ in range(2 * limit // VALUES.nbytes)]
+            step()
+            assert not told
+            for _ in range(2 * limit // VALUES.nbytes):
+                step()
             expected = "TENANT_LIMIT" if bound == "tenant" else "DISK_FULL"
-            assert expected in errors and errors[0] == ""
+            assert any(expected in text for text in told), told
             assert limit / 2 < most <= limit
 
             # A snapshot, which still fits, takes the log's place, and steps are durable again. One
@@ -343,7 +346,7 @@ def test_logs_of_steps_count_on_the_disk_and_leave_room_for_the_snapshot(tenants
 
 def test_a_message_above_the_bound_ends_its_call_alone(own_daemon):
     daemon = own_daemon("--message-max", "2MiB", "--cell-elements", "65536")
-    with Client(daemon.tcp, wait_seconds=0, timeout=30) as client:
+    with Client(daemon.tcp, wait_seconds=0, timeout=60) as client:
         session = make_session(client)
         request = messages.StepRequest(
             session=session.name,
@@ -352,7 +355,7 @@ def test_a_message_above_the_bound_ends_its_call_alone(own_daemon):
             chunks=[messages.TensorChunk(parameter=0, payload=bytes(3 << 20))],
         )
         with pytest.raises(grpc.RpcError) as large:
-            client.methods.step(request, timeout=10)
+            client.methods.step(request, timeout=60)
         assert large.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
         with client.open_stream(session) as stream:
             assert stream.step([VALUES]).step == 1
@@ -360,10 +363,10 @@ def test_a_message_above_the_bound_ends_its_call_alone(own_daemon):
 
 def test_metadata_above_the_bound_is_refused(own_daemon):
     daemon = own_daemon()
-    with Client(daemon.tcp, wait_seconds=20, timeout=30) as client:
+    with Client(daemon.tcp, wait_seconds=20, timeout=60) as client:
         with pytest.raises(grpc.RpcError) as large:
             client.methods.get_server_info(
-                messages.GetServerInfoRequest(), timeout=10, metadata=[("x-big", "x" * 20_000)]
+                messages.GetServerInfoRequest(), timeout=60, metadata=[("x-big", "x" * 20_000)]
             )
         assert large.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
         assert client.server_info().version

@@ -20,7 +20,7 @@ SECRET_LABEL = "planted-label"
 
 
 def openssl(*arguments: str) -> None:
-    subprocess.run(["openssl", *arguments], check=True, capture_output=True, timeout=30)
+    subprocess.run(["openssl", *arguments], check=True, capture_output=True, timeout=60)
 
 
 def issue(folder: Path, name: str, names: str) -> None:
@@ -83,7 +83,7 @@ def house(tmp_path, own_daemon):
 
 def connect(house, who: str) -> Client:
     daemon, credentials, _ = house
-    return Client(daemon.tcp, credentials=credentials[who], on_unavailable="raise", timeout=10)
+    return Client(daemon.tcp, credentials=credentials[who], on_unavailable="raise", timeout=60)
 
 
 def make_session(client: Client):
@@ -160,14 +160,14 @@ def bad_calls(client, names, tokens):
     ]
     for number, spec in enumerate(bad_specs):
         request = m.CreateSessionRequest(request_id=f"bad {number}", spec=spec)
-        yield lambda r=request: methods.create_session(r, timeout=10)
-    yield lambda: methods.create_session(m.CreateSessionRequest(), timeout=10)
-    yield lambda: methods.list_sessions(m.ListSessionsRequest(page_token="1.vision"), timeout=10)
-    yield lambda: methods.list_sessions(m.ListSessionsRequest(page_token="?"), timeout=10)
-    yield lambda: methods.list_sessions(m.ListSessionsRequest(page_size=-1), timeout=10)
-    yield lambda: methods.reload_models(m.ReloadModelsRequest(), timeout=10)
-    yield lambda: methods.drain(m.DrainRequest(), timeout=10)
-    yield lambda: methods.get_server_info(m.GetServerInfoRequest(), timeout=10)
+        yield lambda r=request: methods.create_session(r, timeout=60)
+    yield lambda: methods.create_session(m.CreateSessionRequest(), timeout=60)
+    yield lambda: methods.list_sessions(m.ListSessionsRequest(page_token="1.vision"), timeout=60)
+    yield lambda: methods.list_sessions(m.ListSessionsRequest(page_token="?"), timeout=60)
+    yield lambda: methods.list_sessions(m.ListSessionsRequest(page_size=-1), timeout=60)
+    yield lambda: methods.reload_models(m.ReloadModelsRequest(), timeout=60)
+    yield lambda: methods.drain(m.DrainRequest(), timeout=60)
+    yield lambda: methods.get_server_info(m.GetServerInfoRequest(), timeout=60)
     chunk = m.TensorChunk(parameter=0, payload=numpy.full(4, 31337, numpy.float32).tobytes())
     steps = [
         ([chunk], m.StepBegin(step=1 << 40)),
@@ -179,7 +179,7 @@ def bad_calls(client, names, tokens):
         ([], m.StepBegin(step=1)),
     ]
     for name in names:
-        yield lambda n=name: methods.get_session(m.GetSessionRequest(name=n), timeout=10)
+        yield lambda n=name: methods.get_session(m.GetSessionRequest(name=n), timeout=60)
         for token in tokens:
             key = {"name": name, "token": token}
             header = m.StatePart(header=m.StateHeader(format_version=99, step=3))
@@ -190,18 +190,18 @@ def bad_calls(client, names, tokens):
                 (methods.snapshot_session, m.SnapshotSessionRequest(step=77, **key)),
                 (methods.rewind_session, m.RewindSessionRequest(pin="none", **key)),
             ):
-                yield lambda u=unary, r=request: u(r, timeout=10)
+                yield lambda u=unary, r=request: u(r, timeout=60)
             for chunks, begin in steps:
                 request = m.StepRequest(session=name, token=token, begin=begin, chunks=chunks)
-                yield lambda r=request: methods.step(r, timeout=10)
+                yield lambda r=request: methods.step(r, timeout=60)
                 opening = m.OptimizeRequest(open=m.OpenStream(session=name, token=token))
                 step = m.OptimizeRequest(begin=begin, chunks=chunks, end=m.StepEnd(step=begin.step))
-                yield lambda o=opening, s=step: list(methods.optimize(iter([o, s]), timeout=10))
+                yield lambda o=opening, s=step: list(methods.optimize(iter([o, s]), timeout=60))
             request = m.ExportStateRequest(**key)
-            yield lambda r=request: list(methods.export_state(r, timeout=10))
+            yield lambda r=request: list(methods.export_state(r, timeout=60))
             for part in (header, data, m.StatePart()):
                 request = m.ImportStateRequest(part=part, **key)
-                yield lambda r=request: methods.import_state(iter([r]), timeout=10)
+                yield lambda r=request: methods.import_state(iter([r]), timeout=60)
 
 
 def test_no_answer_and_no_log_tells_what_is_not_its_readers(house):
@@ -272,12 +272,12 @@ def test_a_revoked_token_ends_exports_and_imports(house):
 
         def gone():
             try:
-                client.methods.get_server_info(messages.GetServerInfoRequest(), timeout=10)
+                client.methods.get_server_info(messages.GetServerInfoRequest(), timeout=60)
             except grpc.RpcError as error:
                 return error.code() == grpc.StatusCode.UNAUTHENTICATED
             return False
 
-        wait_until(gone, 20)
+        wait_until(gone, 60)
         revoked.set()
         ended = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.CANCELLED)
         with pytest.raises(grpc.RpcError) as end:
@@ -304,7 +304,7 @@ def test_a_revoked_token_ends_its_streams(house):
                     return error.code == "UNAUTHENTICATED"
                 return False
 
-            wait_until(refused, 20)
+            wait_until(refused, 60)
 
 
 def test_a_new_certificate_needs_no_restart(house):
@@ -333,7 +333,7 @@ def test_a_new_certificate_needs_no_restart(house):
             return False
         return True
 
-    wait_until(served, 20)
+    wait_until(served, 60)
 
 
 def test_a_token_is_not_sent_in_plaintext_beyond_this_machine():
@@ -354,6 +354,6 @@ def test_old_versions_of_tls_are_refused(house, version):
         input=b"",
         capture_output=True,
         check=False,
-        timeout=30,
+        timeout=60,
     )
     assert b"Cipher is (NONE)" in tried.stdout

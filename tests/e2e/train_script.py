@@ -1,9 +1,10 @@
 """A training script that can be killed at any moment and started again.
 
-usage: python train_script.py ADDRESS FOLDER MODE STEPS PAUSE_MS
+usage: python train_script.py ADDRESS FOLDER MODE STEPS
 
 MODE is how it goes back to its checkpoint: `rewind` to a snapshot that the daemon pinned with it,
-or `import` of the state that lies in it. Prints each step that it begins; at the end
+or `import` of the state that lies in it. Prints each step that it begins, and waits for a line of
+its standard input before it goes on, so that nobody who wants to kill it comes too late; at the end
 FOLDER/final.pt has the parameters.
 """
 
@@ -11,7 +12,6 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from pathlib import Path
 
 import torch
@@ -33,7 +33,7 @@ def save(path: Path, value: object) -> None:
 
 def main() -> None:
     """Trains."""
-    address, folder, mode, steps, pause = sys.argv[1:]
+    address, folder, mode, steps = sys.argv[1:]
     checkpoint = Path(folder) / "checkpoint.pt"
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(5, 31), torch.nn.Tanh(), torch.nn.Linear(31, 1))
@@ -65,6 +65,7 @@ def main() -> None:
         optimizer.load_state_dict({**optimizer.state_dict(), "state": {}, **fresh(optimizer)})
     while step < int(steps):
         print(step + 1, flush=True)
+        sys.stdin.readline()
         torch.manual_seed(step)
         inputs = torch.randn(32, 5)
         optimizer.zero_grad()
@@ -72,7 +73,6 @@ def main() -> None:
         loss.backward()
         optimizer.step()
         step += 1
-        time.sleep(float(pause) / 1e3)
         if step % CHECKPOINT_EVERY == 0:
             value = {"step": step, "model": model.state_dict()}
             if mode == "rewind":

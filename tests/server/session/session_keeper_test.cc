@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstdlib>
 #include <filesystem>
@@ -60,6 +61,13 @@ class Daemon {
     auto created = bench_.TryCreate(SpecOf(optimizer, durability), std::to_string(++requests_));
     EXPECT_OK(created);
     return created.ok() ? *std::move(created) : nullptr;
+  }
+
+  // A session of twice the size, which needs the room of two others.
+  absl::StatusOr<std::shared_ptr<Session>> TryCreateLarge() {
+    SessionSpec spec = SpecOf("adamw", Durability::kSnapshot);
+    spec.parameters.back().shape = {2 * kElements};
+    return bench_.TryCreate(std::move(spec), "large");
   }
 
   std::shared_ptr<Session> Find(const std::string& name) {
@@ -254,6 +262,63 @@ TEST_P(TierTest, ASessionMakesRoomOnTheDeviceAndComesBackWithTheSameBits) {
     EXPECT_EQ(health.resident_count, 1);
     EXPECT_EQ(health.parked_count, 1);
   }
+}
+
+// Two sessions in the middle of a step, and one that needs the room of both.
+class RoomTest : public TierTest {
+ protected:
+  void SetUp() override {
+    TierTest::SetUp();
+    if (IsSkipped()) return;
+    const Sizes sizes = SizesOf(NewFolder(), GetParam(), "adamw");
+    daemon_ = std::make_unique<Daemon>(NewFolder(), GetParam(), kPlenty, 2 * sizes.resident.device);
+    for (const auto& session : {first_ = daemon_->Create("adamw"), daemon_->Create("adamw")}) {
+      turns_.push_back(daemon_->TurnOf(session));
+    }
+    creation_ = std::thread([this] {
+      large_ = daemon_->TryCreateLarge();
+      created_ = true;
+    });
+    daemon_->Wait(std::chrono::seconds(9));
+    turns_.front().reset();
+    while (first_->tier() != Tier::kParked) std::this_thread::yield();
+  }
+
+  void TearDown() override {
+    if (creation_.joinable()) creation_.join();
+    turns_.clear();
+    first_.reset();
+    large_ = absl::StatusOr<std::shared_ptr<Session>>();
+    daemon_.reset();
+    TierTest::TearDown();
+  }
+
+  std::unique_ptr<Daemon> daemon_;
+  std::shared_ptr<Session> first_;  // Which leaves after nine seconds.
+  std::vector<std::unique_ptr<Turnstile::Turn>> turns_;
+  absl::StatusOr<std::shared_ptr<Session>> large_;
+  std::atomic<bool> created_ = false;
+  std::thread creation_;
+};
+
+TEST_P(RoomTest, WhoNeedsItWaitsAsLongAsOthersLeave) {
+  daemon_->Wait(std::chrono::seconds(9));
+  turns_.clear();
+  creation_.join();
+
+  ASSERT_OK(large_);
+  EXPECT_EQ((*large_)->tier(), Tier::kResident);
+  EXPECT_EQ(daemon_->keeper().health().park_count, 2);
+}
+
+TEST_P(RoomTest, WhoNeedsItIsRefusedWhenNobodyHasLeftForTenSeconds) {
+  while (!created_) {
+    daemon_->Wait(std::chrono::seconds(1));
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  creation_.join();
+
+  EXPECT_EQ(ErrorReason(large_.status()), "MEMORY_EXHAUSTED");
 }
 
 TEST_P(TierTest, UnderPressureOfTheHostSessionsGoOnToTheDisk) {
@@ -474,10 +539,12 @@ TEST(DevicesTest, ASessionThatIsNotKeptIsLostWithItsDevice) {
   EXPECT_EQ(bench.Create()->device(), "apart:64");
 }
 
-INSTANTIATE_TEST_SUITE_P(Devices, TierTest, ::testing::Values("apart:64", "cuda:0"),
-                         [](const auto& device) {
-                           return device.param == "cuda:0" ? "cuda" : "apart";
-                         });
+std::string DeviceName(const ::testing::TestParamInfo<std::string>& device) {
+  return device.param == "cuda:0" ? "cuda" : "apart";
+}
+
+INSTANTIATE_TEST_SUITE_P(Devices, TierTest, ::testing::Values("apart:64", "cuda:0"), DeviceName);
+INSTANTIATE_TEST_SUITE_P(Devices, RoomTest, ::testing::Values("apart:64", "cuda:0"), DeviceName);
 
 }  // namespace
 }  // namespace mnemosyne::server

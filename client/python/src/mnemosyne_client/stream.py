@@ -169,7 +169,7 @@ class OptimizeStream:
             SessionLostError: The session is gone, or stands at another step.
             UnavailableError: The daemon is away for longer than the policy allows. Calling again
                 with the same gradients is safe.
-            ResourceExhaustedError: The daemon has no room for the step.
+            ResourceExhaustedError: The daemon has no room for the step, and will have none.
             ServerError: The daemon failed.
         """
         arrays = self._encode(gradients)
@@ -226,10 +226,8 @@ class OptimizeStream:
         while True:
             try:
                 self._ready()
-            except UnavailableError as error:
-                self._link.drop()
-                self._client.renew(error)
-                patience.pause(error)
+            except (UnavailableError, ResourceExhaustedError) as error:
+                self._wait(patience, error)
             except SupersededError as error:
                 self._link.give_up(error)
                 raise
@@ -318,16 +316,8 @@ class OptimizeStream:
                 connection = self._ready()
                 begin.step = self.last_step + 1
                 result = self._exchange(connection, begin, arrays, draft)
-            except UnavailableError as error:
-                self._link.drop()
-                self._client.renew(error)
-                patience.pause(error)
-            except ResourceExhaustedError as error:
-                if error.reason not in ("QUEUE_FULL", "RATE_LIMITED"):
-                    raise
-                patience.pause(
-                    UnavailableError(error.message, code=error.code, reason=error.reason)
-                )
+            except (UnavailableError, ResourceExhaustedError) as error:
+                self._wait(patience, error)
             except SupersededError as error:
                 self._link.give_up(error)
                 raise
@@ -443,13 +433,26 @@ class OptimizeStream:
         while True:
             try:
                 self._link.connect()
-            except UnavailableError as error:
-                self._link.drop()
-                self._client.renew(error)
-                patience.pause(error)
+            except (UnavailableError, ResourceExhaustedError) as error:
+                self._wait(patience, error)
             else:
                 patience.succeed()
                 return
+
+    def _wait(self, patience: Patience, error: UnavailableError | ResourceExhaustedError) -> None:
+        """Waits for what passes by itself, with the patience of the policy; raises other errors."""
+        if isinstance(error, ResourceExhaustedError):
+            # Memory may come free as long as the daemon says when to ask again.
+            memory = error.reason == "MEMORY_EXHAUSTED" and "retry_after_ms" in error.metadata
+            if memory:
+                self._link.drop()  # It ended the stream.
+            elif error.reason not in ("QUEUE_FULL", "RATE_LIMITED"):
+                raise error
+            error = UnavailableError(error.message, code=error.code, reason=error.reason)
+        else:
+            self._link.drop()
+            self._client.renew(error)
+        patience.pause(error)
 
     def _patience(self, *, free_tries: int = 0) -> Patience:
         return Patience(
