@@ -198,13 +198,10 @@ Sizes SizesOf(const std::filesystem::path& folder, const std::string& device,
   return {session->resident_memory(), session->parked_memory()};
 }
 
-// On the CPU with a memory that passes for one of its own, and on a GPU where there is one.
-class TierTest : public ::testing::TestWithParam<std::string> {
+// A test with folders of its own.
+class FolderTest : public ::testing::Test {
  protected:
   void SetUp() override {
-    const auto backend = kernels::CreateBackend(GetParam());
-    if (absl::IsFailedPrecondition(backend.status())) GTEST_SKIP() << backend.status();
-    ASSERT_OK(backend);
     std::string pattern = ::testing::TempDir() + "/tiersXXXXXX";
     ASSERT_NE(mkdtemp(pattern.data()), nullptr);
     root_ = pattern;
@@ -216,17 +213,28 @@ class TierTest : public ::testing::TestWithParam<std::string> {
 
   std::filesystem::path NewFolder() { return root_ / std::to_string(++folders_); }
 
+  std::filesystem::path root_;
+
+ private:
+  int folders_ = 0;
+};
+
+// On the CPU with a memory that passes for one of its own, and on a GPU where there is one.
+class TierTest : public FolderTest, public ::testing::WithParamInterface<std::string> {
+ protected:
+  void SetUp() override {
+    const auto backend = kernels::CreateBackend(GetParam());
+    if (absl::IsFailedPrecondition(backend.status())) GTEST_SKIP() << backend.status();
+    ASSERT_OK(backend);
+    FolderTest::SetUp();
+  }
+
   // What a crash would leave of a folder that a daemon uses now.
   std::filesystem::path LeftOf(const std::filesystem::path& folder) {
     const std::filesystem::path left = NewFolder();
     std::filesystem::copy(folder, left, std::filesystem::copy_options::recursive);
     return left;
   }
-
-  std::filesystem::path root_;
-
- private:
-  int folders_ = 0;
 };
 
 TEST_P(TierTest, ASessionMakesRoomOnTheDeviceAndComesBackWithTheSameBits) {
@@ -452,9 +460,10 @@ struct TwoDevices {
   std::string list() const { return first + "," + second; }
 };
 
-class PlacementTest : public ::testing::TestWithParam<TwoDevices> {
+class PlacementTest : public FolderTest, public ::testing::WithParamInterface<TwoDevices> {
  protected:
   void SetUp() override {
+    FolderTest::SetUp();
     for (const std::string& name : {GetParam().first, GetParam().second}) {
       const auto backend = kernels::CreateBackend(name);
       if (absl::IsFailedPrecondition(backend.status())) GTEST_SKIP() << backend.status();
@@ -495,7 +504,9 @@ INSTANTIATE_TEST_SUITE_P(Devices, PlacementTest,
                            return devices.param.first == "cuda:0" ? "cuda" : "apart";
                          });
 
-TEST(DevicesTest, ASessionLeavesADeviceThatFailedAndTheOthersGoOn) {
+class DevicesTest : public FolderTest {};
+
+TEST_F(DevicesTest, ASessionLeavesADeviceThatFailedAndTheOthersGoOn) {
   Daemon daemon(NewFolder(), "failing:3,apart:64");
   const auto failing = daemon.Create("adamw"), idle = daemon.Create("adamw"),
              third = daemon.Create("adamw");
@@ -529,7 +540,7 @@ TEST(DevicesTest, ASessionLeavesADeviceThatFailedAndTheOthersGoOn) {
   EXPECT_EQ(daemon.budget().device_bytes_reserved(0), 0);
 }
 
-TEST(DevicesTest, WithoutADeviceThatWorksNothingIsServedAndTheCauseIsTold) {
+TEST_F(DevicesTest, WithoutADeviceThatWorksNothingIsServedAndTheCauseIsTold) {
   Daemon daemon(NewFolder(), "failing:1");
   const auto session = daemon.Create("adamw");
   EXPECT_EQ(ErrorReason(daemon.SubmitStep(session)), "DEVICE_FAULT");
@@ -543,7 +554,7 @@ TEST(DevicesTest, WithoutADeviceThatWorksNothingIsServedAndTheCauseIsTold) {
   EXPECT_OK(session->CheckUsable());
 }
 
-TEST(DevicesTest, ASessionThatIsNotKeptIsLostWithItsDevice) {
+TEST_F(DevicesTest, ASessionThatIsNotKeptIsLostWithItsDevice) {
   TestBench bench({}, kPlenty, 64, {}, "failing:1,apart:64");
   const auto session = bench.Create();
   mnemosyne::testing::Notification done;
