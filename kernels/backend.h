@@ -17,6 +17,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -96,6 +97,9 @@ class Backend {
   virtual absl::Status FltAttentionBackward(const FltBackwardArgs& args) = 0;
 
   virtual absl::Status Synchronize() = 0;
+
+  // Why the device cannot be used any more, which is Internal; ok while it can.
+  virtual absl::Status Fault() const { return absl::OkStatus(); }
 };
 
 // Options of a backend on the CPU.
@@ -104,8 +108,12 @@ struct CpuOptions {
   std::string isa = "auto";  // auto, baseline, avx2, avx512; FailedPrecondition if not supported.
 };
 
-// Makes the backend `device`: `cpu`, `cuda:<ordinal>`, or in builds with tests `apart:<MiB>` (see
-// ApartBackend). FailedPrecondition if this build or this machine lacks it; the message says which.
+// The GPUs of this machine that this build has a backend for: `cuda:0` and so on.
+std::vector<std::string> GpuNames();
+
+// Makes the backend `device`: `cpu`, `cuda:<ordinal>`, or in builds with tests `apart:<MiB>` or
+// `failing:<uploads>` (see ApartBackend). FailedPrecondition if this build or this machine lacks
+// it; the message says which.
 absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(std::string_view device,
                                                        const CpuOptions& options = {});
 

@@ -35,6 +35,14 @@ std::optional<int> NumberAfter(std::string_view prefix, std::string_view device)
 
 }  // namespace
 
+std::vector<std::string> GpuNames() {
+  std::vector<std::string> names;
+#if MNEMOSYNE_CUDA
+  for (int i = 0; i < cuda::CudaBackend::Count(); ++i) names.push_back(fmt::format("cuda:{}", i));
+#endif
+  return names;
+}
+
 absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(std::string_view device,
                                                        const CpuOptions& options) {
   if (device == "cpu") return cpu::CpuBackend::Create(options);
@@ -42,6 +50,9 @@ absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(std::string_view device,
 #if MNEMOSYNE_TEST_DEVICES
   if (const auto mebibytes = NumberAfter("apart:", device)) {
     return cpu::ApartBackend::Create(*mebibytes, options);
+  }
+  if (const auto uploads = NumberAfter("failing:", device)) {
+    return cpu::ApartBackend::CreateFailing(*uploads, options);
   }
 #endif
   return InvalidArgument("unknown device: {}, expected cpu or cuda:<ordinal>", device);

@@ -125,6 +125,12 @@ void LogOfProtobuf(google::protobuf::LogLevel, const char*, int, const std::stri
   Log(spdlog::level::debug, "protobuf", {{"detail", message}});
 }
 
+std::string DeviceNames(const DeviceSet& devices) {
+  std::vector<std::string> names;
+  for (size_t i = 0; i < devices.size(); ++i) names.push_back(devices[i].device_name());
+  return fmt::format("{}", fmt::join(names, ","));
+}
+
 absl::Status Run(ServerConfig config) {
   MNEMO_RETURN_IF_ERROR(CompleteConfig(config));
   if (!config.ready_file.empty()) {
@@ -142,8 +148,8 @@ absl::Status Run(ServerConfig config) {
        {"listen", fmt::format("{}", fmt::join(server->addresses(), ","))},
        {"socket", config.socket},
        {"models", fmt::format("{}", fmt::join(server->config().models, ","))},
-       {"device", server->executor().device_name()},
-       {"description", server->executor().device_description()},
+       {"device", DeviceNames(server->devices())},
+       {"description", server->devices()[0].device_description()},
        {"memory_max", config.memory_max},
        {"pid", getpid()}});
   ServeUntilSignalled(*server);

@@ -5,12 +5,14 @@
 #include <grpcpp/health_check_service_interface.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <limits>
 #include <optional>
 #include <thread>
 #include <utility>
 
+#include "absl/strings/str_split.h"
 #include "base/error.h"
 #include "base/fail_point.h"
 #include "base/mutex.h"
@@ -97,25 +99,57 @@ KeeperOptions MakeKeeperOptions(const ServerConfig& config, const AccessPolicy& 
           .expire_seconds = config.expire_seconds};
 }
 
-absl::StatusOr<std::unique_ptr<kernels::Backend>> OpenDevice(const ServerConfig& config) {
-  const kernels::CpuOptions cpu{.threads = static_cast<int>(config.threads), .isa = config.isa};
-  if (config.device == "auto") {
-    if (auto gpu = kernels::CreateBackend("cuda:0", cpu); gpu.ok()) return gpu;
-  }
-  const std::string device = config.device == "auto" ? "cpu" : config.device;
-  auto backend = kernels::CreateBackend(device, cpu);
-  if (backend.ok()) return backend;
-  return FailedPrecondition("--device {} --isa {}: {}; use --device auto and --isa auto",
-                            config.device, config.isa, ErrorMessage(backend.status()));
+// The names in --device, with `auto` and `all` resolved.
+std::vector<std::string> DeviceNames(const ServerConfig& config) {
+  const std::vector<std::string> gpus = kernels::GpuNames();
+  if (config.device == "auto") return {gpus.empty() ? "cpu" : gpus.front()};
+  if (config.device == "all" && !gpus.empty()) return gpus;
+  return absl::StrSplit(config.device, ',');
 }
 
-// What sessions may reserve of a device's own memory. The rest of it is for weights, workspaces and
-// what allocating leaves between.
-int64_t DeviceBytesMax(const ServerConfig& config, const kernels::Backend& backend) {
-  const std::optional<size_t> available = backend.FreeMemory();
-  if (!available) return std::numeric_limits<int64_t>::max();
-  if (config.device_memory_max > 0) return config.device_memory_max;
-  return static_cast<int64_t>(*available / 10 * 9);
+absl::StatusOr<std::vector<std::unique_ptr<kernels::Backend>>> OpenDevices(
+    const ServerConfig& config) {
+  const kernels::CpuOptions cpu{.threads = static_cast<int>(config.threads), .isa = config.isa};
+  std::vector<std::string> names = DeviceNames(config);
+  std::vector<std::unique_ptr<kernels::Backend>> backends;
+  for (const std::string& name : names) {
+    if (std::ranges::count(names, name) > 1) {
+      return FailedPrecondition("--device {}: {} stands there twice; name each device once",
+                                config.device, name);
+    }
+    if (name == "all") {
+      return FailedPrecondition(
+          "--device all: device not available: there is no GPU that this "
+          "build can use; use --device auto");
+    }
+    auto backend = kernels::CreateBackend(name, cpu);
+    // A GPU that is there and yet cannot be had is no reason not to serve where any device will do.
+    if (!backend.ok() && config.device == "auto") backend = kernels::CreateBackend("cpu", cpu);
+    if (!backend.ok()) {
+      return FailedPrecondition("--device {} --isa {}: {}; use --device auto and --isa auto",
+                                config.device, config.isa, ErrorMessage(backend.status()));
+    }
+    if (names.size() > 1 && (*backend)->host_accessible()) {
+      return FailedPrecondition("--device {}: {} cannot be one of several devices; name GPUs alone",
+                                config.device, name);
+    }
+    backends.push_back(*std::move(backend));
+  }
+  return backends;
+}
+
+// What sessions may reserve of each device's own memory. The rest of it is for weights, workspaces
+// and what allocating leaves between.
+std::vector<int64_t> DeviceBytesMax(
+    const ServerConfig& config, const std::vector<std::unique_ptr<kernels::Backend>>& backends) {
+  std::vector<int64_t> bytes;
+  for (const auto& backend : backends) {
+    const std::optional<size_t> available = backend->FreeMemory();
+    bytes.push_back(!available                     ? std::numeric_limits<int64_t>::max()
+                    : config.device_memory_max > 0 ? config.device_memory_max
+                                                   : static_cast<int64_t>(*available / 10 * 9));
+  }
+  return bytes;
 }
 
 void SetBounds(const ServerConfig& config, grpc::ServerBuilder& builder) {
@@ -158,25 +192,24 @@ void Server::ReloadSecurity() {
 }
 
 Server::Server(const ServerConfig& config, Security security,
-               std::unique_ptr<kernels::Backend> backend, const Clock& clock)
+               std::vector<std::unique_ptr<kernels::Backend>> backends, const Clock& clock)
     : config_(config),
       security_(std::move(security)),
-      budget_(config.memory_max, DeviceBytesMax(config, *backend)),
+      budget_(config.memory_max, DeviceBytesMax(config, backends)),
       quotas_([policy = security_.policy.get()](
                   std::string_view tenant) { return policy->LimitsOf(tenant); },
               clock),
       models_({config.models.begin(), config.models.end()}),
-      executor_(std::make_unique<StepExecutor>(std::move(backend),
-                                               static_cast<size_t>(config.queue_max), clock)),
-      store_(MakeSessionLimits(config), budget_, quotas_, models_, *executor_, clock),
+      devices_(std::move(backends), static_cast<size_t>(config.queue_max), budget_, clock),
+      store_(MakeSessionLimits(config), budget_, quotas_, models_, devices_, clock),
       clock_(clock),
       streams_(static_cast<size_t>(config.streams_max)),
       connections_(MakeConnectionLimits(config, *security_.policy), clock),
       gatekeeper_(*security_.policy, *security_.audit, connections_),
       reloader_(models_),
-      service_(models_, reloader_, store_, *executor_, streams_, gatekeeper_,
+      service_(models_, reloader_, store_, devices_, streams_, gatekeeper_,
                MakeStreamLimits(config), clock),
-      attention_(*executor_, budget_, quotas_, streams_, gatekeeper_,
+      attention_(devices_[0], budget_, quotas_, streams_, gatekeeper_,
                  static_cast<int32_t>(config.stream_idle_seconds), clock) {
   quotas_.set_everyone({.steps_per_second = config.steps_per_second,
                         .creations_per_minute = config.sessions_per_minute});
@@ -196,9 +229,9 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerConfig& config
     }
   }
   if (!config.socket.empty()) MNEMO_RETURN_IF_ERROR(CheckSocketPath(config.socket));
-  MNEMO_ASSIGN_OR_RETURN(std::unique_ptr<kernels::Backend> backend, OpenDevice(config));
+  MNEMO_ASSIGN_OR_RETURN(auto backends, OpenDevices(config));
   std::unique_ptr<Server> server(
-      new Server(config, std::move(security), std::move(backend), clock));
+      new Server(config, std::move(security), std::move(backends), clock));
   server->models_.Reload();  // A model that is refused has been logged; the others are served.
   MNEMO_RETURN_IF_ERROR(server->OpenStateFolder());
   MNEMO_RETURN_IF_ERROR(server->Listen());
@@ -208,9 +241,8 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerConfig& config
 absl::Status Server::OpenStateFolder() {
   if (config_.state_dir.empty()) return absl::OkStatus();
   MNEMO_ASSIGN_OR_RETURN(std::unique_ptr<StateFolder> folder, StateFolder::Open(config_.state_dir));
-  keeper_ = std::make_unique<SessionKeeper>(std::move(folder),
-                                            MakeKeeperOptions(config_, *security_.policy), budget_,
-                                            *executor_, clock_);
+  keeper_ = std::make_unique<SessionKeeper>(
+      std::move(folder), MakeKeeperOptions(config_, *security_.policy), budget_, devices_, clock_);
   store_.SetKeeper(keeper_.get());
   store_.Restore();
   return absl::OkStatus();
@@ -315,7 +347,7 @@ bool Server::Drain() {
     return false;
   }
   shutdown.join();
-  executor_->Stop();
+  devices_.Stop();
   grpc_.reset();
   poller_.reset();
   memory_guard_.reset();

@@ -26,17 +26,17 @@
 #include "server/security/file_poller.h"
 #include "server/security/tenant_quotas.h"
 #include "server/security/tls_keeper.h"
+#include "server/session/device_set.h"
 #include "server/session/memory_budget.h"
 #include "server/session/session_keeper.h"
 #include "server/session/session_store.h"
-#include "server/session/step_executor.h"
 
 namespace mnemosyne::server {
 
 // Thread-safety: Start, Drain and the destructor belong to one thread.
 class Server {
  public:
-  // Makes the device ready and listens. FailedPrecondition or Unavailable say which option cannot
+  // Makes the devices ready and listens. FailedPrecondition or Unavailable say which option cannot
   // be met and why: a busy port, a folder that cannot be written, a device that is not there.
   static absl::StatusOr<std::unique_ptr<Server>> Start(const ServerConfig& config,
                                                        const Clock& clock);
@@ -50,7 +50,7 @@ class Server {
   // Where it listens, with the ports that were taken.
   const std::vector<std::string>& addresses() const { return addresses_; }
   const ServerConfig& config() const { return config_; }
-  const StepExecutor& executor() const { return *executor_; }
+  const DeviceSet& devices() const { return devices_; }
 
   // The models that it serves. Any thread may reload them.
   ModelRegistry& models() { return models_; }
@@ -70,8 +70,8 @@ class Server {
 
   static absl::StatusOr<Security> LoadSecurity(const ServerConfig& config, const Clock& clock);
 
-  Server(const ServerConfig& config, Security security, std::unique_ptr<kernels::Backend> backend,
-         const Clock& clock);
+  Server(const ServerConfig& config, Security security,
+         std::vector<std::unique_ptr<kernels::Backend>> backends, const Clock& clock);
 
   absl::Status OpenStateFolder();
   absl::Status Listen();
@@ -87,7 +87,7 @@ class Server {
   int64_t base_bytes_ = 0;  // What the process has before it serves anybody.
   TenantQuotas quotas_;
   ModelRegistry models_;
-  std::unique_ptr<StepExecutor> executor_;
+  DeviceSet devices_;
   std::unique_ptr<SessionKeeper> keeper_;  // Null without a state folder.
   SessionStore store_;
   const Clock& clock_;

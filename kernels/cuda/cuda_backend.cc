@@ -34,6 +34,11 @@ MemoryArgsOnDevice OnDevice(const MemoryArgs& args) {
 
 }  // namespace
 
+int CudaBackend::Count() {
+  int count = 0;
+  return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
+}
+
 absl::StatusOr<std::unique_ptr<Backend>> CudaBackend::Create(int ordinal) {
   int count = 0;
   const cudaError_t error = cudaGetDeviceCount(&count);
@@ -310,6 +315,15 @@ absl::Status CudaBackend::FltAttentionBackward(const FltBackwardArgs& args) {
 absl::Status CudaBackend::Synchronize() {
   MNEMO_RETURN_IF_ERROR(ToStatus(cudaSetDevice(ordinal_)));
   return ToStatus(cudaStreamSynchronize(stream_));
+}
+
+// What ends a context shows in every call after it; it says nothing of work still to be done.
+absl::Status CudaBackend::Fault() const {
+  if (const cudaError_t error = cudaSetDevice(ordinal_); error != cudaSuccess) {
+    return ToStatus(error);
+  }
+  const cudaError_t error = cudaStreamQuery(stream_);
+  return error == cudaErrorNotReady ? absl::OkStatus() : ToStatus(error);
 }
 
 }  // namespace mnemosyne::kernels::cuda

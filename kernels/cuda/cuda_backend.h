@@ -20,6 +20,9 @@ namespace mnemosyne::kernels::cuda {
 // sums are formed in another, also fixed, order.
 class CudaBackend final : public Backend {
  public:
+  // GPUs of this machine; 0 without a driver.
+  static int Count();
+
   // FailedPrecondition if the machine has no driver or no GPU of that ordinal.
   static absl::StatusOr<std::unique_ptr<Backend>> Create(int ordinal);
   ~CudaBackend() override;
@@ -54,6 +57,7 @@ class CudaBackend final : public Backend {
   absl::Status FltAttentionBackward(const FltBackwardArgs& args) override;
 
   absl::Status Synchronize() override;
+  absl::Status Fault() const override;
 
  private:
   CudaBackend(int ordinal, std::string description, unsigned processors, cudaStream_t stream);

@@ -118,7 +118,8 @@ const std::vector<Option>& Options() {
        "stays in the folder `expired` for a while. 0 is never."},
 
       {"Computing", "--device", "NAME", Text{&C::device},
-       "Device that steps run on: cpu, cuda:N, or auto for a GPU where there is one."},
+       "Devices that steps run on: cpu, cuda:N, several GPUs as cuda:0,cuda:1, all of them as all, "
+       "or auto for a GPU where there is one. A session goes to the one with the most room."},
       {"Computing", "--threads", "COUNT", NumberOption{&C::threads, 0, 1024},
        "Threads that compute on the CPU; 0 is one for each core."},
       {"Computing", "--isa", "NAME", ChoiceOption{&C::isa, {"auto", "baseline", "avx2", "avx512"}},
@@ -129,7 +130,7 @@ const std::vector<Option>& Options() {
        "half of the machine's."},
       {"Bounds", "--device-memory-max", "BYTES",
        NumberOption{&C::device_memory_max, 0, 1024 * kTiB, true},
-       "Memory of a GPU that all sessions together may reserve; those that idled longest make room "
+       "Memory of each GPU that all sessions together may reserve; those that idled longest make room "
        "for others. 0 is nine tenths of what is free at the start. The CPU has none of its own."},
       {"Bounds", "--sessions-max", "COUNT", NumberOption{&C::sessions_max, 1, 1'000'000},
        "Most sessions."},

@@ -46,11 +46,9 @@ absl::Status ParsePart(const codec::FramePart& part, std::optional<Message>& mes
 
 }  // namespace
 
-OptimizeConversation::OptimizeConversation(SessionStore& store, StepExecutor& executor,
-                                           StreamOwner owner, const StreamLimits& limits,
-                                           const Clock& clock)
+OptimizeConversation::OptimizeConversation(SessionStore& store, StreamOwner owner,
+                                           const StreamLimits& limits, const Clock& clock)
     : store_(store),
-      executor_(executor),
       owner_(std::move(owner)),
       limits_(limits),
       clock_(clock),
@@ -308,7 +306,8 @@ absl::Status OptimizeConversation::End(const v1::StepEnd& end) {
   if (status.ok()) {
     if (end.has_loss()) step_->SetLoss(end.loss());
     state_ = State::kComputing;
-    status = executor_.SubmitStep(
+    StepExecutor& executor = step_->session().executor();
+    status = executor.SubmitStep(
         std::move(step_),
         [weak = weak_from_this()](std::unique_ptr<PendingStep> step, const absl::Status& result) {
           const auto self = weak.lock();

@@ -80,8 +80,8 @@ struct StreamLimits {
 class OptimizeConversation final : public Watched,
                                    public std::enable_shared_from_this<OptimizeConversation> {
  public:
-  OptimizeConversation(SessionStore& store, StepExecutor& executor, StreamOwner owner,
-                       const StreamLimits& limits, const Clock& clock);
+  OptimizeConversation(SessionStore& store, StreamOwner owner, const StreamLimits& limits,
+                       const Clock& clock);
 
   // Starts with the first read.
   void Start(StreamSink* sink);
@@ -150,7 +150,6 @@ class OptimizeConversation final : public Watched,
   void WriteNext();
 
   SessionStore& store_;
-  StepExecutor& executor_;
   const StreamOwner owner_;
   const StreamLimits limits_;
   const Clock& clock_;

@@ -94,13 +94,13 @@ class RefusedStream final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grp
 }  // namespace
 
 OptimizerService::OptimizerService(const ModelRegistry& models, ModelReloader& reloader,
-                                   SessionStore& store, StepExecutor& executor,
+                                   SessionStore& store, const DeviceSet& devices,
                                    StreamRegistry& streams, const Gatekeeper& gatekeeper,
                                    const StreamLimits& limits, const Clock& clock)
     : models_(models),
       reloader_(reloader),
       store_(store),
-      executor_(executor),
+      devices_(devices),
       streams_(streams),
       gatekeeper_(gatekeeper),
       limits_(limits),
@@ -293,7 +293,7 @@ grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* OptimizerService::O
   auto owner = OwnCall(context);
   if (!owner.ok()) return new RefusedStream(owner.status());
   auto conversation =
-      std::make_shared<OptimizeConversation>(store_, executor_, *std::move(owner), limits_, clock_);
+      std::make_shared<OptimizeConversation>(store_, *std::move(owner), limits_, clock_);
   const absl::Status added = streams_.Add(conversation);
   if (!added.ok()) return new RefusedStream(added);
   return new OptimizeReactor(context, std::move(conversation), gatekeeper_.Count(*context));
@@ -305,25 +305,25 @@ grpc::ServerUnaryReactor* OptimizerService::Step(grpc::CallbackServerContext* co
   auto* const call = new UnaryCall(gatekeeper_.Count(*context), *request, *response);
   const auto caller = gatekeeper_.Identify(*context);
   if (!caller.ok()) return Answer(call, caller.status());
-  RunStepCall(*caller, store_, executor_, limits_.message_bytes_max, *request, *response, *call);
+  RunStepCall(*caller, store_, limits_.message_bytes_max, *request, *response, *call);
   return call;
 }
 
 grpc::ServerWriteReactor<v1::ExportStateResponse>* OptimizerService::ExportState(
     grpc::CallbackServerContext* context, const v1::ExportStateRequest* request) {
   auto owner = OwnCall(context);
-  if (!owner.ok()) return StartExport(store_, executor_, {}, owner.status(), *request, {});
+  if (!owner.ok()) return StartExport(store_, {}, owner.status(), *request, {});
   auto watch = WatchCall(context, owner->caller);
-  return StartExport(store_, executor_, *std::move(owner), std::move(watch), *request,
+  return StartExport(store_, *std::move(owner), std::move(watch), *request,
                      gatekeeper_.Count(*context));
 }
 
 grpc::ServerReadReactor<v1::ImportStateRequest>* OptimizerService::ImportState(
     grpc::CallbackServerContext* context, v1::ImportStateResponse* response) {
   auto owner = OwnCall(context);
-  if (!owner.ok()) return StartImport(store_, executor_, {}, owner.status(), *response, {});
+  if (!owner.ok()) return StartImport(store_, {}, owner.status(), *response, {});
   auto watch = WatchCall(context, owner->caller);
-  return StartImport(store_, executor_, *std::move(owner), std::move(watch), *response,
+  return StartImport(store_, *std::move(owner), std::move(watch), *response,
                      gatekeeper_.Count(*context));
 }
 
@@ -417,14 +417,17 @@ grpc::ServerUnaryReactor* OptimizerService::GetServerInfo(grpc::CallbackServerCo
   response->set_commit(kCommit);
   response->set_protocol_revision(kProtocolRevision);
   *response->mutable_start_time() = ToProto(start_time_);
-  v1::Device& device = *response->add_devices();
-  device.set_name(executor_.device_name());
-  device.set_description(executor_.device_description());
-  device.set_step_count(executor_.step_count());
-  device.set_queue_length(static_cast<int64_t>(executor_.queue_length()));
-  if (const MemoryBudget& budget = store_.budget(); caller->admin && executor_.has_own_memory()) {
-    device.set_reserved_bytes(budget.reserved().device);
-    device.set_reserved_bytes_max(budget.max().device);
+  for (size_t i = 0; i < devices_.size(); ++i) {
+    const StepExecutor& executor = devices_[i];
+    v1::Device& device = *response->add_devices();
+    device.set_name(executor.device_name());
+    device.set_description(executor.device_description());
+    device.set_step_count(executor.step_count());
+    device.set_queue_length(static_cast<int64_t>(executor.queue_length()));
+    device.set_fault(ErrorMessage(executor.fault()));
+    if (!caller->admin || !executor.has_own_memory()) continue;
+    device.set_reserved_bytes(store_.budget().device_bytes_reserved(i));
+    device.set_reserved_bytes_max(store_.budget().device_bytes_max(i));
   }
   Describe(*caller, *response);
   response->set_parameter_count_max(static_cast<int64_t>(store_.limits().parameter_count_max));

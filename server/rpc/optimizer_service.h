@@ -13,8 +13,8 @@
 #include "server/rpc/gatekeeper.h"
 #include "server/rpc/optimize_conversation.h"
 #include "server/rpc/stream_registry.h"
+#include "server/session/device_set.h"
 #include "server/session/session_store.h"
-#include "server/session/step_executor.h"
 
 namespace mnemosyne::server {
 
@@ -42,7 +42,7 @@ using RawOptimizeService = v1::OptimizerService::WithRawCallbackMethod_Optimize<
 class OptimizerService final : public RawOptimizeService {
  public:
   OptimizerService(const ModelRegistry& models, ModelReloader& reloader, SessionStore& store,
-                   StepExecutor& executor, StreamRegistry& streams, const Gatekeeper& gatekeeper,
+                   const DeviceSet& devices, StreamRegistry& streams, const Gatekeeper& gatekeeper,
                    const StreamLimits& limits, const Clock& clock);
 
   grpc::ServerUnaryReactor* ListOptimizers(grpc::CallbackServerContext* context,
@@ -107,7 +107,7 @@ class OptimizerService final : public RawOptimizeService {
   const ModelRegistry& models_;
   ModelReloader& reloader_;
   SessionStore& store_;
-  StepExecutor& executor_;
+  const DeviceSet& devices_;
   StreamRegistry& streams_;
   const Gatekeeper& gatekeeper_;
   const StreamLimits limits_;

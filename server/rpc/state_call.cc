@@ -63,12 +63,9 @@ class TensorCursor {
 // header, then read and write in turn, then the end. Only Finish, the last, lets OnDone delete it.
 class ExportReactor final : public grpc::ServerWriteReactor<v1::ExportStateResponse> {
  public:
-  ExportReactor(SessionStore& store, StepExecutor& executor, StreamOwner owner, Watch watch,
+  ExportReactor(SessionStore& store, StreamOwner owner, Watch watch,
                 const v1::ExportStateRequest& request, ConnectionCall call)
-      : executor_(executor),
-        owner_(std::move(owner)),
-        watch_(std::move(watch)),
-        call_(std::move(call)) {
+      : owner_(std::move(owner)), watch_(std::move(watch)), call_(std::move(call)) {
     const absl::Status status = Start(store, request);
     if (owner_.record) owner_.record("ExportState", request.name(), status);
     if (!status.ok()) End(status);
@@ -79,7 +76,7 @@ class ExportReactor final : public grpc::ServerWriteReactor<v1::ExportStateRespo
     call_.Answers(0);
     if (const absl::Status status = (*watch_)->Progress(); !status.ok()) return End(status);
     if (ended_) return End(absl::OkStatus());
-    const absl::Status submitted = executor_.Submit(
+    const absl::Status submitted = session_->executor().Submit(
         session_->tenant(), [this](StepExecutor::Device& device) { WriteNext(device.backend()); });
     if (!submitted.ok()) End(submitted);
   }
@@ -141,7 +138,6 @@ class ExportReactor final : public grpc::ServerWriteReactor<v1::ExportStateRespo
     Finish(ToGrpcStatus(status));
   }
 
-  StepExecutor& executor_;
   const StreamOwner owner_;
   const Watch watch_;
   ConnectionCall call_;
@@ -156,10 +152,9 @@ class ExportReactor final : public grpc::ServerWriteReactor<v1::ExportStateRespo
 // As an export, in the other direction: the new state is filled aside.
 class ImportReactor final : public grpc::ServerReadReactor<v1::ImportStateRequest> {
  public:
-  ImportReactor(SessionStore& store, StepExecutor& executor, StreamOwner owner, Watch watch,
+  ImportReactor(SessionStore& store, StreamOwner owner, Watch watch,
                 v1::ImportStateResponse& response, ConnectionCall call)
       : store_(store),
-        executor_(executor),
         owner_(std::move(owner)),
         watch_(std::move(watch)),
         call_(std::move(call)),
@@ -193,13 +188,13 @@ class ImportReactor final : public grpc::ServerReadReactor<v1::ImportStateReques
   }
 
  private:
-  // Runs `task` on the executor's thread, and ends the import if it fails.
+  // Runs `task` on the thread of the device, and ends the import if it fails.
   absl::Status Submit(std::function<absl::Status(StepExecutor::Device&)> task) {
-    return executor_.Submit(session_->tenant(),
-                            [this, task = std::move(task)](StepExecutor::Device& device) {
-                              const absl::Status status = task(device);
-                              if (!status.ok()) End(status);
-                            });
+    return place_.executor->Submit(session_->tenant(),
+                                   [this, task = std::move(task)](StepExecutor::Device& device) {
+                                     const absl::Status status = task(device);
+                                     if (!status.ok()) End(status);
+                                   });
   }
 
   absl::Status TakeHeader() {
@@ -212,13 +207,15 @@ class ImportReactor final : public grpc::ServerReadReactor<v1::ImportStateReques
                                                         {.memory_bytes = session_->state_bytes(),
                                                          .device_bytes = session_->state_bytes()}));
     header_ = message_.part().header();
+    place_ = session_->place();
     return Reserve(kRoomTries);
   }
 
   absl::Status Reserve(int room_tries) {
     const int64_t bytes = session_->state_bytes();
     const MemoryAmounts amounts =
-        session_->can_park() ? MemoryAmounts{.device = bytes} : MemoryAmounts{.host = bytes};
+        session_->can_park() ? MemoryAmounts{.device = bytes, .ordinal = place_.executor->ordinal()}
+                             : MemoryAmounts{.host = bytes};
     auto reserved = store_.budget().Reserve(amounts);
     if (reserved.ok()) {
       reservation_ = *std::move(reserved);
@@ -234,7 +231,7 @@ class ImportReactor final : public grpc::ServerReadReactor<v1::ImportStateReques
 
   absl::Status MakeState() {
     return Submit([this](StepExecutor::Device&) -> absl::Status {
-      MNEMO_ASSIGN_OR_RETURN(state_, session_->rule().Init(session_->layout()));
+      MNEMO_ASSIGN_OR_RETURN(state_, place_.optimizer->Init(session_->layout()));
       std::vector<optim::StateTensor> tensors = state_->Tensors();
       MNEMO_RETURN_IF_ERROR(CheckStateHeader(header_, *session_, tensors));
       cursor_ = std::make_unique<TensorCursor>(std::move(tensors));
@@ -279,6 +276,11 @@ class ImportReactor final : public grpc::ServerReadReactor<v1::ImportStateReques
     return store_.AskTurn(session_, [this](absl::StatusOr<std::unique_ptr<Turnstile::Turn>> turn) {
       if (!turn.ok()) return End(turn.status());
       turn_ = *std::move(turn);
+      if (&session_->executor() != place_.executor) {
+        return End(WithReason(
+            Unavailable("the session moved to another device meanwhile; import the state again"),
+            "BUSY"));
+      }
       EndOnError(Submit([this](StepExecutor::Device&) {
         PutInPlace();
         return absl::OkStatus();
@@ -318,13 +320,13 @@ class ImportReactor final : public grpc::ServerReadReactor<v1::ImportStateReques
   }
 
   SessionStore& store_;
-  StepExecutor& executor_;
   const StreamOwner owner_;
   const Watch watch_;
   ConnectionCall call_;
   v1::ImportStateResponse& response_;
   v1::ImportStateRequest message_;
   std::shared_ptr<Session> session_;
+  Session::Place place_;  // Of the session when the import began.
   TenantQuotas::Share share_;
   MemoryBudget::Reservation reservation_;
   v1::StateHeader header_;
@@ -337,19 +339,16 @@ class ImportReactor final : public grpc::ServerReadReactor<v1::ImportStateReques
 }  // namespace
 
 grpc::ServerWriteReactor<v1::ExportStateResponse>* StartExport(
-    SessionStore& store, StepExecutor& executor, StreamOwner owner, Watch watch,
-    const v1::ExportStateRequest& request, ConnectionCall call) {
-  return new ExportReactor(store, executor, std::move(owner), std::move(watch), request,
-                           std::move(call));
+    SessionStore& store, StreamOwner owner, Watch watch, const v1::ExportStateRequest& request,
+    ConnectionCall call) {
+  return new ExportReactor(store, std::move(owner), std::move(watch), request, std::move(call));
 }
 
-grpc::ServerReadReactor<v1::ImportStateRequest>* StartImport(SessionStore& store,
-                                                             StepExecutor& executor,
-                                                             StreamOwner owner, Watch watch,
+grpc::ServerReadReactor<v1::ImportStateRequest>* StartImport(SessionStore& store, StreamOwner owner,
+                                                             Watch watch,
                                                              v1::ImportStateResponse& response,
                                                              ConnectionCall call) {
-  return new ImportReactor(store, executor, std::move(owner), std::move(watch), response,
-                           std::move(call));
+  return new ImportReactor(store, std::move(owner), std::move(watch), response, std::move(call));
 }
 
 }  // namespace mnemosyne::server

@@ -20,14 +20,13 @@ using Watch = absl::StatusOr<std::shared_ptr<CallWatch>>;
 
 // Sends a state, in the session's turn. The reactor owns itself.
 grpc::ServerWriteReactor<v1::ExportStateResponse>* StartExport(
-    SessionStore& store, StepExecutor& executor, StreamOwner owner, Watch watch,
-    const v1::ExportStateRequest& request, ConnectionCall call);
+    SessionStore& store, StreamOwner owner, Watch watch, const v1::ExportStateRequest& request,
+    ConnectionCall call);
 
 // Receives a state aside, and puts it in place once all of it is there and valid. The reactor owns
 // itself; `response` lives until it is done.
-grpc::ServerReadReactor<v1::ImportStateRequest>* StartImport(SessionStore& store,
-                                                             StepExecutor& executor,
-                                                             StreamOwner owner, Watch watch,
+grpc::ServerReadReactor<v1::ImportStateRequest>* StartImport(SessionStore& store, StreamOwner owner,
+                                                             Watch watch,
                                                              v1::ImportStateResponse& response,
                                                              ConnectionCall call);
 

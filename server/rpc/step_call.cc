@@ -16,11 +16,10 @@ namespace {
 // A call on its way; held by whatever it waits for, and freed with the last of them.
 class StepCall : public std::enable_shared_from_this<StepCall> {
  public:
-  StepCall(Caller caller, SessionStore& store, StepExecutor& executor, int64_t message_bytes_max,
+  StepCall(Caller caller, SessionStore& store, int64_t message_bytes_max,
            const v1::StepRequest& request, v1::StepResponse& response, UnaryCall& call)
       : caller_(std::move(caller)),
         store_(store),
-        executor_(executor),
         message_bytes_max_(message_bytes_max),
         request_(request),
         response_(response),
@@ -38,7 +37,6 @@ class StepCall : public std::enable_shared_from_this<StepCall> {
 
   const Caller caller_;
   SessionStore& store_;
-  StepExecutor& executor_;
   const int64_t message_bytes_max_;
   const v1::StepRequest& request_;
   v1::StepResponse& response_;
@@ -100,7 +98,7 @@ absl::Status StepCall::TryStep(std::unique_ptr<Turnstile::Turn> turn) {
     MNEMO_RETURN_IF_ERROR(step->Place(view));
   }
   MNEMO_RETURN_IF_ERROR(step->CheckComplete());
-  return executor_.SubmitStep(
+  return session_->executor().SubmitStep(
       std::move(step),
       [self = shared_from_this()](std::unique_ptr<PendingStep> done, const absl::Status& status) {
         if (status.ok()) self->Answer(*done);
@@ -122,11 +120,9 @@ void StepCall::Answer(PendingStep& step) {
 
 }  // namespace
 
-void RunStepCall(const Caller& caller, SessionStore& store, StepExecutor& executor,
-                 int64_t message_bytes_max, const v1::StepRequest& request,
-                 v1::StepResponse& response, UnaryCall& call) {
-  std::make_shared<StepCall>(caller, store, executor, message_bytes_max, request, response, call)
-      ->Start();
+void RunStepCall(const Caller& caller, SessionStore& store, int64_t message_bytes_max,
+                 const v1::StepRequest& request, v1::StepResponse& response, UnaryCall& call) {
+  std::make_shared<StepCall>(caller, store, message_bytes_max, request, response, call)->Start();
 }
 
 }  // namespace mnemosyne::server

@@ -11,8 +11,7 @@ namespace mnemosyne::server {
 
 // Runs the step of `request` and ends `call`, at once or on the executor's thread. gRPC
 // keeps `request` and `response` alive until then. `message_bytes_max` bounds the answer.
-void RunStepCall(const Caller& caller, SessionStore& store, StepExecutor& executor,
-                 int64_t message_bytes_max, const v1::StepRequest& request,
-                 v1::StepResponse& response, UnaryCall& call);
+void RunStepCall(const Caller& caller, SessionStore& store, int64_t message_bytes_max,
+                 const v1::StepRequest& request, v1::StepResponse& response, UnaryCall& call);
 
 }  // namespace mnemosyne::server

@@ -28,38 +28,49 @@ absl::Status CheckRoom(int64_t bytes, int64_t reserved, int64_t bytes_max, std::
 
 }  // namespace
 
+MemoryBudget::MemoryBudget(int64_t bytes_max, std::vector<int64_t> device_bytes_max)
+    : bytes_max_(bytes_max),
+      device_bytes_max_(std::move(device_bytes_max)),
+      device_bytes_reserved_(device_bytes_max_.size(), 0) {}
+
 MemoryBudget::Reservation::~Reservation() {
   if (budget_ == nullptr) return;
   MutexLock lock(&budget_->mutex_);
-  budget_->reserved_.host -= amounts_.host;
-  budget_->reserved_.device -= amounts_.device;
+  budget_->bytes_reserved_ -= amounts_.host;
+  budget_->device_bytes_reserved_[amounts_.ordinal] -= amounts_.device;
 }
 
 absl::StatusOr<MemoryBudget::Reservation> MemoryBudget::Reserve(const MemoryAmounts& amounts) {
   MutexLock lock(&mutex_);
-  absl::Status room = CheckRoom(amounts.host, reserved_.host, max_.host, "", "--memory-max");
+  int64_t& on_device = device_bytes_reserved_[amounts.ordinal];
+  absl::Status room = CheckRoom(amounts.host, bytes_reserved_, bytes_max_, "", "--memory-max");
   if (room.ok()) {
-    room = CheckRoom(amounts.device, reserved_.device, max_.device, " on the device",
-                     "--device-memory-max");
+    room = CheckRoom(amounts.device, on_device, device_bytes_max_[amounts.ordinal],
+                     " on the device", "--device-memory-max");
   }
   if (!room.ok()) return room;
-  reserved_.host += amounts.host;
-  reserved_.device += amounts.device;
+  bytes_reserved_ += amounts.host;
+  on_device += amounts.device;
   return Reservation(this, amounts);
 }
 
 MemoryAmounts MemoryBudget::Lacking(const MemoryAmounts& amounts) const {
-  MutexLock lock(&mutex_);
-  const auto lacking = [](int64_t bytes, int64_t reserved, int64_t bytes_max) {
-    return std::max<int64_t>(bytes - (bytes_max - reserved), 0);
+  const auto lacking = [](int64_t bytes, int64_t left) {
+    return std::max<int64_t>(bytes - left, 0);
   };
-  return {.host = lacking(amounts.host, reserved_.host, max_.host),
-          .device = lacking(amounts.device, reserved_.device, max_.device)};
+  return {.host = lacking(amounts.host, bytes_max_ - bytes_reserved()),
+          .device = lacking(amounts.device, DeviceBytesLeft(amounts.ordinal)),
+          .ordinal = amounts.ordinal};
 }
 
-MemoryAmounts MemoryBudget::reserved() const {
+int64_t MemoryBudget::bytes_reserved() const {
   MutexLock lock(&mutex_);
-  return reserved_;
+  return bytes_reserved_;
+}
+
+int64_t MemoryBudget::device_bytes_reserved(size_t ordinal) const {
+  MutexLock lock(&mutex_);
+  return device_bytes_reserved_[ordinal];
 }
 
 }  // namespace mnemosyne::server

@@ -1,9 +1,11 @@
-// The bounds on the memory of all sessions together: of the host, and of a device with its own.
+// The bounds on the memory of all sessions together: of the host, and of devices with their own.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <limits>
 #include <utility>
+#include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
@@ -15,6 +17,7 @@ namespace mnemosyne::server {
 struct MemoryAmounts {
   int64_t host = 0;
   int64_t device = 0;
+  size_t ordinal = 0;  // Which device it is.
 
   int64_t total() const { return host + device; }
   bool operator==(const MemoryAmounts&) const = default;
@@ -46,9 +49,11 @@ class MemoryBudget {
     MemoryAmounts amounts_;
   };
 
+  // A bound for the host, and one for each device.
+  MemoryBudget(int64_t bytes_max, std::vector<int64_t> device_bytes_max);
   explicit MemoryBudget(int64_t bytes_max,
                         int64_t device_bytes_max = std::numeric_limits<int64_t>::max())
-      : max_{bytes_max, device_bytes_max} {}
+      : MemoryBudget(bytes_max, std::vector{device_bytes_max}) {}
 
   // ResourceExhausted with reason MEMORY_EXHAUSTED if less is left of either; the message says what
   // would fit.
@@ -59,23 +64,29 @@ class MemoryBudget {
 
   // Whether they would fit if nothing else were reserved.
   bool CanHold(const MemoryAmounts& amounts) const {
-    return amounts.host <= max_.host && amounts.device <= max_.device;
+    return amounts.host <= bytes_max_ && amounts.device <= device_bytes_max_[amounts.ordinal];
   }
 
   // What is lacking now for `amounts` to be reserved; 0 of what suffices.
   MemoryAmounts Lacking(const MemoryAmounts& amounts) const;
 
-  const MemoryAmounts& max() const { return max_; }
-  MemoryAmounts reserved() const;
-
   // Of the host.
-  int64_t bytes_max() const { return max_.host; }
-  int64_t bytes_reserved() const { return reserved().host; }
+  int64_t bytes_max() const { return bytes_max_; }
+  int64_t bytes_reserved() const;
+
+  // Of a device.
+  int64_t device_bytes_max(size_t ordinal) const { return device_bytes_max_[ordinal]; }
+  int64_t device_bytes_reserved(size_t ordinal) const;
+  int64_t DeviceBytesLeft(size_t ordinal) const {
+    return device_bytes_max(ordinal) - device_bytes_reserved(ordinal);
+  }
 
  private:
-  const MemoryAmounts max_;
+  const int64_t bytes_max_;
+  const std::vector<int64_t> device_bytes_max_;  // By ordinal, as is the one below.
   mutable Mutex mutex_;
-  MemoryAmounts reserved_ ABSL_GUARDED_BY(mutex_);
+  int64_t bytes_reserved_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::vector<int64_t> device_bytes_reserved_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace mnemosyne::server

@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "base/status_macros.h"
+#include "server/session/step_executor.h"
 
 namespace mnemosyne::server {
 namespace {
@@ -32,8 +33,7 @@ Session::Session(Parts parts, const Clock& clock)
     : name_(std::move(parts.name)),
       token_(std::move(parts.token)),
       tenant_(std::move(parts.tenant)),
-      device_(std::move(parts.device)),
-      optimizer_(std::move(parts.optimizer)),
+      factory_(std::move(parts.factory)),
       layout_(std::move(parts.layout)),
       grid_(ElementCounts(layout_), parts.cell_elements),
       state_bytes_(parts.state_bytes),
@@ -46,6 +46,7 @@ Session::Session(Parts parts, const Clock& clock)
       create_time_(parts.create_time.value_or(clock.Now())),
       turnstile_(std::make_shared<Turnstile>()),
       touched_(clock.MonotonicNow()),
+      place_(std::move(parts.place)),
       reservation_(std::move(parts.reservation)),
       spec_(std::move(parts.spec)),
       rules_(std::move(parts.rules)) {
@@ -55,6 +56,24 @@ Session::Session(Parts parts, const Clock& clock)
 
 std::string_view Session::id() const {
   return std::string_view(name_).substr(std::string_view(kNamePrefix).size());
+}
+
+Session::Place Session::place() const {
+  MutexLock lock(&mutex_);
+  return place_;
+}
+
+std::string Session::device() const { return executor().device_name(); }
+
+MemoryAmounts Session::resident_memory() const {
+  MemoryAmounts amounts = resident_memory_;
+  amounts.ordinal = executor().ordinal();
+  return amounts;
+}
+
+void Session::MoveTo(Place place) {
+  MutexLock lock(&mutex_);
+  std::swap(place_, place);  // What goes is destroyed without the lock.
 }
 
 int64_t Session::reserved_bytes() const {
@@ -80,7 +99,7 @@ void Session::Unload() {
 absl::StatusOr<Session::Arenas> Session::MakeArenas(kernels::Backend& backend) {
   const size_t bytes = layout_.arena_size() * sizeof(float);
   Arenas arenas;
-  MNEMO_ASSIGN_OR_RETURN(arenas.optimizer, optimizer_->Init(layout_));
+  MNEMO_ASSIGN_OR_RETURN(arenas.optimizer, rule().Init(layout_));
   MNEMO_ASSIGN_OR_RETURN(arenas.staging, backend.AllocateHost(bytes));
   if (!backend.host_accessible()) {
     MNEMO_ASSIGN_OR_RETURN(arenas.values, backend.Allocate(bytes));
@@ -188,6 +207,16 @@ void Session::Close() {
     progress_.held = false;
   }
   if (evicted) evicted(deleted);
+}
+
+void Session::Evict(const absl::Status& cause) {
+  Eviction evicted;
+  {
+    MutexLock lock(&mutex_);
+    evicted = std::exchange(eviction_, nullptr);
+    progress_.held = false;
+  }
+  if (evicted) evicted(cause);
 }
 
 void Session::Quarantine(const absl::Status& cause) {

@@ -15,6 +15,7 @@
 #include "base/mutex.h"
 #include "kernels/backend.h"
 #include "optim/optimizer.h"
+#include "optim/optimizer_factory.h"
 #include "proto/codec/chunk_grid.h"
 #include "server/security/tenant_quotas.h"
 #include "server/session/memory_budget.h"
@@ -23,6 +24,8 @@
 #include "server/session/turnstile.h"
 
 namespace mnemosyne::server {
+
+class StepExecutor;
 
 // A session has at most one holder, a stream or a unary caller, named by an epoch that grows with
 // each change of hands: the newer wins. It has one turn, and whoever has that may touch the state.
@@ -71,14 +74,21 @@ class Session {
     int64_t attempt = 0;
   };
 
+  // The device that it steps on: its worker, which outlives the session, and the optimizer there,
+  // which is shared with other sessions.
+  struct Place {
+    StepExecutor* executor = nullptr;
+    std::shared_ptr<optim::Optimizer> optimizer;
+  };
+
   // What a session is made of.
   struct Parts {
     std::string name;
     std::string token;
     std::string tenant;
-    std::string device;
+    Place place;
     SessionSpec spec;  // Checked; its parameters have moved into `layout`.
-    std::shared_ptr<optim::Optimizer> optimizer;
+    optim::OptimizerFactoryPtr factory;
     std::shared_ptr<const StepRules> rules;
     optim::ParameterLayout layout;
     size_t cell_elements;
@@ -119,6 +129,9 @@ class Session {
   void DropState();
   void Unload();
 
+  // Takes it to another device; in a turn, while it is not resident.
+  void MoveTo(Place place);
+
   // Takes the memory for the tier that it is in, or is about to move to.
   void SetReservation(MemoryBudget::Reservation reservation);
 
@@ -134,17 +147,21 @@ class Session {
   // The name without `sessions/`.
   std::string_view id() const;
 
-  const std::string& device() const { return device_; }
-  const optim::OptimizerInfo& optimizer() const { return optimizer_->info(); }
+  // The device where it steps, or stepped last. It changes in a turn only.
+  Place place() const;
+  StepExecutor& executor() const { return *place().executor; }
+  std::string device() const;
+  const optim::OptimizerInfo& optimizer() const { return factory_->info(); }
+  const optim::OptimizerFactoryPtr& factory() const { return factory_; }
 
-  // The optimizer itself, shared with other sessions, for the executor's thread alone.
-  optim::Optimizer& rule() { return *optimizer_; }
+  // The optimizer itself, for the executor's thread alone.
+  optim::Optimizer& rule() const { return *place().optimizer; }
 
   const optim::ParameterLayout& layout() const { return layout_; }
   const codec::ChunkGrid& grid() const { return grid_; }
   int64_t state_bytes() const { return state_bytes_; }
   int64_t memory_bytes() const { return resident_memory_.total(); }
-  const MemoryAmounts& resident_memory() const { return resident_memory_; }
+  MemoryAmounts resident_memory() const;  // On the device where it is.
   const MemoryAmounts& parked_memory() const { return parked_memory_; }
   int64_t reserved_bytes() const;
   const std::string& request_id() const { return request_id_; }
@@ -184,6 +201,9 @@ class Session {
   // Evicts the holder with NotFound; nobody can take the session any more.
   void Close();
 
+  // The holder loses the session for a cause that is not its own, and may come back.
+  void Evict(const absl::Status& cause);
+
   // Keeps everyone off after a failed internal check; the holder is evicted.
   void Quarantine(const absl::Status& cause);
 
@@ -217,8 +237,7 @@ class Session {
   const std::string name_;
   const std::string token_;
   const std::string tenant_;
-  const std::string device_;
-  const std::shared_ptr<optim::Optimizer> optimizer_;  // Outlives the state below.
+  const optim::OptimizerFactoryPtr factory_;
   const optim::ParameterLayout layout_;
   const codec::ChunkGrid grid_;
   const int64_t state_bytes_;
@@ -236,9 +255,11 @@ class Session {
   std::atomic<Tier> tier_ = Tier::kDisk;
   std::atomic<Clock::Monotonic> touched_;
 
+  mutable Mutex mutex_;
+  Place place_ ABSL_GUARDED_BY(mutex_);  // Outlives the state below.
+
   SessionState state_;  // Touched only in the turn.
 
-  mutable Mutex mutex_;
   MemoryBudget::Reservation reservation_ ABSL_GUARDED_BY(mutex_);
   SessionSpec spec_ ABSL_GUARDED_BY(mutex_);
   std::shared_ptr<const StepRules> rules_ ABSL_GUARDED_BY(mutex_);

@@ -39,13 +39,12 @@ bool IsOver(double seconds, int64_t limit) {
 }  // namespace
 
 SessionKeeper::SessionKeeper(std::unique_ptr<StateFolder> folder, KeeperOptions options,
-                             MemoryBudget& budget, StepExecutor& executor, const Clock& clock)
+                             MemoryBudget& budget, const DeviceSet& devices, const Clock& clock)
     : folder_(std::move(folder)),
       options_(std::move(options)),
-      executor_(executor),
       clock_(clock),
-      snapshots_(*folder_, options_, ledger_, executor, clock),
-      mover_(*folder_, options_, budget, ledger_, snapshots_, executor, clock),
+      snapshots_(*folder_, options_, ledger_, clock),
+      mover_(*folder_, options_, budget, ledger_, snapshots_, devices, clock),
       syncer_("mnemo-sync", nullptr, kLongPeriod),
       loader_("mnemo-load", nullptr, kLongPeriod),
       writer_(
@@ -234,7 +233,7 @@ absl::Status SessionKeeper::RewindNow(const std::shared_ptr<Session>& session,
   MNEMO_ASSIGN_OR_RETURN(const Generation generation, folder.Rewind(pin, record.step));
   // Steps that were logged before belong to a future that is given up.
   folder.RemoveLogsBefore(generation.number);
-  MNEMO_RETURN_IF_ERROR(CallDevice(executor_, [&](StepExecutor::Device&) {
+  MNEMO_RETURN_IF_ERROR(CallDevice(session->executor(), [&](StepExecutor::Device&) {
     session->Unload();
     return absl::OkStatus();
   }));
@@ -317,6 +316,11 @@ void SessionKeeper::LookAfter(const std::shared_ptr<Session>& session) {
   if (!session->CheckUsable().ok()) return;
   const auto known = ledger_.Find(*session);
   if (!known) return;
+  if (session->resident() && !session->executor().fault().ok()) {
+    const std::unique_ptr<Turnstile::Turn> turn = session->turnstile().Try();
+    if (turn != nullptr && session->resident()) (void)mover_.LeaveFaulted(session);
+    return;
+  }
   const double idle = Seconds(clock_.MonotonicNow() - session->touched());
   if (SnapshotIsDue(*session, *known)) (void)snapshots_.Take(session, {}, kPatience);
   if (IsOver(idle, options_.idle_seconds)) {

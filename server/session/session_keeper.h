@@ -17,6 +17,7 @@
 #include "absl/status/statusor.h"
 #include "base/clock.h"
 #include "base/mutex.h"
+#include "server/session/device_set.h"
 #include "server/session/keeper_ledger.h"
 #include "server/session/keeper_options.h"
 #include "server/session/memory_budget.h"
@@ -24,7 +25,6 @@
 #include "server/session/session_mover.h"
 #include "server/session/session_record.h"
 #include "server/session/session_snapshots.h"
-#include "server/session/step_executor.h"
 #include "server/session/worker_thread.h"
 #include "server/store/state_folder.h"
 
@@ -34,7 +34,7 @@ namespace mnemosyne::server {
 // durable. No error of the disk stops a step: it is logged, told by health() and by the session's
 // progress, and tried again.
 //
-// Thread-safety: thread-safe. The executor, the budget and the clock outlive it, and it outlives
+// Thread-safety: thread-safe. The devices, the budget and the clock outlive it, and it outlives
 // the store and the sessions' use. Not to be called with a session's lock held.
 class SessionKeeper {
  public:
@@ -45,7 +45,7 @@ class SessionKeeper {
   using Expired = std::function<void(const std::shared_ptr<Session>&)>;
 
   SessionKeeper(std::unique_ptr<StateFolder> folder, KeeperOptions options, MemoryBudget& budget,
-                StepExecutor& executor, const Clock& clock);
+                const DeviceSet& devices, const Clock& clock);
   ~SessionKeeper();
 
   void OnExpired(Expired expired);
@@ -116,7 +116,6 @@ class SessionKeeper {
 
   const std::unique_ptr<StateFolder> folder_;
   const KeeperOptions options_;
-  StepExecutor& executor_;
   const Clock& clock_;
 
   KeeperLedger ledger_;

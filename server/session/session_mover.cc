@@ -22,13 +22,13 @@ constexpr std::chrono::milliseconds kBusyPause(5);  // Before sessions in a step
 
 SessionMover::SessionMover(StateFolder& folder, const KeeperOptions& options, MemoryBudget& budget,
                            KeeperLedger& ledger, SessionSnapshots& snapshots,
-                           StepExecutor& executor, const Clock& clock)
+                           const DeviceSet& devices, const Clock& clock)
     : folder_(folder),
       options_(options),
       budget_(budget),
       ledger_(ledger),
       snapshots_(snapshots),
-      executor_(executor),
+      devices_(devices),
       clock_(clock) {}
 
 absl::Status SessionMover::OpenLog(Session& session) {
@@ -53,7 +53,11 @@ absl::Status SessionMover::OpenLog(Session& session) {
 
 absl::Status SessionMover::Load(const std::shared_ptr<Session>& session) {
   MNEMO_RETURN_IF_ERROR(session->CheckUsable());
+  if (session->resident() && !session->executor().fault().ok()) {
+    MNEMO_RETURN_IF_ERROR(LeaveFaulted(session));
+  }
   if (session->resident()) return absl::OkStatus();
+  MNEMO_RETURN_IF_ERROR(Settle(*session));
   auto reservation = budget_.Reserve(session->resident_memory());
   if (!reservation.ok()) {
     reservation = FreeRoom(session->resident_memory(), session.get());
@@ -63,12 +67,38 @@ absl::Status SessionMover::Load(const std::shared_ptr<Session>& session) {
                                                    : LoadFromDisk(session, *std::move(reservation));
 }
 
+absl::Status SessionMover::Settle(Session& session) {
+  Session::Place place = session.place();
+  MNEMO_ASSIGN_OR_RETURN(StepExecutor* const chosen, devices_.Choose(place.executor));
+  if (chosen == place.executor) return absl::OkStatus();
+  place.executor = chosen;
+  MNEMO_RETURN_IF_ERROR(CallDevice(*chosen, [&](StepExecutor::Device& device) -> absl::Status {
+    MNEMO_ASSIGN_OR_RETURN(place.optimizer, device.GetOptimizer(session.factory()));
+    return absl::OkStatus();
+  }));
+  session.MoveTo(std::move(place));
+  return absl::OkStatus();
+}
+
+absl::Status SessionMover::LeaveFaulted(const std::shared_ptr<Session>& session) {
+  const absl::Status fault = session->executor().fault();
+  MNEMO_RETURN_IF_ERROR(CallDevice(session->executor(), [&](StepExecutor::Device&) {
+    session->Unload();
+    return absl::OkStatus();
+  }));
+  session->Evict(fault);
+  Log(spdlog::level::warn, "session lost its device",
+      {{"session", session->name()}, {"device", session->device()}});
+  return absl::OkStatus();
+}
+
 absl::Status SessionMover::WithDeviceRoom(const Session& session,
                                           const std::function<absl::Status()>& load) {
   absl::Status status = load();
   while (absl::IsResourceExhausted(status) && session.can_park()) {
     bool moved = false;
     for (const auto& other : IdleFirst(Session::Tier::kResident, &session)) {
+      if (&other->executor() != &session.executor()) continue;
       moved = SendToHost(other).ok();
       if (moved) break;
     }
@@ -82,8 +112,9 @@ absl::Status SessionMover::LoadFromHost(const std::shared_ptr<Session>& session,
                                         MemoryBudget::Reservation reservation) {
   const Clock::Monotonic start = clock_.MonotonicNow();
   const absl::Status status = WithDeviceRoom(*session, [&] {
-    return CallDevice(
-        executor_, [&](StepExecutor::Device& device) { return session->Unpark(device.backend()); });
+    return CallDevice(session->executor(), [&](StepExecutor::Device& device) {
+      return session->Unpark(device.backend());
+    });
   });
   if (!status.ok()) {
     ledger_.NoteFailure(status, *session, "session cannot come back to the device");
@@ -106,11 +137,11 @@ absl::Status SessionMover::LoadFromDisk(const std::shared_ptr<Session>& session,
   session->SetReservation(std::move(reservation));
   LoadReport report;
   const absl::Status status = WithDeviceRoom(*session, [&]() -> absl::Status {
-    MNEMO_ASSIGN_OR_RETURN(report, LoadState(session, FolderOf(*session), executor_));
+    MNEMO_ASSIGN_OR_RETURN(report, LoadState(session, FolderOf(*session)));
     return absl::OkStatus();
   });
   if (!status.ok()) {
-    (void)CallDevice(executor_, [&](StepExecutor::Device&) {
+    (void)CallDevice(session->executor(), [&](StepExecutor::Device&) {
       session->Unload();
       return absl::OkStatus();
     });
@@ -154,6 +185,7 @@ bool SessionMover::MoveOthersDown(const MemoryAmounts& amounts, const Session* f
   bool busy = false;
   for (const auto& session : IdleFirst(Session::Tier::kResident, for_whom)) {
     if (budget_.Lacking(amounts).device == 0) break;
+    if (session->executor().ordinal() != amounts.ordinal) continue;
     busy |= ErrorReason(SendToHost(session)) == "BUSY";
   }
   // Those on the device hold less of the host's memory than those that were sent there.
@@ -188,8 +220,9 @@ absl::Status SessionMover::Park(const std::shared_ptr<Session>& session) {
   if (!session->resident()) return absl::OkStatus();
   MNEMO_ASSIGN_OR_RETURN(auto reservation, budget_.Reserve(session->parked_memory()));
   FAIL_POINT("park");
-  MNEMO_RETURN_IF_ERROR(CallDevice(
-      executor_, [&](StepExecutor::Device& device) { return session->Park(device.backend()); }));
+  MNEMO_RETURN_IF_ERROR(CallDevice(session->executor(), [&](StepExecutor::Device& device) {
+    return session->Park(device.backend());
+  }));
   FAIL_POINT("parked");
   session->SetReservation(std::move(reservation));
   Log(spdlog::level::info, "session sent to host memory",
@@ -218,7 +251,7 @@ absl::Status SessionMover::SendToDisk(const std::shared_ptr<Session>& session) {
   if (turn == nullptr || ledger_.IsBehind(*session)) return BusySession();
   if (!session->in_memory()) return absl::OkStatus();
   FAIL_POINT("evict");
-  MNEMO_RETURN_IF_ERROR(CallDevice(executor_, [&](StepExecutor::Device&) {
+  MNEMO_RETURN_IF_ERROR(CallDevice(session->executor(), [&](StepExecutor::Device&) {
     session->Unload();
     return absl::OkStatus();
   }));

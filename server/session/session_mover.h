@@ -8,12 +8,12 @@
 
 #include "absl/status/statusor.h"
 #include "base/clock.h"
+#include "server/session/device_set.h"
 #include "server/session/keeper_ledger.h"
 #include "server/session/keeper_options.h"
 #include "server/session/memory_budget.h"
 #include "server/session/session.h"
 #include "server/session/session_snapshots.h"
-#include "server/session/step_executor.h"
 #include "server/store/state_folder.h"
 
 namespace mnemosyne::server {
@@ -26,13 +26,18 @@ namespace mnemosyne::server {
 class SessionMover {
  public:
   SessionMover(StateFolder& folder, const KeeperOptions& options, MemoryBudget& budget,
-               KeeperLedger& ledger, SessionSnapshots& snapshots, StepExecutor& executor,
+               KeeperLedger& ledger, SessionSnapshots& snapshots, const DeviceSet& devices,
                const Clock& clock);
 
-  // Brings a session to where it can step, in its turn: from host memory or from the disk. Other
-  // sessions make room. ResourceExhausted with reason MEMORY_EXHAUSTED if there is none; DataLoss
-  // with reason STATE_LOST if no snapshot is whole.
+  // Brings a session to where it can step, in its turn: from host memory or from the disk, to the
+  // device with the most room; from a device that failed, too. Other sessions make room.
+  // Unavailable with reason DEVICE_FAULT if no device works; ResourceExhausted with reason
+  // MEMORY_EXHAUSTED if there is none; DataLoss with reason STATE_LOST if no snapshot is whole.
   absl::Status Load(const std::shared_ptr<Session>& session);
+
+  // Gives up the state of a resident session on a device that failed, in its turn: its holder is
+  // evicted, and its last snapshot is what is left of it.
+  absl::Status LeaveFaulted(const std::shared_ptr<Session>& session);
 
   // Sends a resident session from the device's own memory to the host's; to the disk where the host
   // has no room either. Nothing to do for others. BUSY if it is in the middle of a step.
@@ -55,6 +60,8 @@ class SessionMover {
   using Sessions = std::vector<std::shared_ptr<Session>>;
 
   SessionFolder FolderOf(const Session& session) const { return folder_.Session(session.id()); }
+  // Takes a session that is not resident to the device where it is to be.
+  absl::Status Settle(Session& session);
   absl::Status Park(const std::shared_ptr<Session>& session);
   absl::Status LoadFromHost(const std::shared_ptr<Session>& session,
                             MemoryBudget::Reservation reservation);
@@ -73,7 +80,7 @@ class SessionMover {
   MemoryBudget& budget_;
   KeeperLedger& ledger_;
   SessionSnapshots& snapshots_;
-  StepExecutor& executor_;
+  const DeviceSet& devices_;
   const Clock& clock_;
 };
 

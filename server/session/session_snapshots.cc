@@ -41,11 +41,10 @@ absl::Status BusySession() {
 }
 
 SessionSnapshots::SessionSnapshots(StateFolder& folder, const KeeperOptions& options,
-                                   KeeperLedger& ledger, StepExecutor& executor, const Clock& clock)
+                                   KeeperLedger& ledger, const Clock& clock)
     : folder_(folder),
       options_(options),
       ledger_(ledger),
-      executor_(executor),
       clock_(clock),
       disk_(options.tenant_disk_bytes_max, options.disk_bytes_max),
       writing_(std::make_shared<Turnstile>()) {}
@@ -133,7 +132,7 @@ absl::Status SessionSnapshots::TakeInTurn(const std::shared_ptr<Session>& sessio
   ledger_.Change(*session, [&](KeeperLedger::Entry& kept) {
     had_new_rules = std::exchange(kept.new_rules, false);
   });
-  const auto report = room.ok() ? TakeSnapshot(session, std::move(turn), folder, buffer, executor_)
+  const auto report = room.ok() ? TakeSnapshot(session, std::move(turn), folder, buffer)
                                 : absl::StatusOr<SnapshotReport>(room);
   if (!report.ok()) {
     ledger_.Change(*session, [&](KeeperLedger::Entry& kept) { kept.new_rules |= had_new_rules; });

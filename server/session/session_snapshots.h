@@ -30,7 +30,7 @@ class SessionSnapshots {
   static constexpr std::chrono::milliseconds kNoPatience{0};
 
   SessionSnapshots(StateFolder& folder, const KeeperOptions& options, KeeperLedger& ledger,
-                   StepExecutor& executor, const Clock& clock);
+                   const Clock& clock);
 
   // Takes a snapshot unless the newest one is of the session as it is, and pins it if `pin` is not
   // empty. Waits for the session's turn for `patience`, and then gives up with BUSY.
@@ -70,7 +70,6 @@ class SessionSnapshots {
   StateFolder& folder_;
   const KeeperOptions& options_;
   KeeperLedger& ledger_;
-  StepExecutor& executor_;
   const Clock& clock_;
   DiskQuota disk_;
   const std::shared_ptr<Turnstile> writing_;  // Of those who write snapshots: one at a time.

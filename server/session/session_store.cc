@@ -62,12 +62,13 @@ TenantQuotas::Amounts AmountsOf(const Session::Parts& parts) {
 }  // namespace
 
 SessionStore::SessionStore(SessionLimits limits, MemoryBudget& budget, TenantQuotas& quotas,
-                           const ModelRegistry& models, StepExecutor& executor, const Clock& clock)
+                           const ModelRegistry& models, const DeviceSet& devices,
+                           const Clock& clock)
     : limits_(limits),
       budget_(budget),
       quotas_(quotas),
       models_(models),
-      executor_(executor),
+      devices_(devices),
       clock_(clock) {}
 
 void SessionStore::SetKeeper(SessionKeeper* keeper) {
@@ -77,7 +78,7 @@ void SessionStore::SetKeeper(SessionKeeper* keeper) {
 
 absl::StatusOr<Session::Parts> SessionStore::MakeParts(SessionSpec spec,
                                                        const optim::OptimizerFactoryPtr& factory,
-                                                       size_t cell_elements,
+                                                       size_t cell_elements, StepExecutor& executor,
                                                        StepExecutor::Device& device) const {
   MNEMO_ASSIGN_OR_RETURN(auto rules, ResolveRules(spec, factory->info()));
   if (spec.state_precision == optim::StatePrecision::kHalf && !factory->info().has_half_state) {
@@ -106,13 +107,14 @@ absl::StatusOr<Session::Parts> SessionStore::MakeParts(SessionSpec spec,
   const bool apart = !backend.host_accessible();
   const int64_t device_bytes = apart ? state_bytes + arena_bytes : state_bytes;
   const MemoryAmounts resident{.host = arena_bytes + table_bytes + (apart ? 0 : state_bytes),
-                               .device = apart ? device_bytes : 0};
+                               .device = apart ? device_bytes : 0,
+                               .ordinal = executor.ordinal()};
   return Session::Parts{.name = {},
                         .token = {},
                         .tenant = {},
-                        .device = std::string(backend.name()),
+                        .place = {&executor, std::move(optimizer)},
                         .spec = std::move(spec),
-                        .optimizer = std::move(optimizer),
+                        .factory = factory,
                         .rules = std::move(rules),
                         .layout = std::move(layout),
                         .cell_elements = cell_elements,
@@ -126,9 +128,9 @@ absl::StatusOr<Session::Parts> SessionStore::MakeParts(SessionSpec spec,
 
 absl::StatusOr<std::shared_ptr<Session>> SessionStore::Prepare(
     const Identity& identity, SessionSpec spec, const optim::OptimizerFactoryPtr& factory,
-    StepExecutor::Device& device) const {
-  MNEMO_ASSIGN_OR_RETURN(Session::Parts parts,
-                         MakeParts(std::move(spec), factory, limits_.cell_elements, device));
+    StepExecutor& executor, StepExecutor::Device& device) const {
+  MNEMO_ASSIGN_OR_RETURN(Session::Parts parts, MakeParts(std::move(spec), factory,
+                                                         limits_.cell_elements, executor, device));
   const std::string& tenant = identity.request.first;
   const TenantQuotas::Amounts amounts = AmountsOf(parts);
   auto share = quotas_.Take(tenant, amounts);
@@ -151,10 +153,13 @@ absl::StatusOr<std::shared_ptr<Session>> SessionStore::Prepare(
 
 void SessionStore::Make(const Identity& identity, SessionSpec spec,
                         optim::OptimizerFactoryPtr factory, int room_tries) {
-  const absl::Status submitted = executor_.Submit(
+  const auto chosen = devices_.Choose();
+  if (!chosen.ok()) return Finish(identity.request, chosen.status());
+  StepExecutor& executor = **chosen;
+  const absl::Status submitted = executor.Submit(
       identity.request.first,
-      [this, identity, spec, factory, room_tries](StepExecutor::Device& device) {
-        auto prepared = Prepare(identity, spec, factory, device);
+      [this, identity, spec, factory, room_tries, &executor](StepExecutor::Device& device) {
+        auto prepared = Prepare(identity, spec, factory, executor, device);
         if (keeper_ == nullptr) return Finish(identity.request, std::move(prepared));
         if (prepared.ok()) {
           const auto session = *prepared;
@@ -166,7 +171,7 @@ void SessionStore::Make(const Identity& identity, SessionSpec spec,
         if (room_tries == 0 || ErrorReason(prepared.status()) != "MEMORY_EXHAUSTED") {
           return Finish(identity.request, std::move(prepared));
         }
-        auto parts = MakeParts(spec, factory, limits_.cell_elements, device);
+        auto parts = MakeParts(spec, factory, limits_.cell_elements, executor, device);
         if (!parts.ok() || !budget_.CanHold(parts->resident_memory)) {
           return Finish(identity.request, std::move(prepared));
         }
@@ -211,9 +216,10 @@ absl::StatusOr<optim::OptimizerFactoryPtr> SessionStore::FindFactory(const Sessi
 absl::Status SessionStore::RestoreOne(SessionRecord record) {
   MNEMO_ASSIGN_OR_RETURN(const optim::OptimizerFactoryPtr factory, FindFactory(record.spec));
   std::shared_ptr<Session> session;
-  MNEMO_RETURN_IF_ERROR(CallDevice(executor_, [&](StepExecutor::Device& device) -> absl::Status {
+  MNEMO_ASSIGN_OR_RETURN(StepExecutor* const chosen, devices_.Choose());
+  MNEMO_RETURN_IF_ERROR(CallDevice(*chosen, [&](StepExecutor::Device& device) -> absl::Status {
     MNEMO_ASSIGN_OR_RETURN(Session::Parts parts, MakeParts(std::move(record.spec), factory,
-                                                           record.cell_elements, device));
+                                                           record.cell_elements, *chosen, device));
     parts.name = record.name;
     parts.token = record.token;
     parts.tenant = record.tenant;
@@ -262,7 +268,12 @@ absl::Status SessionStore::AskTurn(const std::shared_ptr<Session>& session,
   return session->turnstile().Ask(
       [this, session, ready = std::move(ready)](std::unique_ptr<Turnstile::Turn> turn) {
         session->Touch();
-        if (session->resident()) return ready(std::move(turn));
+        const absl::Status fault = session->executor().fault();
+        if (session->resident() && fault.ok()) return ready(std::move(turn));
+        if (keeper_ == nullptr) {
+          session->Quarantine(fault);  // There is no snapshot of it.
+          return ready(session->CheckUsable());
+        }
         keeper_->Load(session, std::move(turn), ready);
       });
 }

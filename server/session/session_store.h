@@ -20,6 +20,7 @@
 #include "server/model/model_registry.h"
 #include "server/security/caller.h"
 #include "server/security/tenant_quotas.h"
+#include "server/session/device_set.h"
 #include "server/session/memory_budget.h"
 #include "server/session/session.h"
 #include "server/session/session_keeper.h"
@@ -39,7 +40,7 @@ struct SessionLimits {
 // made it: whatever another tenant asks, it gets the answer that it would get if the session did
 // not exist.
 //
-// Thread-safety: thread-safe. The executor, the budget, the quotas and the models outlive it.
+// Thread-safety: thread-safe. The devices, the budget, the quotas and the models outlive it.
 class SessionStore {
  public:
   // A session that was just made, or made before by the same request.
@@ -54,7 +55,7 @@ class SessionStore {
   };
 
   SessionStore(SessionLimits limits, MemoryBudget& budget, TenantQuotas& quotas,
-               const ModelRegistry& models, StepExecutor& executor, const Clock& clock);
+               const ModelRegistry& models, const DeviceSet& devices, const Clock& clock);
 
   // Lets `keeper`, which outlives this, keep all sessions; before the first is made.
   void SetKeeper(SessionKeeper* keeper);
@@ -132,13 +133,15 @@ class SessionStore {
   // Checks everything and reserves and allocates memory.
   absl::StatusOr<std::shared_ptr<Session>> Prepare(const Identity& identity, SessionSpec spec,
                                                    const optim::OptimizerFactoryPtr& factory,
+                                                   StepExecutor& executor,
                                                    StepExecutor::Device& device) const;
   // The parts of a session but for its name, token and reservation.
   absl::StatusOr<Session::Parts> MakeParts(SessionSpec spec,
                                            const optim::OptimizerFactoryPtr& factory,
-                                           size_t cell_elements,
+                                           size_t cell_elements, StepExecutor& executor,
                                            StepExecutor::Device& device) const;
-  // Prepares on the executor's thread; where memory is short, makes room once and tries again.
+  // Prepares on the thread of the device with the most room; where memory is short, makes room once
+  // and tries again.
   void Make(const Identity& identity, SessionSpec spec, optim::OptimizerFactoryPtr factory,
             int room_tries);
   absl::StatusOr<optim::OptimizerFactoryPtr> FindFactory(const SessionSpec& spec);
@@ -154,7 +157,7 @@ class SessionStore {
   MemoryBudget& budget_;
   TenantQuotas& quotas_;
   const ModelRegistry& models_;
-  StepExecutor& executor_;
+  const DeviceSet& devices_;
   const Clock& clock_;
   SessionKeeper* keeper_ = nullptr;
   std::map<std::string, optim::OptimizerFactoryPtr> kept_models_;  // By hash; used in Restore.

@@ -145,11 +145,11 @@ absl::Status WriteFirstGeneration(const Session& session, const SessionFolder& f
 
 absl::StatusOr<SnapshotReport> TakeSnapshot(const std::shared_ptr<Session>& session,
                                             std::unique_ptr<Turnstile::Turn> turn,
-                                            const SessionFolder& folder, CaptureBuffer& buffer,
-                                            StepExecutor& executor) {
+                                            const SessionFolder& folder, CaptureBuffer& buffer) {
   if (buffer.size() == 0) {
     return WithReason(ResourceExhausted("no memory for a snapshot"), "RESOURCE_EXHAUSTED");
   }
+  StepExecutor& executor = session->executor();
   const Clock& clock = session->clock();
   const Clock::Monotonic start = clock.MonotonicNow();
   SnapshotReport report;

@@ -49,7 +49,6 @@ class CaptureBuffer {
 // Not on the executor's thread. Errors are those of FileError; nothing of the session has changed.
 absl::StatusOr<SnapshotReport> TakeSnapshot(const std::shared_ptr<Session>& session,
                                             std::unique_ptr<Turnstile::Turn> turn,
-                                            const SessionFolder& folder, CaptureBuffer& buffer,
-                                            StepExecutor& executor);
+                                            const SessionFolder& folder, CaptureBuffer& buffer);
 
 }  // namespace mnemosyne::server

@@ -193,7 +193,8 @@ absl::StatusOr<SessionRecord> ReadRecord(const SessionFolder& folder,
 }
 
 absl::StatusOr<LoadReport> LoadState(const std::shared_ptr<Session>& session,
-                                     const SessionFolder& folder, StepExecutor& executor) {
+                                     const SessionFolder& folder) {
+  StepExecutor& executor = session->executor();
   const Clock::Monotonic start = session->clock().MonotonicNow();
   LoadReport report;
   bool loaded = false;

@@ -35,6 +35,6 @@ absl::StatusOr<SessionRecord> ReadRecord(const SessionFolder& folder,
 // DataLoss if no snapshot is good: then the session is not resident. ResourceExhausted if the
 // device has no room.
 absl::StatusOr<LoadReport> LoadState(const std::shared_ptr<Session>& session,
-                                     const SessionFolder& folder, StepExecutor& executor);
+                                     const SessionFolder& folder);
 
 }  // namespace mnemosyne::server

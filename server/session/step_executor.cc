@@ -9,6 +9,7 @@
 #include "base/status_macros.h"
 #include "server/session/shutting_down.h"
 #include "server/session/step_runner.h"
+#include "server/telemetry/log.h"
 
 namespace mnemosyne::server {
 namespace {
@@ -33,9 +34,10 @@ absl::StatusOr<std::shared_ptr<optim::Optimizer>> StepExecutor::Device::GetOptim
 }
 
 StepExecutor::StepExecutor(std::unique_ptr<kernels::Backend> backend, size_t queue_max,
-                           const Clock& clock)
+                           const Clock& clock, size_t ordinal)
     : queue_max_(queue_max),
       clock_(clock),
+      ordinal_(ordinal),
       device_name_(backend->name()),
       device_description_(backend->description()),
       has_own_memory_(!backend->host_accessible()),
@@ -89,6 +91,8 @@ absl::Status StepExecutor::SubmitStep(std::unique_ptr<PendingStep> step, StepCal
 }
 
 void StepExecutor::RunOne(PendingStep& step, absl::Status& status, Device& device) {
+  status = fault();
+  if (!status.ok()) return;
   const Clock::Monotonic start = clock_.MonotonicNow();
   Session& session = step.session();
   status = RunStep(step, session.rule(), device.backend());
@@ -97,7 +101,32 @@ void StepExecutor::RunOne(PendingStep& step, absl::Status& status, Device& devic
   outcome.queue_seconds = Seconds(start - step.end_time());
   outcome.compute_seconds = Seconds(clock_.MonotonicNow() - start);
   if (status.ok()) step_count_.fetch_add(1, std::memory_order_relaxed);
-  if (status.code() == absl::StatusCode::kInternal) session.Quarantine(status);
+  if (status.code() != absl::StatusCode::kInternal) return;
+  NoteFault(device.backend().Fault());
+  const absl::Status failed = fault();
+  if (failed.ok()) return session.Quarantine(status);
+  status = failed;
+}
+
+void StepExecutor::NoteFault(const absl::Status& cause) {
+  if (cause.ok()) return;
+  {
+    MutexLock lock(&mutex_);
+    if (!fault_.ok()) return;
+    fault_ = WithReason(
+        Unavailable("device {} failed and is used no more: {}; open the session again, which goes "
+                    "on from its last snapshot on another device; the daemon has this one back "
+                    "when it is started anew",
+                    device_name_, ErrorMessage(cause)),
+        "DEVICE_FAULT");
+  }
+  Log(spdlog::level::err, "device failed",
+      {{"device", device_name_}, {"detail", ErrorMessage(cause)}});
+}
+
+absl::Status StepExecutor::fault() const {
+  MutexLock lock(&mutex_);
+  return fault_;
 }
 
 void StepExecutor::Stop() {
@@ -146,6 +175,7 @@ void StepExecutor::Work() {
     const Clock::Monotonic start = clock_.MonotonicNow();
     task(device_);
     task = nullptr;  // What it holds goes before the next one runs.
+    NoteFault(device_.backend().Fault());
     MutexLock lock(&mutex_);
     line->used += clock_.MonotonicNow() - start;
   }

@@ -52,8 +52,9 @@ class StepExecutor {
   // was applied or answered.
   using StepCallback = std::function<void(std::unique_ptr<PendingStep>, const absl::Status&)>;
 
-  // `queue_max` bounds the tasks that wait.
-  StepExecutor(std::unique_ptr<kernels::Backend> backend, size_t queue_max, const Clock& clock);
+  // `queue_max` bounds the tasks that wait; `ordinal` is its place among the daemon's devices.
+  StepExecutor(std::unique_ptr<kernels::Backend> backend, size_t queue_max, const Clock& clock,
+               size_t ordinal = 0);
   ~StepExecutor();
 
   StepExecutor(const StepExecutor&) = delete;
@@ -65,12 +66,18 @@ class StepExecutor {
   absl::Status Submit(const std::string& tenant, Task task);
 
   // Queues a complete step and calls `done` on the executor's thread. A step that fails with
-  // Internal quarantines its session. Errors as Submit; then the step is dropped.
+  // Internal quarantines its session; one that meets a device that failed gets fault(). Errors as
+  // Submit; then the step is dropped.
   absl::Status SubmitStep(std::unique_ptr<PendingStep> step, StepCallback done);
 
   // Takes no more tasks; waits until those queued are done.
   void Stop();
 
+  // Ok while the device works; afterwards Unavailable with reason DEVICE_FAULT, for good. Tasks are
+  // run nevertheless: they may free what is on the device, but get nothing from it.
+  absl::Status fault() const;
+
+  size_t ordinal() const { return ordinal_; }
   const std::string& device_name() const { return device_name_; }
   const std::string& device_description() const { return device_description_; }
   // Whether the device's memory is not the host's.
@@ -87,11 +94,13 @@ class StepExecutor {
   };
 
   void Work();
+  void NoteFault(const absl::Status& cause);
   Line& NextLine() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void RunOne(PendingStep& step, absl::Status& status, Device& device);
 
   const size_t queue_max_;
   const Clock& clock_;
+  const size_t ordinal_;
   const std::string device_name_;
   const std::string device_description_;
   const bool has_own_memory_;
@@ -103,6 +112,7 @@ class StepExecutor {
   size_t queued_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t turns_ ABSL_GUARDED_BY(mutex_) = 0;
   bool stopped_ ABSL_GUARDED_BY(mutex_) = false;
+  absl::Status fault_ ABSL_GUARDED_BY(mutex_);
 
   Device device_;  // Touched only on thread_.
   std::thread thread_;

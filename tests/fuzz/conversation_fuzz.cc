@@ -38,14 +38,21 @@ void Check(bool good) {
   if (!good) std::abort();
 }
 
+std::vector<std::unique_ptr<mnemosyne::kernels::Backend>> Backends() {
+  std::vector<std::unique_ptr<mnemosyne::kernels::Backend>> backends;
+  backends.push_back(*mnemosyne::kernels::CreateBackend("cpu", {.threads = 1}));
+  return backends;
+}
+
 // What makes a daemon, without the network; made once.
 struct Bench {
   mnemosyne::FakeClock clock;
   MemoryBudget budget{int64_t{1} << 30};
   TenantQuotas quotas{[](std::string_view) { return TenantLimits(); }, clock};
   ModelRegistry models{{}};
-  StepExecutor executor{*mnemosyne::kernels::CreateBackend("cpu", {.threads = 1}), 64, clock};
-  SessionStore store{{}, budget, quotas, models, executor, clock};
+  DeviceSet devices{Backends(), 64, budget, clock};
+  StepExecutor& executor = devices[0];
+  SessionStore store{{}, budget, quotas, models, devices, clock};
   int creations = 0;
 
   void Settle() {
@@ -114,10 +121,10 @@ class Game {
  private:
   void Command(int command, std::unique_ptr<FakeSink>& sink) {
     if (sink == nullptr) {
-      sink = std::make_unique<FakeSink>(
-          std::make_shared<OptimizeConversation>(bench_.store, bench_.executor, StreamOwner{},
-                                                 StreamLimits(), bench_.clock),
-          [](const std::string&) { std::abort(); });
+      sink =
+          std::make_unique<FakeSink>(std::make_shared<OptimizeConversation>(
+                                         bench_.store, StreamOwner{}, StreamLimits(), bench_.clock),
+                                     [](const std::string&) { std::abort(); });
     }
     mnemosyne::v1::OptimizeRequest request;
     switch (command) {

@@ -8,6 +8,18 @@
 namespace mnemosyne::ctl {
 namespace {
 
+// How full a device with a memory of its own is, and whether it failed.
+std::string Describe(const v1::Device& device) {
+  std::string words;
+  if (device.reserved_bytes_max() > 0) {
+    words =
+        fmt::format(", {} of at most {}", FormatBytes(static_cast<double>(device.reserved_bytes())),
+                    FormatBytes(static_cast<double>(device.reserved_bytes_max())));
+  }
+  if (!device.fault().empty()) words += "; " + device.fault();
+  return words;
+}
+
 void Print(const v1::GetServerInfoResponse& info) {
   std::vector<std::pair<std::string, std::string>> rows = {
       {"mnemosynectl", MNEMOSYNE_VERSION},
@@ -22,8 +34,8 @@ void Print(const v1::GetServerInfoResponse& info) {
   };
   for (const auto& device : info.devices()) {
     rows.emplace_back("device",
-                      fmt::format("{} ({}), {} steps", device.name(), device.description(),
-                                  FormatCount(device.step_count())));
+                      fmt::format("{} ({}), {} steps{}", device.name(), device.description(),
+                                  FormatCount(device.step_count()), Describe(device)));
   }
   fmt::print("{}", FormatList(rows));
 }

@@ -34,8 +34,8 @@ class OptimizeConversationTest : public ::testing::Test {
  protected:
   std::unique_ptr<FakeSink> Connect() {
     return std::make_unique<FakeSink>(
-        std::make_shared<OptimizeConversation>(
-            bench_.store, bench_.executor, StreamOwner{.caller = caller_}, limits_, bench_.clock),
+        std::make_shared<OptimizeConversation>(bench_.store, StreamOwner{.caller = caller_},
+                                               limits_, bench_.clock),
         [](const std::string& what) { ADD_FAILURE() << what; });
   }
 

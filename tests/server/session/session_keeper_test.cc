@@ -49,7 +49,7 @@ class Daemon {
     keeper_ = std::make_unique<SessionKeeper>(
         *std::move(opened),
         KeeperOptions{.snapshot_seconds = 0, .buffer_bytes = 1 << 16, .park_seconds = park_seconds},
-        bench_.budget, bench_.executor, bench_.clock);
+        bench_.budget, bench_.devices, bench_.clock);
     bench_.store.SetKeeper(keeper_.get());
     bench_.store.Restore();
   }
@@ -82,23 +82,43 @@ class Daemon {
     return turn;
   }
 
+  // The next step, whose gradient depends on its number alone.
+  std::unique_ptr<PendingStep> NextStep(const std::shared_ptr<Session>& session) {
+    const int64_t number = session->state().last_step + 1;
+    std::vector<float> gradients(session->layout().element_count());
+    for (size_t k = 0; k < gradients.size(); ++k) {
+      gradients[k] = static_cast<float>((k * 37 + static_cast<size_t>(number) * 11) % 101) - 50;
+    }
+    StepRequest request;
+    request.number = number;
+    auto step =
+        PendingStep::FromLog(session, std::move(request), std::as_bytes(std::span(gradients)));
+    EXPECT_OK(step);
+    return *std::move(step);
+  }
+
+  // Takes the next step as a stream does; what became of it.
+  absl::Status SubmitStep(const std::shared_ptr<Session>& session) {
+    const auto turn = TurnOf(session);
+    mnemosyne::testing::Notification done;
+    absl::Status result;
+    EXPECT_OK(session->executor().SubmitStep(
+        NextStep(session), [&](std::unique_ptr<PendingStep>, const absl::Status& status) {
+          result = status;
+          done.Notify();
+        }));
+    done.WaitForNotification();
+    return result;
+  }
+
   // Takes the next steps, whose gradients depend on their numbers alone; the last updates.
   std::vector<float> Step(const std::shared_ptr<Session>& session, int count = 1) {
     std::vector<float> updates(session->layout().arena_size());
     for (int i = 0; i < count; ++i) {
       const auto turn = TurnOf(session);
-      const int64_t number = session->state().last_step + 1;
-      std::vector<float> gradients(session->layout().element_count());
-      for (size_t k = 0; k < gradients.size(); ++k) {
-        gradients[k] = static_cast<float>((k * 37 + static_cast<size_t>(number) * 11) % 101) - 50;
-      }
-      StepRequest request;
-      request.number = number;
-      auto step =
-          PendingStep::FromLog(session, std::move(request), std::as_bytes(std::span(gradients)));
-      EXPECT_OK(step);
-      EXPECT_OK(CallDevice(bench_.executor, [&](StepExecutor::Device& device) {
-        return RunStep(**step, session->rule(), device.backend());
+      const auto step = NextStep(session);
+      EXPECT_OK(CallDevice(session->executor(), [&](StepExecutor::Device& device) {
+        return RunStep(*step, session->rule(), device.backend());
       }));
       if (session->state().log != nullptr) {
         EXPECT_OK(session->state().log->Sync());
@@ -113,7 +133,7 @@ class Daemon {
   std::vector<std::byte> Bits(const std::shared_ptr<Session>& session) {
     const auto turn = TurnOf(session);
     std::vector<std::byte> bits;
-    EXPECT_OK(CallDevice(bench_.executor, [&](StepExecutor::Device& device) -> absl::Status {
+    EXPECT_OK(CallDevice(session->executor(), [&](StepExecutor::Device& device) -> absl::Status {
       for (const optim::StateTensor& tensor : session->state().optimizer->Tensors()) {
         const size_t at = bits.size();
         bits.resize(at + tensor.byte_count);
@@ -149,6 +169,8 @@ class Daemon {
 
   SessionKeeper& keeper() { return *keeper_; }
   const MemoryBudget& budget() const { return bench_.budget; }
+  SessionStore& store() { return bench_.store; }
+  const DeviceSet& devices() const { return bench_.devices; }
 
  private:
   TestBench bench_;
@@ -168,13 +190,10 @@ Sizes SizesOf(const std::filesystem::path& folder, const std::string& device,
   return {session->resident_memory(), session->parked_memory()};
 }
 
-// On the CPU with a memory that passes for one of its own, and on a GPU where there is one.
-class TierTest : public ::testing::TestWithParam<std::string> {
+// A test with folders of its own.
+class FolderTest : public ::testing::Test {
  protected:
   void SetUp() override {
-    const auto backend = kernels::CreateBackend(GetParam());
-    if (absl::IsFailedPrecondition(backend.status())) GTEST_SKIP() << backend.status();
-    ASSERT_OK(backend);
     std::string pattern = ::testing::TempDir() + "/tiersXXXXXX";
     ASSERT_NE(mkdtemp(pattern.data()), nullptr);
     root_ = pattern;
@@ -186,17 +205,28 @@ class TierTest : public ::testing::TestWithParam<std::string> {
 
   std::filesystem::path NewFolder() { return root_ / std::to_string(++folders_); }
 
+  std::filesystem::path root_;
+
+ private:
+  int folders_ = 0;
+};
+
+// On the CPU with a memory that passes for one of its own, and on a GPU where there is one.
+class TierTest : public FolderTest, public ::testing::WithParamInterface<std::string> {
+ protected:
+  void SetUp() override {
+    const auto backend = kernels::CreateBackend(GetParam());
+    if (absl::IsFailedPrecondition(backend.status())) GTEST_SKIP() << backend.status();
+    ASSERT_OK(backend);
+    FolderTest::SetUp();
+  }
+
   // What a crash would leave of a folder that a daemon uses now.
   std::filesystem::path LeftOf(const std::filesystem::path& folder) {
     const std::filesystem::path left = NewFolder();
     std::filesystem::copy(folder, left, std::filesystem::copy_options::recursive);
     return left;
   }
-
-  std::filesystem::path root_;
-
- private:
-  int folders_ = 0;
 };
 
 TEST_P(TierTest, ASessionMakesRoomOnTheDeviceAndComesBackWithTheSameBits) {
@@ -262,7 +292,7 @@ TEST_P(TierTest, UnderPressureOfTheHostSessionsGoOnToTheDisk) {
   EXPECT_GT(health.load_count, 0);
   EXPECT_EQ(health.resident_count + health.parked_count + health.on_disk_count, 4);
   EXPECT_EQ(health.failure_count, 0);
-  EXPECT_LE(daemon.budget().reserved().host, host_max);
+  EXPECT_LE(daemon.budget().bytes_reserved(), host_max);
 }
 
 TEST_P(TierTest, WhereHostMemoryIsShortASessionGoesStraightToTheDisk) {
@@ -357,6 +387,124 @@ TEST_P(TierTest, IdleSessionsAreParkedAndADeviceThatIsFullLetsThemGo) {
   EXPECT_EQ(std::set(updates.begin(), updates.end()).size(), 1);
   EXPECT_EQ(daemon.keeper().health().parked_count, 1);
   EXPECT_EQ(daemon.keeper().health().failure_count, 0);
+}
+
+// Two devices: of the tests, and GPUs where there are two.
+struct TwoDevices {
+  std::string first, second;
+  std::string list() const { return first + "," + second; }
+};
+
+class PlacementTest : public FolderTest, public ::testing::WithParamInterface<TwoDevices> {
+ protected:
+  void SetUp() override {
+    FolderTest::SetUp();
+    for (const std::string& name : {GetParam().first, GetParam().second}) {
+      const auto backend = kernels::CreateBackend(name);
+      if (absl::IsFailedPrecondition(backend.status())) GTEST_SKIP() << backend.status();
+    }
+  }
+};
+
+TEST_P(PlacementTest, ASessionGoesToTheDeviceWithTheMostRoomAndMayComeBackToAnother) {
+  const auto& [one, other] = GetParam();
+  Daemon daemon(NewFolder(), GetParam().list(), kPlenty, kPlenty, /*park_seconds=*/kIdle.count());
+  const auto first = daemon.Create("adamw"), second = daemon.Create("adamw"),
+             third = daemon.Create("adamw");
+  EXPECT_EQ(first->device(), one);
+  EXPECT_EQ(second->device(), other);
+  EXPECT_EQ(third->device(), one);
+  EXPECT_EQ(daemon.budget().device_bytes_reserved(0), 2 * first->resident_memory().device);
+  EXPECT_EQ(daemon.budget().device_bytes_reserved(1), second->resident_memory().device);
+  const std::vector<float> updates = daemon.Step(first, 2);
+  const std::vector<std::byte> bits = daemon.Bits(first);
+
+  daemon.Wait(kIdle);
+  for (const auto& session : {first, second, third}) {
+    while (session->resident()) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+  daemon.Step(third);  // Both have the same room: it stays.
+  EXPECT_EQ(third->device(), one);
+  EXPECT_EQ(daemon.Bits(first), bits);
+  EXPECT_EQ(first->device(), other);
+  EXPECT_EQ(daemon.Step(second, 2), updates);
+  EXPECT_EQ(daemon.Step(first), daemon.Step(second));
+  EXPECT_EQ(daemon.keeper().health().failure_count, 0);
+}
+
+INSTANTIATE_TEST_SUITE_P(Devices, PlacementTest,
+                         ::testing::Values(TwoDevices{"apart:64", "apart:96"},
+                                           TwoDevices{"cuda:0", "cuda:1"}),
+                         [](const auto& devices) {
+                           return devices.param.first == "cuda:0" ? "cuda" : "apart";
+                         });
+
+class DevicesTest : public FolderTest {};
+
+TEST_F(DevicesTest, ASessionLeavesADeviceThatFailedAndTheOthersGoOn) {
+  Daemon daemon(NewFolder(), "failing:3,apart:64");
+  const auto failing = daemon.Create("adamw"), idle = daemon.Create("adamw"),
+             third = daemon.Create("adamw");
+  ASSERT_EQ(failing->device(), "failing:3");
+  ASSERT_EQ(idle->device(), "apart:64");
+  ASSERT_EQ(third->device(), "failing:3");
+  EXPECT_OK(daemon.SubmitStep(idle));
+  EXPECT_OK(daemon.SubmitStep(failing));
+  daemon.Snapshot(failing);
+  EXPECT_OK(daemon.SubmitStep(failing));
+
+  absl::Status failing_evicted, third_evicted;
+  EXPECT_OK(failing->Take([&](const absl::Status& why) { failing_evicted = why; }));
+  EXPECT_OK(third->Take([&](const absl::Status& why) { third_evicted = why; }));
+  const absl::Status failed = daemon.SubmitStep(failing);
+  EXPECT_EQ(failed.code(), absl::StatusCode::kUnavailable) << failed;
+  EXPECT_EQ(ErrorReason(failed), "DEVICE_FAULT");
+  EXPECT_FALSE(daemon.devices()[0].fault().ok());
+  EXPECT_OK(daemon.SubmitStep(idle));
+
+  // It goes on from its snapshot, as does one that was not stepping.
+  EXPECT_OK(daemon.SubmitStep(failing));
+  EXPECT_EQ(failing->state().last_step, 2);
+  EXPECT_EQ(failing->device(), "apart:64");
+  EXPECT_EQ(daemon.Bits(failing), daemon.Bits(idle));
+  EXPECT_OK(daemon.SubmitStep(third));
+  EXPECT_EQ(third->device(), "apart:64");
+  EXPECT_EQ(ErrorReason(failing_evicted), "DEVICE_FAULT");
+  EXPECT_EQ(ErrorReason(third_evicted), "DEVICE_FAULT");
+  EXPECT_EQ(daemon.Create("adamw")->device(), "apart:64");
+  EXPECT_EQ(daemon.budget().device_bytes_reserved(0), 0);
+}
+
+TEST_F(DevicesTest, WithoutADeviceThatWorksNothingIsServedAndTheCauseIsTold) {
+  Daemon daemon(NewFolder(), "failing:1");
+  const auto session = daemon.Create("adamw");
+  EXPECT_EQ(ErrorReason(daemon.SubmitStep(session)), "DEVICE_FAULT");
+  mnemosyne::testing::Notification done;
+  EXPECT_OK(daemon.store().AskTurn(session, [&](const auto& turn) {
+    EXPECT_EQ(ErrorReason(turn.status()), "DEVICE_FAULT");
+    EXPECT_TRUE(absl::IsUnavailable(turn.status())) << turn.status();
+    done.Notify();
+  }));
+  done.WaitForNotification();
+  EXPECT_OK(session->CheckUsable());
+}
+
+TEST_F(DevicesTest, ASessionThatIsNotKeptIsLostWithItsDevice) {
+  TestBench bench({}, kPlenty, 64, {}, "failing:1,apart:64");
+  const auto session = bench.Create();
+  mnemosyne::testing::Notification done;
+  EXPECT_OK(CallDevice(session->executor(), [&](StepExecutor::Device& device) {
+    std::byte number{};
+    EXPECT_FALSE(device.backend().Upload(&number, &number, 1).ok());
+    return absl::OkStatus();
+  }));
+  while (session->executor().fault().ok()) std::this_thread::yield();
+  EXPECT_OK(bench.store.AskTurn(session, [&](const auto& turn) {
+    EXPECT_EQ(ErrorReason(turn.status()), "SESSION_FAULTED");
+    done.Notify();
+  }));
+  done.WaitForNotification();
+  EXPECT_EQ(bench.Create()->device(), "apart:64");
 }
 
 INSTANTIATE_TEST_SUITE_P(Devices, TierTest, ::testing::Values("apart:64", "cuda:0"),

@@ -1,11 +1,14 @@
-// What a daemon is made of, without the network: a device, an executor, a store.
+// What a daemon is made of, without the network: devices with their executors, and a store.
 #pragma once
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cstdint>
 #include <filesystem>
 #include <limits>
 #include <memory>
+#include <sstream>
 #include <string>
 #include <thread>
 #include <utility>
@@ -14,6 +17,7 @@
 #include "base/clock.h"
 #include "kernels/backend.h"
 #include "server/model/model_registry.h"
+#include "server/session/device_set.h"
 #include "server/session/memory_budget.h"
 #include "server/session/session_store.h"
 #include "server/session/step_executor.h"
@@ -30,17 +34,31 @@ inline SessionSpec SmallSpec(std::string optimizer = "adamw") {
   return spec;
 }
 
+// The backends of a list such as `apart:64,apart:96`.
+inline size_t CountDevices(const std::string& list) {
+  return static_cast<size_t>(std::ranges::count(list, ',')) + 1;
+}
+inline std::vector<std::unique_ptr<kernels::Backend>> MakeBackends(const std::string& list) {
+  std::vector<std::unique_ptr<kernels::Backend>> backends;
+  std::istringstream names(list);
+  for (std::string name; std::getline(names, name, ',');) {
+    backends.push_back(*kernels::CreateBackend(name, {.threads = 1}));
+  }
+  return backends;
+}
+
 class TestBench {
  public:
   explicit TestBench(SessionLimits limits = {}, int64_t memory_max = int64_t{1} << 30,
                      size_t queue_max = 64, std::vector<std::filesystem::path> model_folders = {},
                      const std::string& device = "cpu",
                      int64_t device_memory_max = std::numeric_limits<int64_t>::max())
-      : budget(memory_max, device_memory_max),
+      : budget(memory_max, std::vector<int64_t>(CountDevices(device), device_memory_max)),
         quotas([this](std::string_view) { return tenant_limits; }, clock),
         models(std::move(model_folders)),
-        executor(*kernels::CreateBackend(device, {.threads = 1}), queue_max, clock),
-        store(limits, budget, quotas, models, executor, clock) {}
+        devices(MakeBackends(device), queue_max, budget, clock),
+        executor(devices[0]),
+        store(limits, budget, quotas, models, devices, clock) {}
 
   absl::StatusOr<std::shared_ptr<Session>> TryCreate(SessionSpec spec,
                                                      const std::string& request_id,
@@ -76,7 +94,8 @@ class TestBench {
   MemoryBudget budget;
   TenantQuotas quotas;
   ModelRegistry models;
-  StepExecutor executor;
+  DeviceSet devices;
+  StepExecutor& executor;  // Of the first device.
   SessionStore store;
 
  private:

@@ -664,4 +664,5 @@ class Device(Message):
     queue_length: int
     reserved_bytes: int
     reserved_bytes_max: int
-    def __init__(self, *, name: str | None = ..., description: str | None = ..., step_count: int | None = ..., queue_length: int | None = ..., reserved_bytes: int | None = ..., reserved_bytes_max: int | None = ...) -> None: ...
+    fault: str
+    def __init__(self, *, name: str | None = ..., description: str | None = ..., step_count: int | None = ..., queue_length: int | None = ..., reserved_bytes: int | None = ..., reserved_bytes_max: int | None = ..., fault: str | None = ...) -> None: ...
