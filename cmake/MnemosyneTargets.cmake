@@ -112,7 +112,7 @@ function(mnemosyne_test)
   add_executable(${ARG_NAME} ${ARG_SRCS})
   target_link_libraries(${ARG_NAME} PRIVATE ${ARG_DEPS} GTest::gmock_main mnemosyne_options)
   gtest_discover_tests(${ARG_NAME} DISCOVERY_TIMEOUT 60
-    PROPERTIES TIMEOUT 300 LABELS "${ARG_LABELS}")
+    PROPERTIES TIMEOUT 1200 LABELS "${ARG_LABELS}")
 endfunction()
 
 # mnemosyne_benchmark(NAME n SRCS ... DEPS ...): a Google Benchmark program.
