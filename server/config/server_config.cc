@@ -130,7 +130,8 @@ const std::vector<Option>& Options() {
        "half of the machine's."},
       {"Bounds", "--device-memory-max", "BYTES",
        NumberOption{&C::device_memory_max, 0, 1024 * kTiB, true},
-       "Memory of each GPU that all sessions together may reserve; those that idled longest make room "
+       "Memory of each GPU that all sessions together may reserve; those that idled longest make "
+       "room "
        "for others. 0 is nine tenths of what is free at the start. The CPU has none of its own."},
       {"Bounds", "--sessions-max", "COUNT", NumberOption{&C::sessions_max, 1, 1'000'000},
        "Most sessions."},

@@ -148,8 +148,8 @@ class SessionStore {
                                            const optim::OptimizerFactoryPtr& factory,
                                            size_t cell_elements, StepExecutor& executor,
                                            StepExecutor::Device& device) const;
-  // Prepares on the thread of the device with the most room; where memory is short, and `room` null,
-  // comes again with the room that was made there.
+  // Prepares on the thread of the device with the most room; where memory is short, and `room`
+  // null, comes again with the room that was made there.
   void Make(const Identity& identity, SessionSpec spec, optim::OptimizerFactoryPtr factory,
             std::shared_ptr<Room> room);
   absl::StatusOr<optim::OptimizerFactoryPtr> FindFactory(const SessionSpec& spec);
