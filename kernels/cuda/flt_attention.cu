@@ -129,6 +129,8 @@ cudaError_t LaunchFltPositions(const float* positions, size_t count, uint64_t* f
 }
 
 cudaError_t LaunchFltKeys(const FltCall& call, cudaStream_t stream) {
+  cudaError_t error = cudaSuccess;
+  if (LaunchFltQuickKeys(call, stream, &error)) return error;
   return LaunchTask<FltTask::kAddKeys>(AddFltKeys, call, stream);
 }
 
@@ -139,6 +141,8 @@ cudaError_t LaunchFltMerge(const FltCall& call, cudaStream_t stream) {
 }
 
 cudaError_t LaunchFltAnswer(const FltCall& call, cudaStream_t stream) {
+  cudaError_t error = cudaSuccess;
+  if (LaunchFltQuickAnswer(call, stream, &error)) return error;
   return call.arrays.causal ? LaunchTask<FltTask::kAnswerCausal>(AnswerFlt, call, stream)
                             : LaunchTask<FltTask::kAnswerAll>(AnswerFlt, call, stream);
 }

@@ -9,12 +9,13 @@
 namespace mnemosyne::kernels::cuda {
 namespace {
 
-// Parts of all sequences together: some for each multiprocessor of a large GPU.
-constexpr size_t kPartsWanted = 528;
+// Parts of all sequences together at most: three, which run at a time, for each multiprocessor of a
+// large GPU.
+constexpr size_t kPartsWanted = 3 * 132;
 
 // The fewest rows of a part of a longer sequence, and the most parts of one, which one thread goes
 // through in order.
-constexpr size_t kPartRows = 128, kPartsMax = 128;
+constexpr size_t kPartRows = 64, kPartsMax = 128;
 
 constexpr size_t kSumsMax = size_t{64} << 20;  // Floats of the sums of a launch.
 
@@ -29,7 +30,7 @@ uint32_t Narrow(size_t x) { return static_cast<uint32_t>(x); }
 
 // Rows of each part of a sequence of `count` rows, of a call with `all` rows.
 size_t PartRows(size_t count, size_t all, size_t parts_that_fit) {
-  const size_t share = (count * kPartsWanted + all - 1) / all;
+  const size_t share = count * kPartsWanted / all;
   const size_t parts = std::clamp<size_t>(std::min(share, count / kPartRows), 1,
                                           std::min(kPartsMax, parts_that_fit));
   if (parts == 1) return count;

@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "base/status_macros.h"
+#include "kernels/cuda/flt_quick_prepare.h"
 #include "kernels/cuda/flt_scratch.h"
 
 namespace mnemosyne::kernels::cuda {
@@ -96,6 +97,7 @@ absl::Status FltRunner::KeepWeights(const FltKernel& kernel) {
     MNEMO_RETURN_IF_ERROR(backend_.Upload(reinterpret_cast<const std::byte*>(gathered_.data()),
                                           weights_.data(), size));
     kept_weights_ = gathered_;
+    prepared_for_.reset();
   }
   const float* at = weights_.as<const float>();
   for (size_t i = 0; i < std::size(arrays); ++i) {
@@ -123,27 +125,81 @@ absl::Status FltRunner::KeepPlan(const FltAttentionArgs& args) {
   return absl::OkStatus();
 }
 
-absl::Status FltRunner::Launch(const FltAttentionArgs& args, FltCall call) {
+absl::Status FltRunner::KeepPrepared(FltCall& call) {
+  size_t words = 0;
+  WithFltQuick(call, [&](auto sizes) {
+    words = FltPreparation<decltype(sizes)>::Words(call.shape.heads);
+  });
+  const size_t size = words * sizeof(uint32_t);
+  if (prepared_.size() < size) {
+    MNEMO_RETURN_IF_ERROR(backend_.Synchronize());
+    prepared_for_.reset();
+    MNEMO_ASSIGN_OR_RETURN(prepared_, backend_.Allocate(size));
+  }
+  call.prepared = prepared_.as<uint32_t>();
+  const std::pair now = {call.arrays.type, call.shape.features};
+  if (prepared_for_ == now) return absl::OkStatus();
+  prepared_for_.reset();
+  MNEMO_RETURN_IF_ERROR(programs_.Prepare(call));
+  prepared_for_ = now;
+  return absl::OkStatus();
+}
+
+absl::Status FltRunner::Place(size_t i, FltCall& call) {
+  const FltLaunchPlan& plan = kept_plan_[i];
+  const size_t each = call.shape.SumCount();
+  Places places;
+  const size_t sums_at = places.Take<float>(plan.parts.size() * each);
+  const size_t start_count = call.arrays.causal ? plan.parts.size() : plan.units.size();
+  const size_t starts_at = places.Take<float>(start_count * each);
+  MNEMO_ASSIGN_OR_RETURN(std::byte* const space, space_.Get(backend_, places.end()));
+  call.parts = tables_.At<FltPart>(parts_at_[i]);
+  call.units = tables_.At<FltUnit>(units_at_[i]);
+  call.part_count = static_cast<uint32_t>(plan.parts.size());
+  call.unit_count = static_cast<uint32_t>(plan.units.size());
+  call.sums = reinterpret_cast<float*>(space + sums_at);
+  call.starts = reinterpret_cast<float*>(space + starts_at);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<bool> FltRunner::LaunchQuickly(FltCall call) {
+  call.quick = true;
+  if (call.arrays.causal || call.arrays.normalizers != nullptr ||
+      !WithFltQuick(call, [](auto) {})) {
+    return false;
+  }
+  MNEMO_ASSIGN_OR_RETURN(call.flag, programs_.Flag());
+  if (call.flag == nullptr) return false;
+  MNEMO_RETURN_IF_ERROR(KeepPrepared(call));
   for (size_t i = 0; i < kept_plan_.size(); ++i) {
-    const FltLaunchPlan& plan = kept_plan_[i];
-    const size_t each = call.shape.SumCount();
-    Places places;
-    const size_t sums_at = places.Take<float>(plan.parts.size() * each);
-    const size_t start_count = args.rows.causal ? plan.parts.size() : plan.units.size();
-    const size_t starts_at = places.Take<float>(start_count * each);
-    MNEMO_ASSIGN_OR_RETURN(std::byte* const space, space_.Get(backend_, places.end()));
-    call.parts = tables_.At<FltPart>(parts_at_[i]);
-    call.units = tables_.At<FltUnit>(units_at_[i]);
-    call.part_count = static_cast<uint32_t>(plan.parts.size());
-    call.unit_count = static_cast<uint32_t>(plan.units.size());
-    call.sums = reinterpret_cast<float*>(space + sums_at);
-    call.starts = reinterpret_cast<float*>(space + starts_at);
+    MNEMO_RETURN_IF_ERROR(Place(i, call));
+    MNEMO_RETURN_IF_ERROR(programs_.AddKeys(call));
+    MNEMO_RETURN_IF_ERROR(programs_.Merge(call));
+    MNEMO_RETURN_IF_ERROR(programs_.Answer(call));
+  }
+  MNEMO_ASSIGN_OR_RETURN(const bool raised, programs_.Wait());
+  return !raised;
+}
+
+absl::Status FltRunner::LaunchCarefully(const FltAttentionArgs& args, FltCall call) {
+  const size_t heads = args.rows.batch * args.kernel->sizes.heads;
+  const size_t size = sizeof(uint64_t) + heads * sizeof(FltCounts);
+  MNEMO_ASSIGN_OR_RETURN(std::byte* const counts, counts_.Get(backend_, size));
+  call.counts = reinterpret_cast<FltCounts*>(counts + sizeof(uint64_t));
+  MNEMO_RETURN_IF_ERROR(programs_.Clear(counts, size));
+  const size_t positions = PositionCount(args);
+  if (positions > 0) {
+    MNEMO_RETURN_IF_ERROR(programs_.CheckPositions(args.rows.positions, positions,
+                                                   reinterpret_cast<uint64_t*>(counts)));
+  }
+  for (size_t i = 0; i < kept_plan_.size(); ++i) {
+    MNEMO_RETURN_IF_ERROR(Place(i, call));
     MNEMO_RETURN_IF_ERROR(programs_.AddKeys(call));
     MNEMO_RETURN_IF_ERROR(programs_.Merge(call));
     MNEMO_RETURN_IF_ERROR(programs_.Answer(call));
     // A state is left alone if numbers are wrong.
     if (args.state != nullptr || i + 1 == kept_plan_.size()) {
-      MNEMO_RETURN_IF_ERROR(ReadCounts(args, PositionCount(args)));
+      MNEMO_RETURN_IF_ERROR(ReadCounts(args, positions));
     }
     if (args.state != nullptr) MNEMO_RETURN_IF_ERROR(programs_.WriteState(call));
   }
@@ -182,22 +238,14 @@ absl::Status FltRunner::ReadCounts(const FltAttentionArgs& args, size_t position
 absl::Status FltRunner::Attend(const FltAttentionArgs& args) {
   MNEMO_RETURN_IF_ERROR(KeepWeights(*args.kernel));
   MNEMO_RETURN_IF_ERROR(KeepPlan(args));
-  const size_t heads = args.rows.batch * args.kernel->sizes.heads;
-  const size_t size = sizeof(uint64_t) + heads * sizeof(FltCounts);
-  MNEMO_ASSIGN_OR_RETURN(std::byte* const counts, counts_.Get(backend_, size));
-  MNEMO_RETURN_IF_ERROR(programs_.Clear(counts, size));
-  const size_t positions = PositionCount(args);
-  if (positions > 0) {
-    MNEMO_RETURN_IF_ERROR(programs_.CheckPositions(args.rows.positions, positions,
-                                                   reinterpret_cast<uint64_t*>(counts)));
-  }
+  found_.clear();
   FltCall call = {};
   call.shape = FltShape::Of(args.kernel->sizes);
   call.tile_rows = FltScratchLayout::TileRows(call.shape);
   call.weights = weights_at_;
   call.arrays = ArraysOf(args);
-  call.counts = reinterpret_cast<FltCounts*>(counts + sizeof(uint64_t));
-  MNEMO_RETURN_IF_ERROR(Launch(args, call));
+  MNEMO_ASSIGN_OR_RETURN(const bool done, LaunchQuickly(call));
+  if (!done) MNEMO_RETURN_IF_ERROR(LaunchCarefully(args, call));
   if (args.report == nullptr) return absl::OkStatus();
   *args.report = {};
   for (const FltLaunchPlan& plan : kept_plan_) {

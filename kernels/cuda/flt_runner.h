@@ -4,9 +4,12 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "kernels/backend.h"
 #include "kernels/cuda/flt_plan.h"
 #include "kernels/cuda/flt_programs.h"
@@ -29,7 +32,14 @@ class FltRunner {
   absl::Status KeepWeights(const FltKernel& kernel);
   // The same with the parts and units.
   absl::Status KeepPlan(const FltAttentionArgs& args);
-  absl::Status Launch(const FltAttentionArgs& args, FltCall call);
+  // The quick program's form of the weights, unless it is there.
+  absl::Status KeepPrepared(FltCall& call);
+  // Runs the quick program, if it takes the call; returns whether what it wrote counts.
+  absl::StatusOr<bool> LaunchQuickly(FltCall call);
+  // Runs the others, which count what is wrong with numbers.
+  absl::Status LaunchCarefully(const FltAttentionArgs& args, FltCall call);
+  // Points a call to the parts and the workspace of launch i.
+  absl::Status Place(size_t i, FltCall& call);
   absl::Status ReadCounts(const FltAttentionArgs& args, size_t positions);
   absl::Status PositionError(const FltAttentionArgs& args, size_t index);
 
@@ -39,6 +49,8 @@ class FltRunner {
   std::vector<float> kept_weights_, gathered_;
   Buffer weights_;
   FltWeights weights_at_ = {};
+  Buffer prepared_;
+  std::optional<std::pair<FltType, uint32_t>> prepared_for_;  // Tensors' type, features.
 
   std::vector<FltLaunchPlan> kept_plan_;
   Staging tables_;

@@ -31,7 +31,7 @@ class FltProgramsTest : public ::testing::Test {
 
   // Runs `args` by teams, or by blocks; returns the parts that teams took.
   size_t Attend(const FltAttentionArgs& args, bool teams) {
-    EmulatedFlt programs(teams);
+    EmulatedFlt programs(teams ? FltProgramKind::kTeams : FltProgramKind::kBlocks);
     EXPECT_OK(FltRunner(*cpu_, programs).Attend(args));
     return programs.team_parts();
   }
@@ -148,7 +148,7 @@ TEST_F(FltProgramsTest, AStateIsLeftAloneWhereNumbersAreWrong) {
   const std::vector<float> before = state;
   FltAttentionArgs args = example.Args();
   args.state = state.data();
-  EmulatedFlt programs(true);
+  EmulatedFlt programs(FltProgramKind::kQuick);
 
   EXPECT_THAT(FltRunner(*cpu_, programs).Attend(args),
               testing::IsError(absl::StatusCode::kInvalidArgument, "v has 1 numbers"));
@@ -157,7 +157,7 @@ TEST_F(FltProgramsTest, AStateIsLeftAloneWhereNumbersAreWrong) {
 }
 
 TEST_F(FltProgramsTest, ARunnerTakesOneKernelAfterTheOther) {
-  EmulatedFlt programs(true);
+  EmulatedFlt programs(FltProgramKind::kQuick);
   FltRunner runner(*cpu_, programs);
   for (const FltCase& c : {FltCase{}, FltCase{.dim = 8}, FltCase{.length = 80, .packed = true},
                            FltCase{.amplitude = 0.5F}, FltCase{}}) {
