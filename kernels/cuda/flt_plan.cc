@@ -1,9 +1,7 @@
 #include "kernels/cuda/flt_plan.h"
 
 #include <algorithm>
-#include <cstring>
 #include <span>
-#include <type_traits>
 #include <utility>
 
 namespace mnemosyne::kernels::cuda {
@@ -18,13 +16,6 @@ constexpr size_t kPartsWanted = 3 * 132;
 constexpr size_t kPartRows = 64, kPartsMax = 128;
 
 constexpr size_t kSumsMax = size_t{64} << 20;  // Floats of the sums of a launch.
-
-// Structs of 32-bit numbers, without gaps.
-template <typename T>
-bool SameBytes(const std::vector<T>& a, const std::vector<T>& b) {
-  static_assert(std::has_unique_object_representations_v<T>);
-  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0;
-}
 
 uint32_t Narrow(size_t x) { return static_cast<uint32_t>(x); }
 
@@ -74,12 +65,6 @@ std::vector<FltLaunchPlan> PlanFlt(const FltSizes& sizes, const FltRows& rows) {
   }
   if (!launch.parts.empty()) launches.push_back(std::move(launch));
   return launches;
-}
-
-bool SamePlan(const std::vector<FltLaunchPlan>& a, const std::vector<FltLaunchPlan>& b) {
-  return std::ranges::equal(a, b, [](const FltLaunchPlan& x, const FltLaunchPlan& y) {
-    return SameBytes(x.parts, y.parts) && SameBytes(x.units, y.units);
-  });
 }
 
 }  // namespace mnemosyne::kernels::cuda

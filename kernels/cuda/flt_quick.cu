@@ -1,5 +1,6 @@
 // The kernels of the quick program of FLT attention: a block takes a part of a sequence of a head.
 #include "kernels/cuda/block_threads.cuh"
+#include "kernels/cuda/flt_quick_causal.h"
 #include "kernels/cuda/flt_quick_keys.h"
 #include "kernels/cuda/flt_quick_prepare.h"
 #include "kernels/cuda/flt_quick_queries.h"
@@ -58,7 +59,19 @@ __global__ void __launch_bounds__(32 * Sizes::kAnswerWarps, Sizes::kFull ? 2 : 3
 }
 
 template <class Sizes>
-__global__ void __launch_bounds__(kPrepareThreads) PrepareFlt(const __grid_constant__ FltCall call) {
+__global__ void __launch_bounds__(32 * Sizes::kWarps, Sizes::kFull ? 1 : 2)
+    AnswerFltCausalQuickly(const __grid_constant__ FltCall call) {
+  const FltPart part = call.parts[blockIdx.x];
+  const FltQuickSpace space = {call, part, FltQuickLayout::OfCausal<Sizes>(),
+                               reinterpret_cast<uint32_t*>(scratch)};
+  QuickTeamOnDevice<FltQuickCausal<BlockThreads, WarpLanes, Sizes>> team(space);
+  AnswerCausalQuickly<BlockThreads, Sizes>(
+      space, team, call.starts + blockIdx.x * static_cast<size_t>(call.shape.SumCount()));
+}
+
+template <class Sizes>
+__global__ void __launch_bounds__(kPrepareThreads)
+    PrepareFlt(const __grid_constant__ FltCall call) {
   const uint32_t i = blockIdx.x * kPrepareThreads + threadIdx.x;
   if (i >= FltPreparation<Sizes>::kCount) return;
   FltPreparation<Sizes>(call, blockIdx.y / 2, blockIdx.y % 2 == 0).Write(i);
@@ -81,7 +94,8 @@ cudaError_t LaunchParts(Kernel kernel, const FltCall& call, int warps, uint32_t 
 cudaError_t LaunchFltPreparation(const FltCall& call, cudaStream_t stream) {
   WithFltQuick(call, [&](auto sizes) {
     using Sizes = decltype(sizes);
-    const dim3 grid((FltPreparation<Sizes>::kCount + kPrepareThreads - 1) / kPrepareThreads, 2 * call.shape.heads);
+    const dim3 grid((FltPreparation<Sizes>::kCount + kPrepareThreads - 1) / kPrepareThreads,
+                    2 * call.shape.heads);
     PrepareFlt<Sizes><<<grid, kPrepareThreads, 0, stream>>>(call);
   });
   return cudaGetLastError();
@@ -98,6 +112,14 @@ bool LaunchFltQuickKeys(const FltCall& call, cudaStream_t stream, cudaError_t* e
 bool LaunchFltQuickAnswer(const FltCall& call, cudaStream_t stream, cudaError_t* error) {
   return WithFltQuick(call, [&](auto sizes) {
     using Sizes = decltype(sizes);
+    if (call.arrays.causal) {
+      if constexpr (Sizes::kFeatures == 64) {
+        using Causal = FltQuickSizes<Sizes::kType, 64, 64>;
+        constexpr FltQuickLayout kAt = FltQuickLayout::OfCausal<Causal>();
+        *error = LaunchParts(AnswerFltCausalQuickly<Causal>, call, Causal::kWarps, kAt.end, stream);
+      }
+      return;
+    }
     constexpr FltQuickLayout kAt = FltQuickLayout::OfQueries<Sizes>();
     *error = LaunchParts(AnswerFltQuickly<Sizes>, call, Sizes::kAnswerWarps, kAt.end, stream);
   });

@@ -8,6 +8,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "kernels/cuda/flt_block.h"
 #include "kernels/cuda/flt_quick_fragments.h"
 #include "kernels/cuda/flt_quick_rows.h"
 
@@ -50,8 +51,23 @@ class FltQuickKeys {
   using Pair = typename Fragments::Pair;
 
  public:
+  static constexpr int kSteps = Sizes::kInputs / 16, kDimSteps = Sizes::kDim / 16;
+  static constexpr int kKeyTiles = Sizes::kRows / 8, kValueTiles = Sizes::kValues / 8;
+  static constexpr int kFeatureParts = Sizes::kFeatureParts, kValueParts = Sizes::kValueParts;
+  static constexpr uint32_t kRows = Sizes::kRows, kStride = Sizes::kStride;
+  static constexpr uint32_t kRawStride = Sizes::kRawStride;
+
+  // Logarithms of the warp's features of a tile's keys; their features in parts.
+  using Logs = F[kKeyTiles][4];
+  using Features = U[kKeyTiles / 2][kFeatureParts][4];
+
   MNEMOSYNE_DEVICE FltQuickKeys(const FltQuickSpace& space, uint32_t warp)
       : space_(space), warp_(warp) {}
+
+  // The feature of row h of a lane's two rows of results.
+  MNEMOSYNE_DEVICE uint32_t FeatureOf(int lane, int h) const {
+    return 16 * warp_ + static_cast<uint32_t>(lane / 4 + 8 * h);
+  }
 
   // The warp's weights, and sums over no keys.
   MNEMOSYNE_DEVICE void Start() {
@@ -73,8 +89,8 @@ class FltQuickKeys {
       }
       MNEMOSYNE_UNROLL_ALL
       for (int h = 0; h < 2; ++h) {
-        here(bias_[h]) = FloatOf(
-            prepared[2 * FltPrepared<Sizes>::kPartWords + FeatureOf(here.lane, h)]);
+        here(bias_[h]) =
+            FloatOf(prepared[2 * FltPrepared<Sizes>::kPartWords + FeatureOf(here.lane, h)]);
         here(maxima_[h]) = kFltNoKey;
         here(psi_[h]) = 0;
       }
@@ -96,12 +112,256 @@ class FltQuickKeys {
 
   // Adds the staged keys to the sums.
   MNEMOSYNE_DEVICE void Add(uint32_t raw) {
-    F logs[kKeyTiles][4];
+    Logs logs;
     Measure(raw, logs);
     Raise(logs);
-    U phi[kKeyTiles / 2][kFeatureParts][4];
+    Features phi;
     Exponentiate(logs, phi);
     AddValues(raw, phi);
+  }
+
+  // Goes on from sums in the device's memory.
+  MNEMOSYNE_DEVICE void LoadSums(const float* sums) {
+    const uint32_t features = space_.call.shape.features, values = space_.call.shape.values;
+    W::Each([&](auto here) {
+      MNEMOSYNE_UNROLL_ALL
+      for (int h = 0; h < 2; ++h) {
+        const uint32_t m = FeatureOf(here.lane, h);
+        if (m >= features) continue;
+        here(maxima_[h]) = sums[m];
+        here(psi_[h]) = here.lane % 4 == 0 ? sums[features + m] : 0.0F;
+        const float* const n = sums + 2 * features + m * values;
+        MNEMOSYNE_UNROLL_ALL
+        for (int v = 0; v < kValueTiles; ++v) {
+          MNEMOSYNE_UNROLL_ALL
+          for (int k = 0; k < 2; ++k) {
+            const auto d = static_cast<uint32_t>(8 * v + 2 * (here.lane % 4) + k);
+            here(n_[v][2 * h + k]) = d < values ? n[d] : 0.0F;
+          }
+        }
+      }
+    });
+  }
+
+  // Logarithms of the warp's features of the staged keys. Large and small products are summed
+  // apart, because units cut sums off.
+  MNEMOSYNE_DEVICE void Measure(uint32_t raw, Logs& logs) const {
+    F small[kKeyTiles][4];
+    MNEMOSYNE_UNROLL_ALL
+    for (int j = 0; j < kKeyTiles; ++j) {
+      MNEMOSYNE_UNROLL_ALL
+      for (int k = 0; k < 4; ++k) logs[j][k] = small[j][k] = F(0.0F);
+    }
+    MNEMOSYNE_UNROLL_ALL
+    for (int s = 0; s < kDimSteps; s += 2) {
+      MNEMOSYNE_UNROLL_ALL
+      for (int j = 0; j < kKeyTiles; ++j) {
+        Pair x[Sizes::kRowParts];
+        MNEMOSYNE_UNROLL_ALL
+        for (int part = 0; part < Sizes::kRowParts; ++part) {
+          x[part].Load(X(raw) + static_cast<uint32_t>(part) * kRows * kStride,
+                       Sizes::kRowParts > 1 ? kStride : kRawStride, static_cast<uint32_t>(8 * j),
+                       static_cast<uint32_t>(8 * s));
+        }
+        MultiplyPair<Sizes::kHalf>(s, x, logs[j], small[j]);
+      }
+    }
+    if (space_.call.shape.waves > 0) {
+      MNEMOSYNE_UNROLL_ALL
+      for (int s = kDimSteps; s < kSteps; s += 2) {
+        MNEMOSYNE_UNROLL_ALL
+        for (int j = 0; j < kKeyTiles; ++j) {
+          Pair x[2];
+          MNEMOSYNE_UNROLL_ALL
+          for (int part = 0; part < 2; ++part) {
+            x[part].Load(
+                space_.Words(space_.at.waves) + static_cast<uint32_t>(part) * kRows * kStride,
+                kStride, static_cast<uint32_t>(8 * j), static_cast<uint32_t>(8 * (s - kDimSteps)));
+          }
+          MultiplyPair<true>(s, x, logs[j], small[j]);
+        }
+      }
+    }
+    const float* const halves = space_.Floats(space_.at.halves);
+    MNEMOSYNE_UNROLL_ALL
+    for (int j = 0; j < kKeyTiles; ++j) {
+      W::Each([&](auto here) {
+        MNEMOSYNE_UNROLL_ALL
+        for (int k = 0; k < 4; ++k) {
+          const float half = halves[8 * j + 2 * (here.lane % 4) + k % 2];
+          here(logs[j][k]) = here(logs[j][k]) + (here(small[j][k]) - half) + here(bias_[k / 2]);
+        }
+      });
+    }
+  }
+
+  // Raises the maxima to the keys', to which all sums are relative then.
+  MNEMOSYNE_DEVICE void Raise(const Logs& logs) {
+    F most[2] = {F(2 * kFltNoKey), F(2 * kFltNoKey)};
+    MNEMOSYNE_UNROLL_ALL
+    for (int j = 0; j < kKeyTiles; ++j) {
+      MNEMOSYNE_UNROLL_ALL
+      for (int k = 0; k < 4; ++k) most[k / 2] = W::Max(most[k / 2], logs[j][k]);
+    }
+    MNEMOSYNE_UNROLL_ALL
+    for (int h = 0; h < 2; ++h) {
+      most[h] = MostOfFour(most[h]);
+    }
+    if (!W::Any(maxima_[0] < most[0]) && !W::Any(maxima_[1] < most[1])) return;
+    MNEMOSYNE_UNROLL_ALL
+    for (int h = 0; h < 2; ++h) {
+      F factor;
+      W::Each([&](auto here) {
+        const float next = fmaxf(here(maxima_[h]), here(most[h]));
+        here(factor) = Exp2((here(maxima_[h]) - next) * kLog2OfE);
+        here(maxima_[h]) = next;
+      });
+      psi_[h] = psi_[h] * factor;
+      MNEMOSYNE_UNROLL_ALL
+      for (int v = 0; v < kValueTiles; ++v) {
+        n_[v][2 * h] = n_[v][2 * h] * factor;
+        n_[v][2 * h + 1] = n_[v][2 * h + 1] * factor;
+      }
+    }
+  }
+
+  // Features relative to the maxima, in parts; adds them to Psi.
+  MNEMOSYNE_DEVICE void Exponentiate(Logs& logs, Features& phi) {
+    W::Each([&](auto here) {
+      float base[2];
+      MNEMOSYNE_UNROLL_ALL
+      for (int h = 0; h < 2; ++h) {
+        // Padding is 0 even where there is no key yet.
+        base[h] = -kLog2OfE * fmaxf(here(maxima_[h]), kFltNoKey / 2);
+      }
+      MNEMOSYNE_UNROLL_ALL
+      for (int j = 0; j < kKeyTiles; ++j) {
+        MNEMOSYNE_UNROLL_ALL
+        for (int k = 0; k < 4; ++k) {
+          float& own = here(logs[j][k]);
+          own = Exp2(fmaf(own, kLog2OfE, base[k / 2]));
+          here(psi_[k / 2]) += own;
+        }
+        MNEMOSYNE_UNROLL_ALL
+        for (int h = 0; h < 2; ++h) {
+          const FltPair<kFeatureParts> pair(here(logs[j][2 * h]), here(logs[j][2 * h + 1]));
+          MNEMOSYNE_UNROLL_ALL
+          for (int part = 0; part < kFeatureParts; ++part) {
+            here(phi[j / 2][part][j % 2 * 2 + h]) = pair.part[part];
+          }
+        }
+      }
+    });
+  }
+
+  MNEMOSYNE_DEVICE void AddValues(uint32_t raw, const Features& phi) {
+    MNEMOSYNE_UNROLL_ALL
+    for (int v = 0; v < kValueTiles; ++v) {
+      // A sum of its own, because units cut sums off.
+      F sum[4] = {F(0.0F), F(0.0F), F(0.0F), F(0.0F)};
+      MNEMOSYNE_UNROLL_ALL
+      for (int i = 0; i < kKeyTiles / 2; i += 2) {
+        U first[kValueParts][2], second[kValueParts][2];
+        LoadValues(raw, static_cast<uint32_t>(16 * i), v, first, second);
+        Fragments::template MultiplyParts<kFeatureParts, kValueParts>(sum, phi[i], first);
+        Fragments::template MultiplyParts<kFeatureParts, kValueParts>(sum, phi[i + 1], second);
+      }
+      MNEMOSYNE_UNROLL_ALL
+      for (int k = 0; k < 4; ++k) n_[v][k] = n_[v][k] + sum[k];
+    }
+  }
+
+  // Tile v of the columns of the values of 32 keys, as right sides of two products.
+  MNEMOSYNE_DEVICE void LoadValues(uint32_t raw, uint32_t key, int v, U (&first)[kValueParts][2],
+                                   U (&second)[kValueParts][2]) const {
+    MNEMOSYNE_UNROLL_ALL
+    for (int part = 0; part < kValueParts; ++part) {
+      Pair pair;
+      pair.LoadDown(Values(raw) + static_cast<uint32_t>(part) * kRows * kStride,
+                    kValueParts > 1 ? kStride : kRawStride, key, static_cast<uint32_t>(4 * v));
+      MNEMOSYNE_UNROLL_ALL
+      for (int i = 0; i < 2; ++i) {
+        first[part][i] = pair.first[i];
+        second[part][i] = pair.second[i];
+      }
+    }
+  }
+
+  // Raises the flag where a row of a causal tile may lose digits by the maxima of the tile, see
+  // FltBlock::PartEnd. Before Raise; `base` is the tile's first key, or none's.
+  MNEMOSYNE_DEVICE void CheckRise(const Logs& logs, uint32_t base) const {
+    F most[2] = {F(2 * kFltNoKey), F(2 * kFltNoKey)}, first[2] = {maxima_[0], maxima_[1]};
+    W::Each([&](auto here) {
+      MNEMOSYNE_UNROLL_ALL
+      for (int j = 0; j < kKeyTiles; ++j) {
+        MNEMOSYNE_UNROLL_ALL
+        for (int k = 0; k < 4; ++k) {
+          const float log = here(logs[j][k]);
+          float& own = here(most[k / 2]);
+          own = fmaxf(own, log);
+          if (static_cast<uint32_t>(8 * j + 2 * (here.lane % 4) + k % 2) == base) {
+            here(first[k / 2]) = fmaxf(here(first[k / 2]), log);
+          }
+        }
+      }
+    });
+    MNEMOSYNE_UNROLL_ALL
+    for (int h = 0; h < 2; ++h) {
+      most[h] = MostOfFour(most[h]);
+      first[h] = MostOfFour(first[h]);
+    }
+    W::Each([&](auto here) {
+      MNEMOSYNE_UNROLL_ALL
+      for (int h = 0; h < 2; ++h) {
+        if (here(most[h]) > kFltNoKey / 2 && here(most[h]) - here(first[h]) > kFltRise) {
+          T::Raise(space_.call.flag);
+        }
+      }
+    });
+  }
+
+  // Shows all warps the sums as they are, and the maxima with biases of queries.
+  MNEMOSYNE_DEVICE void PublishSums(const F (&biases)[2]) const {
+    const F psi[2] = {SumOfFour(psi_[0]), SumOfFour(psi_[1])};
+    W::Each([&](auto here) {
+      MNEMOSYNE_UNROLL_ALL
+      for (int h = 0; h < 2; ++h) {
+        const uint32_t m = FeatureOf(here.lane, h);
+        if (here.lane % 4 == 0) {
+          space_.Floats(space_.at.lifts)[m] = here(maxima_[h]) + here(biases[h]);
+          space_.Floats(space_.at.psi)[m] = here(psi[h]);
+        }
+        MNEMOSYNE_UNROLL_ALL
+        for (int v = 0; v < kValueTiles; ++v) {
+          const FltPair<kFeatureParts> pair(here(n_[v][2 * h]), here(n_[v][2 * h + 1]));
+          MNEMOSYNE_UNROLL_ALL
+          for (uint32_t part = 0; part < kFeatureParts; ++part) {
+            space_.Words(space_.at.means)[(part * Sizes::kFeatures + m) * kStride +
+                                          static_cast<uint32_t>(4 * v + here.lane % 4)] =
+                pair.part[part];
+          }
+        }
+      }
+    });
+  }
+
+  // Shows all warps features of keys, [parts, M, rows], in the place of queries and keys.
+  MNEMOSYNE_DEVICE void PublishKeys(const Features& phi) const {
+    W::Each([&](auto here) {
+      MNEMOSYNE_UNROLL_ALL
+      for (int j = 0; j < kKeyTiles; ++j) {
+        MNEMOSYNE_UNROLL_ALL
+        for (int h = 0; h < 2; ++h) {
+          MNEMOSYNE_UNROLL_ALL
+          for (uint32_t part = 0; part < kFeatureParts; ++part) {
+            space_.Words(
+                space_.at.queries)[(part * Sizes::kFeatures + FeatureOf(here.lane, h)) * kStride +
+                                   static_cast<uint32_t>(4 * j + here.lane % 4)] =
+                here(phi[j / 2][part][j % 2 * 2 + h]);
+          }
+        }
+      }
+    });
   }
 
   MNEMOSYNE_DEVICE void StoreSums(float* sums) {
@@ -130,23 +390,12 @@ class FltQuickKeys {
   }
 
  private:
-  static constexpr int kSteps = Sizes::kInputs / 16, kDimSteps = Sizes::kDim / 16;
-  static constexpr int kKeyTiles = Sizes::kRows / 8, kValueTiles = Sizes::kValues / 8;
-  static constexpr int kFeatureParts = Sizes::kFeatureParts, kValueParts = Sizes::kValueParts;
-  static constexpr uint32_t kRows = Sizes::kRows, kStride = Sizes::kStride;
-  static constexpr uint32_t kRawStride = Sizes::kRawStride;
-
-  // Where keys and values lie for products, and how far apart rows and parts are.
+  // Where keys and values lie for products.
   MNEMOSYNE_DEVICE const uint32_t* X(uint32_t raw) const {
     return space_.Words(Sizes::kRowParts > 1 ? space_.at.x : raw);
   }
   MNEMOSYNE_DEVICE const uint32_t* Values(uint32_t raw) const {
     return space_.Words(kValueParts > 1 ? space_.at.values : raw + kRows * kRawStride);
-  }
-
-  // The feature of row h of a lane's two rows of results.
-  MNEMOSYNE_DEVICE uint32_t FeatureOf(int lane, int h) const {
-    return 16 * warp_ + static_cast<uint32_t>(lane / 4 + 8 * h);
   }
 
   MNEMOSYNE_DEVICE void StageNumbers(uint32_t first, uint32_t rows, uint32_t raw) const {
@@ -254,58 +503,6 @@ class FltQuickKeys {
     });
   }
 
-  // Logarithms of the warp's features of the staged keys, but for their biases. Large and small
-  // products are summed apart, because units cut sums off.
-  MNEMOSYNE_DEVICE void Measure(uint32_t raw, F (&logs)[kKeyTiles][4]) const {
-    F small[kKeyTiles][4];
-    MNEMOSYNE_UNROLL_ALL
-    for (int j = 0; j < kKeyTiles; ++j) {
-      MNEMOSYNE_UNROLL_ALL
-      for (int k = 0; k < 4; ++k) logs[j][k] = small[j][k] = F(0.0F);
-    }
-    MNEMOSYNE_UNROLL_ALL
-    for (int s = 0; s < kDimSteps; s += 2) {
-      MNEMOSYNE_UNROLL_ALL
-      for (int j = 0; j < kKeyTiles; ++j) {
-        Pair x[Sizes::kRowParts];
-        MNEMOSYNE_UNROLL_ALL
-        for (int part = 0; part < Sizes::kRowParts; ++part) {
-          x[part].Load(X(raw) + static_cast<uint32_t>(part) * kRows * kStride,
-                       Sizes::kRowParts > 1 ? kStride : kRawStride, static_cast<uint32_t>(8 * j),
-                       static_cast<uint32_t>(8 * s));
-        }
-        MultiplyPair<Sizes::kHalf>(s, x, logs[j], small[j]);
-      }
-    }
-    if (space_.call.shape.waves > 0) {
-      MNEMOSYNE_UNROLL_ALL
-      for (int s = kDimSteps; s < kSteps; s += 2) {
-        MNEMOSYNE_UNROLL_ALL
-        for (int j = 0; j < kKeyTiles; ++j) {
-          Pair x[2];
-          MNEMOSYNE_UNROLL_ALL
-          for (int part = 0; part < 2; ++part) {
-            x[part].Load(
-                space_.Words(space_.at.waves) + static_cast<uint32_t>(part) * kRows * kStride,
-                kStride, static_cast<uint32_t>(8 * j), static_cast<uint32_t>(8 * (s - kDimSteps)));
-          }
-          MultiplyPair<true>(s, x, logs[j], small[j]);
-        }
-      }
-    }
-    const float* const halves = space_.Floats(space_.at.halves);
-    MNEMOSYNE_UNROLL_ALL
-    for (int j = 0; j < kKeyTiles; ++j) {
-      W::Each([&](auto here) {
-        MNEMOSYNE_UNROLL_ALL
-        for (int k = 0; k < 4; ++k) {
-          const float half = halves[8 * j + 2 * (here.lane % 4) + k % 2];
-          here(logs[j][k]) = here(logs[j][k]) + (here(small[j][k]) - half);
-        }
-      });
-    }
-  }
-
   // Steps s and s + 1 of a product with the weights.
   template <bool kHalf, int kParts>
   MNEMOSYNE_DEVICE void MultiplyPair(int s, const Pair (&x)[kParts], F (&large)[4],
@@ -320,99 +517,14 @@ class FltQuickKeys {
     }
   }
 
-  // Adds the biases, and raises the maxima to the keys', to which all sums are relative then.
-  MNEMOSYNE_DEVICE void Raise(F (&logs)[kKeyTiles][4]) {
-    F most[2] = {F(2 * kFltNoKey), F(2 * kFltNoKey)};
-    MNEMOSYNE_UNROLL_ALL
-    for (int j = 0; j < kKeyTiles; ++j) {
-      MNEMOSYNE_UNROLL_ALL
-      for (int k = 0; k < 4; ++k) {
-        logs[j][k] = logs[j][k] + bias_[k / 2];
-        most[k / 2] = W::Max(most[k / 2], logs[j][k]);
-      }
-    }
-    MNEMOSYNE_UNROLL_ALL
-    for (int h = 0; h < 2; ++h) {
-      most[h] = W::Max(most[h], W::Exchange(most[h], 1));
-      most[h] = W::Max(most[h], W::Exchange(most[h], 2));
-    }
-    if (!W::Any(maxima_[0] < most[0]) && !W::Any(maxima_[1] < most[1])) return;
-    MNEMOSYNE_UNROLL_ALL
-    for (int h = 0; h < 2; ++h) {
-      F factor;
-      W::Each([&](auto here) {
-        const float next = fmaxf(here(maxima_[h]), here(most[h]));
-        here(factor) = Exp2((here(maxima_[h]) - next) * kLog2OfE);
-        here(maxima_[h]) = next;
-      });
-      psi_[h] = psi_[h] * factor;
-      MNEMOSYNE_UNROLL_ALL
-      for (int v = 0; v < kValueTiles; ++v) {
-        n_[v][2 * h] = n_[v][2 * h] * factor;
-        n_[v][2 * h + 1] = n_[v][2 * h + 1] * factor;
-      }
-    }
-  }
-
-  // Features relative to the maxima, in parts; adds them to Psi.
-  MNEMOSYNE_DEVICE void Exponentiate(F (&logs)[kKeyTiles][4],
-                                     U (&phi)[kKeyTiles / 2][kFeatureParts][4]) {
-    W::Each([&](auto here) {
-      float base[2];
-      MNEMOSYNE_UNROLL_ALL
-      for (int h = 0; h < 2; ++h) {
-        // Padding is 0 even where there is no key yet.
-        base[h] = -kLog2OfE * fmaxf(here(maxima_[h]), kFltNoKey / 2);
-      }
-      MNEMOSYNE_UNROLL_ALL
-      for (int j = 0; j < kKeyTiles; ++j) {
-        MNEMOSYNE_UNROLL_ALL
-        for (int k = 0; k < 4; ++k) {
-          float& own = here(logs[j][k]);
-          own = Exp2(fmaf(own, kLog2OfE, base[k / 2]));
-          here(psi_[k / 2]) += own;
-        }
-        MNEMOSYNE_UNROLL_ALL
-        for (int h = 0; h < 2; ++h) {
-          const FltPair<kFeatureParts> pair(here(logs[j][2 * h]), here(logs[j][2 * h + 1]));
-          MNEMOSYNE_UNROLL_ALL
-          for (int part = 0; part < kFeatureParts; ++part) {
-            here(phi[j / 2][part][j % 2 * 2 + h]) = pair.part[part];
-          }
-        }
-      }
-    });
-  }
-
-  MNEMOSYNE_DEVICE void AddValues(uint32_t raw, const U (&phi)[kKeyTiles / 2][kFeatureParts][4]) {
-    static_assert(kKeyTiles == 4);
-    MNEMOSYNE_UNROLL_ALL
-    for (int v = 0; v < kValueTiles; ++v) {
-      U first[kValueParts][2], second[kValueParts][2];
-      MNEMOSYNE_UNROLL_ALL
-      for (int part = 0; part < kValueParts; ++part) {
-        Pair pair;
-        pair.LoadDown(Values(raw) + static_cast<uint32_t>(part) * kRows * kStride,
-                      kValueParts > 1 ? kStride : kRawStride, 0, static_cast<uint32_t>(4 * v));
-        MNEMOSYNE_UNROLL_ALL
-        for (int i = 0; i < 2; ++i) {
-          first[part][i] = pair.first[i];
-          second[part][i] = pair.second[i];
-        }
-      }
-      // A sum of its own, because units cut sums off.
-      F sum[4] = {F(0.0F), F(0.0F), F(0.0F), F(0.0F)};
-      Fragments::template MultiplyParts<kFeatureParts, kValueParts>(sum, phi[0], first);
-      Fragments::template MultiplyParts<kFeatureParts, kValueParts>(sum, phi[1], second);
-      MNEMOSYNE_UNROLL_ALL
-      for (int k = 0; k < 4; ++k) n_[v][k] = n_[v][k] + sum[k];
-    }
-  }
-
   // Over the four lanes that share rows of results.
   static MNEMOSYNE_DEVICE F SumOfFour(F x) {
     x = x + W::Exchange(x, 1);
     return x + W::Exchange(x, 2);
+  }
+  static MNEMOSYNE_DEVICE F MostOfFour(F x) {
+    x = W::Max(x, W::Exchange(x, 1));
+    return W::Max(x, W::Exchange(x, 2));
   }
 
   const FltQuickSpace& space_;
@@ -426,13 +538,14 @@ class FltQuickKeys {
 // The sums over the part's keys. `team` is as in flt_team_part.h; Run is Each without a barrier.
 template <class T, class Sizes, class Team>
 MNEMOSYNE_DEVICE void AddKeysQuickly(const FltQuickSpace& space, Team& team, float* sums) {
-  // Tiles that are operands as they are given are read while the next is copied.
-  constexpr bool kTwo = Sizes::kRowParts == 1;
+  constexpr bool kTwo = Sizes::kTiles == 2;
   const FltPart& part = space.part;
   const auto rows_at = [&](uint32_t at) {
     return part.count - at < Sizes::kRows ? part.count - at : uint32_t{Sizes::kRows};
   };
-  const auto raw_of = [&](uint32_t at) { return space.at.raw[kTwo ? at / Sizes::kRows % 2 : 0]; };
+  const auto raw_of = [&](uint32_t at) {
+    return space.at.raw + at / Sizes::kRows % Sizes::kTiles * FltQuickLayout::kRawWords<Sizes>;
+  };
   const auto positions_of = [&](uint32_t at) {
     return space.at.positions + at / Sizes::kRows % 2 * 3 * Sizes::kRows;
   };

@@ -28,8 +28,8 @@ class FltPreparation {
         set_(call.weights.projection_sets > 1 ? head : 0),
         a_((of_keys ? given_.key_a : given_.query_a) + head * call.shape.wave_stride),
         b_((of_keys ? given_.key_b : given_.query_b) + head * call.shape.wave_stride),
-        to_(call.prepared + (static_cast<size_t>(head) * 2 + (of_keys ? 0 : 1)) *
-                                FltPrepared<Sizes>::kWords) {}
+        to_(call.prepared +
+            (static_cast<size_t>(head) * 2 + (of_keys ? 0 : 1)) * FltPrepared<Sizes>::kWords) {}
 
   MNEMOSYNE_DEVICE void Write(uint32_t i) const {
     constexpr uint32_t kPairs = Sizes::kInputs / 2, kPart = FltPrepared<Sizes>::kPartWords;

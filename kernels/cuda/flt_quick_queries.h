@@ -23,10 +23,9 @@ MNEMOSYNE_DEVICE constexpr uint32_t FltQuickColumn(uint32_t i) {
   return i / 32 * 32 + 8 * lane + 2 * tile + i % 2;
 }
 
-// Weights, means and lifts, by all threads.
+// Begins to copy the weights of queries, by all threads.
 template <class T, class Sizes>
-MNEMOSYNE_DEVICE void StageFltMeans(const FltQuickSpace& space, const float* sums) {
-  const FltShape& shape = space.call.shape;
+MNEMOSYNE_DEVICE const uint32_t* FetchFltWeights(const FltQuickSpace& space) {
   const uint32_t* const prepared =
       FltPrepared<Sizes>::Of(space.call, space.part.head, /*of_keys=*/false);
   constexpr uint32_t kWords = Sizes::kInputs / 2, kChunks = kWords / 4;
@@ -35,10 +34,18 @@ MNEMOSYNE_DEVICE void StageFltMeans(const FltQuickSpace& space, const float* sum
     T::Copy16(space.Words(space.at.weights) + row * Sizes::kWeightStride + 4 * chunk,
               prepared + row * kWords + 4 * chunk, 16);
   });
+  return prepared + 2 * FltPrepared<Sizes>::kPartWords;
+}
+
+// Weights, means and lifts, by all threads.
+template <class T, class Sizes>
+MNEMOSYNE_DEVICE void StageFltMeans(const FltQuickSpace& space, const float* sums) {
+  const FltShape& shape = space.call.shape;
+  const uint32_t* const biases = FetchFltWeights<T, Sizes>(space);
   T::Spread(Sizes::kFeatures, [&](uint32_t m) {
-    const float bias = FloatOf(prepared[2 * FltPrepared<Sizes>::kPartWords + m]);
+    const float bias = FloatOf(biases[m]);
     const float psi = m < shape.features ? sums[shape.features + m] : 0.0F;
-    space.Floats(space.at.lifts)[m] = psi > 0 ? bias + (sums[m] + logf(psi))
+    space.Floats(space.at.lifts)[m] = psi > 0    ? bias + (sums[m] + logf(psi))
                                       : psi == 0 ? kFltNoKey
                                                  : psi;  // NaN goes on.
   });
@@ -72,7 +79,10 @@ class FltQuickQueries {
   static constexpr uint32_t kWarpRows = 16 * Sizes::kGroups;
 
   MNEMOSYNE_DEVICE FltQuickQueries(const FltQuickSpace& space, uint32_t warp)
-      : space_(space), warp_(warp), raw_(space.at.raw[0] + warp * kWarpRows * kRawStride) {}
+      : FltQuickQueries(space, warp, space.at.raw) {}
+  // Of queries that are fetched to `raw`.
+  MNEMOSYNE_DEVICE FltQuickQueries(const FltQuickSpace& space, uint32_t warp, uint32_t raw)
+      : space_(space), warp_(warp), raw_(raw + warp * kWarpRows * kRawStride) {}
 
   MNEMOSYNE_DEVICE uint32_t warp() const { return warp_; }
 
@@ -85,38 +95,40 @@ class FltQuickQueries {
         const uint32_t i = 32 * k + static_cast<uint32_t>(here.lane);
         const uint32_t row = i / Rows::kChunks, chunk = i % Rows::kChunks;
         const bool valid = row < rows && space_.Valid(first + row);
-        queries.Fetch(first + row, chunk, valid,
-                      space_.Words(raw_) + row * kRawStride + chunk * 4);
+        queries.Fetch(first + row, chunk, valid, space_.Words(raw_) + row * kRawStride + chunk * 4);
       }
     });
   }
 
   // Answers the queries that are fetched, and begins to fetch `next_rows` from `next` on.
   MNEMOSYNE_DEVICE void Answer(uint32_t first, uint32_t rows, uint32_t next, uint32_t next_rows) {
-    F logs[kGroups][kTiles][4];
+    Logs logs;
     T::WaitForCopies();
     W::Sync();
     MeasureNumbers(logs);
     W::Sync();
     if (next_rows > 0) Fetch(next, next_rows);
     if (space_.call.shape.waves > 0) MeasureWaves(first, rows, logs);
-    U phi[kGroups][kTiles / 2][kParts][4];
+    Weights phi;
     F below[kGroups][2];
-    Exponentiate(logs, phi, below);
-    Finish(first, rows, phi, below);
+    Exponentiate<false>(logs, phi, below);
+    Finish<true>(first, rows, phi, below, [](int, F(&)[kGroups][4]) {});
   }
 
- private:
   static constexpr int kGroups = Sizes::kGroups, kTiles = Sizes::kFeatures / 8;
   static constexpr int kParts = Sizes::kFeatureParts, kDimSteps = Sizes::kDim / 16;
   static constexpr uint32_t kRawStride = Sizes::kRawStride, kStride = Sizes::kStride;
   static constexpr uint32_t kWeightStride = Sizes::kWeightStride;
 
+  // Logarithms of the features of the warp's queries; their features in parts.
+  using Logs = F[kGroups][kTiles][4];
+  using Weights = U[kGroups][kTiles / 2][kParts][4];
+
   // Products of queries with the projection, of the two steps from word `word` of the weights on.
   // `x` has the two steps' left sides of each group in parts.
   template <bool kHalf, int kRowParts>
   MNEMOSYNE_DEVICE void Multiply(const U (&x)[kGroups][2][kRowParts][4], uint32_t word,
-                                 F (&logs)[kGroups][kTiles][4]) const {
+                                 Logs& logs) const {
     MNEMOSYNE_UNROLL_ALL
     for (int m = 0; m < kTiles; ++m) {
       Pair w[2];
@@ -142,7 +154,7 @@ class FltQuickQueries {
     }
   }
 
-  MNEMOSYNE_DEVICE void MeasureNumbers(F (&logs)[kGroups][kTiles][4]) const {
+  MNEMOSYNE_DEVICE void MeasureNumbers(Logs& logs) const {
     MNEMOSYNE_UNROLL_ALL
     for (int g = 0; g < kGroups; ++g) {
       MNEMOSYNE_UNROLL_ALL
@@ -185,10 +197,28 @@ class FltQuickQueries {
     }
   }
 
+  // The same where waves of the tile are staged in shared memory.
+  MNEMOSYNE_DEVICE void MeasureStagedWaves(Logs& logs) const {
+    static_assert(kGroups == 1 || Sizes::kRows == 32);
+    MNEMOSYNE_UNROLL_ALL
+    for (uint32_t s = 0; s < Sizes::kWaves / 8; ++s) {
+      U x[kGroups][2][4];
+      MNEMOSYNE_UNROLL_ALL
+      for (int g = 0; g < kGroups; ++g) {
+        MNEMOSYNE_UNROLL_ALL
+        for (uint32_t part = 0; part < 2; ++part) {
+          Fragments::LoadLeft(x[g][part],
+                              space_.Words(space_.at.waves) + part * Sizes::kRows * kStride,
+                              kStride, warp_ * kWarpRows + static_cast<uint32_t>(16 * g), 8 * s);
+        }
+      }
+      MultiplyWaves(x, Sizes::kDim / 2 + 8 * s, logs);
+    }
+  }
+
   // The lanes form the waves where the products take them: cosines and sines of 16 waves are two
   // steps.
-  MNEMOSYNE_DEVICE void MeasureWaves(uint32_t first, uint32_t rows,
-                                     F (&logs)[kGroups][kTiles][4]) const {
+  MNEMOSYNE_DEVICE void MeasureWaves(uint32_t first, uint32_t rows, Logs& logs) const {
     const FltShape& shape = space_.call.shape;
     MNEMOSYNE_UNROLL_ALL
     for (int half = 0; half < Sizes::kWaves / 16; ++half) {
@@ -220,7 +250,7 @@ class FltQuickQueries {
 
   // One step of it.
   MNEMOSYNE_DEVICE void MultiplyWaves(const U (&x)[kGroups][2][4], uint32_t word,
-                                      F (&logs)[kGroups][kTiles][4]) const {
+                                      Logs& logs) const {
     MNEMOSYNE_UNROLL_ALL
     for (int m = 0; m < kTiles; ++m) {
       // Both parts of the weights at once: what are two steps elsewhere are two matrices here.
@@ -247,11 +277,12 @@ class FltQuickQueries {
     }
   }
 
-  // Logarithms become weights, in parts; `below` has the sums of each row's.
-  MNEMOSYNE_DEVICE void Exponentiate(F (&logs)[kGroups][kTiles][4],
-                                     U (&phi)[kGroups][kTiles / 2][kParts][4],
-                                     F (&below)[kGroups][2]) const {
+  // Logarithms become weights, in parts; `below` has the sums of each row's, times Psi if that is
+  // no part of the lifts.
+  template <bool kWithPsi>
+  MNEMOSYNE_DEVICE void Exponentiate(Logs& logs, Weights& phi, F (&below)[kGroups][2]) const {
     const float* const lifts = space_.Floats(space_.at.lifts);
+    const float* const psi = space_.Floats(space_.at.psi);
     MNEMOSYNE_UNROLL_ALL
     for (int g = 0; g < kGroups; ++g) {
       F most[2] = {F(3 * kFltNoKey), F(3 * kFltNoKey)};
@@ -280,7 +311,12 @@ class FltQuickQueries {
           for (int k = 0; k < 4; ++k) {
             float& log = here(logs[g][m][k]);
             log = Exp2(fmaf(log, kLog2OfE, base[k / 2]));
-            here(below[g][k / 2]) += log;
+            float& sum = here(below[g][k / 2]);
+            if constexpr (kWithPsi) {
+              sum = fmaf(log, psi[8 * m + 2 * (here.lane % 4) + k % 2], sum);
+            } else {
+              sum += log;
+            }
           }
           MNEMOSYNE_UNROLL_ALL
           for (int h = 0; h < 2; ++h) {
@@ -305,10 +341,11 @@ class FltQuickQueries {
     }
   }
 
-  // Multiplies with the means, divides, and writes.
-  MNEMOSYNE_DEVICE void Finish(uint32_t first, uint32_t rows,
-                               const U (&phi)[kGroups][kTiles / 2][kParts][4],
-                               const F (&below)[kGroups][2]) const {
+  // Multiplies with the means, adds what more(tile, sums) adds to a tile of columns, divides, and
+  // writes. Columns of the means are in the order of FltQuickColumn, or in their own.
+  template <bool kSideBySide, typename More>
+  MNEMOSYNE_DEVICE void Finish(uint32_t first, uint32_t rows, const Weights& phi,
+                               const F (&below)[kGroups][2], const More& more) const {
     const Rows outputs(space_.call.arrays.out, space_.part, space_.call.shape.values);
     MNEMOSYNE_UNROLL_ALL
     for (int half = 0; half < 2; ++half) {
@@ -316,13 +353,20 @@ class FltQuickQueries {
       F out[kGroups][4][4];
       MNEMOSYNE_UNROLL_ALL
       for (int v = 0; v < 4; ++v) {
+        F sums[kGroups][4];
         MNEMOSYNE_UNROLL_ALL
         for (int g = 0; g < kGroups; ++g) {
           MNEMOSYNE_UNROLL_ALL
-          for (int k = 0; k < 4; ++k) out[g][v][k] = F(0.0F);
+          for (int k = 0; k < 4; ++k) sums[g][k] = F(0.0F);
         }
         MNEMOSYNE_UNROLL_ALL
-        for (int m = 0; m < kTiles / 2; m += 2) MultiplyMeans(phi, m, 4 * half + v, v, out);
+        for (int m = 0; m < kTiles / 2; m += 2) MultiplyMeans(phi, m, 4 * half + v, sums);
+        more(4 * half + v, sums);
+        MNEMOSYNE_UNROLL_ALL
+        for (int g = 0; g < kGroups; ++g) {
+          MNEMOSYNE_UNROLL_ALL
+          for (int k = 0; k < 4; ++k) out[g][v][k] = sums[g][k];
+        }
       }
       W::Each([&](auto here) {
         MNEMOSYNE_UNROLL_ALL
@@ -340,23 +384,31 @@ class FltQuickQueries {
               check = fmaf(x[i], 0.0F, check);
             }
             if (!(check >= 0)) T::Raise(space_.call.flag);
-            outputs.WriteEight(first + row,
-                               static_cast<uint32_t>(32 * half + here.lane % 4 * 8), x);
+            if constexpr (kSideBySide) {
+              outputs.WriteEight(first + row, static_cast<uint32_t>(32 * half + here.lane % 4 * 8),
+                                 x);
+            } else {
+              MNEMOSYNE_UNROLL_ALL
+              for (int v = 0; v < 4; ++v) {
+                const auto column = static_cast<uint32_t>(32 * half + 8 * v + here.lane % 4 * 2);
+                outputs.WriteTwo(first + row, column, x[2 * v], x[2 * v + 1]);
+              }
+            }
           }
         }
       });
     }
   }
 
-  MNEMOSYNE_DEVICE void MultiplyMeans(const U (&phi)[kGroups][kTiles / 2][kParts][4], int m,
-                                      int tile, int v, F (&out)[kGroups][4][4]) const {
+  MNEMOSYNE_DEVICE void MultiplyMeans(const Weights& phi, int m, int tile,
+                                      F (&out)[kGroups][4]) const {
     U below[kParts][2], above[kParts][2];
     MNEMOSYNE_UNROLL_ALL
     for (int part = 0; part < kParts; ++part) {
       Pair pair;
-      pair.LoadDown(space_.Words(space_.at.means) +
-                        static_cast<uint32_t>(part * Sizes::kFeatures) * kStride,
-                    kStride, static_cast<uint32_t>(16 * m), static_cast<uint32_t>(4 * tile));
+      pair.LoadDown(
+          space_.Words(space_.at.means) + static_cast<uint32_t>(part * Sizes::kFeatures) * kStride,
+          kStride, static_cast<uint32_t>(16 * m), static_cast<uint32_t>(4 * tile));
       MNEMOSYNE_UNROLL_ALL
       for (int i = 0; i < 2; ++i) {
         below[part][i] = pair.first[i];
@@ -369,10 +421,11 @@ class FltQuickQueries {
       Fragments::template MultiplyParts<kParts, kParts>(sum, phi[g][m], below);
       Fragments::template MultiplyParts<kParts, kParts>(sum, phi[g][m + 1], above);
       MNEMOSYNE_UNROLL_ALL
-      for (int k = 0; k < 4; ++k) out[g][v][k] = out[g][v][k] + sum[k];
+      for (int k = 0; k < 4; ++k) out[g][k] = out[g][k] + sum[k];
     }
   }
 
+ private:
   const FltQuickSpace& space_;
   const uint32_t warp_, raw_;
 };

@@ -53,8 +53,8 @@ class FltQuickRows {
     if (aligned_ && column + 8 <= width_) {
       if constexpr (Sizes::kFull) {
         *reinterpret_cast<Four*>(to) = {{BitsOf(x[0]), BitsOf(x[1]), BitsOf(x[2]), BitsOf(x[3])}};
-        *reinterpret_cast<Four*>(to + 16) = {
-            {BitsOf(x[4]), BitsOf(x[5]), BitsOf(x[6]), BitsOf(x[7])}};
+        *reinterpret_cast<Four*>(to +
+                                 16) = {{BitsOf(x[4]), BitsOf(x[5]), BitsOf(x[6]), BitsOf(x[7])}};
       } else {
         *reinterpret_cast<Four*>(to) = {
             {Pack(x[0], x[1]), Pack(x[2], x[3]), Pack(x[4], x[5]), Pack(x[6], x[7])}};
@@ -66,11 +66,27 @@ class FltQuickRows {
       if (column + i < width_) WriteElement(Sizes::kType, to, i, x[i]);
     }
   }
+  MNEMOSYNE_DEVICE void WriteTwo(size_t row, uint32_t column, float x, float y) const {
+    char* const to = base_ + row * stride_ + column * kSize;
+    if (aligned_ && column + 2 <= width_) {
+      if constexpr (Sizes::kFull) {
+        *reinterpret_cast<Two*>(to) = {{BitsOf(x), BitsOf(y)}};
+      } else {
+        *reinterpret_cast<uint32_t*>(to) = Pack(x, y);
+      }
+      return;
+    }
+    if (column < width_) WriteElement(Sizes::kType, to, 0, x);
+    if (column + 1 < width_) WriteElement(Sizes::kType, to, 1, y);
+  }
 
  private:
   static constexpr size_t kSize = Sizes::kFull ? 4 : 2;
   struct alignas(16) Four {
     uint32_t x[4];
+  };
+  struct alignas(8) Two {
+    uint32_t x[2];
   };
 
   static MNEMOSYNE_DEVICE uint32_t Pack(float low, float high) {
@@ -105,7 +121,8 @@ struct FltQuickSpace {
   // The state that a stream came with.
   MNEMOSYNE_DEVICE const float* State() const {
     const size_t count = call.shape.SumCount() + call.shape.positions;
-    return call.arrays.state + (static_cast<size_t>(part.batch) * call.shape.heads + part.head) * count;
+    return call.arrays.state +
+           (static_cast<size_t>(part.batch) * call.shape.heads + part.head) * count;
   }
 };
 
@@ -115,7 +132,8 @@ MNEMOSYNE_DEVICE void StageFltQuickWaves(const FltQuickSpace& space) {
   const FltShape& shape = space.call.shape;
   if (shape.waves == 0) return;
   const float* const from = space.call.weights.frequencies + static_cast<size_t>(space.part.head) *
-                                                                 shape.positions * shape.wave_stride;
+                                                                 shape.positions *
+                                                                 shape.wave_stride;
   const float* origin = space.PositionOf(space.part.start);
   if (space.call.arrays.state != nullptr) {
     const float* const kept = space.State() + shape.SumCount();

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <string_view>
+#include <utility>
 
 #include "base/error.h"
 #include "base/status_macros.h"
@@ -82,27 +83,38 @@ absl::Status FltRunner::KeepWeights(const FltKernel& kernel) {
       &weights_at_.query_a, &weights_at_.query_b,   &weights_at_.key_a,
       &weights_at_.key_b,   &weights_at_.constants, &weights_at_.floors};
   constexpr size_t kAlignment = 16;  // Floats.
-  gathered_.clear();
-  for (const auto* array : arrays) {
-    gathered_.insert(gathered_.end(), array->begin(), array->end());
-    gathered_.resize((gathered_.size() + kAlignment - 1) / kAlignment * kAlignment);
+  const auto padded = [](size_t count) {
+    return (count + kAlignment - 1) / kAlignment * kAlignment;
+  };
+  size_t total = 0;
+  for (const auto* array : arrays) total += padded(array->size());
+  bool same = kept_weights_.size() == total;
+  for (size_t i = 0, place = 0; same && i < std::size(arrays); ++i) {
+    same = std::equal(arrays[i]->begin(), arrays[i]->end(), kept_weights_.begin() + place);
+    place += padded(arrays[i]->size());
   }
-  if (gathered_ != kept_weights_) {
+  if (!same) {
     kept_weights_.clear();  // They are not there if this fails.
-    const size_t size = gathered_.size() * sizeof(float);
+    prepared_for_.reset();
+    std::vector<float> gathered;
+    gathered.reserve(total);
+    for (const auto* array : arrays) {
+      gathered.insert(gathered.end(), array->begin(), array->end());
+      gathered.resize(padded(gathered.size()));
+    }
+    const size_t size = total * sizeof(float);
     if (weights_.size() != size) {
       MNEMO_RETURN_IF_ERROR(backend_.Synchronize());
       MNEMO_ASSIGN_OR_RETURN(weights_, backend_.Allocate(size));
     }
-    MNEMO_RETURN_IF_ERROR(backend_.Upload(reinterpret_cast<const std::byte*>(gathered_.data()),
+    MNEMO_RETURN_IF_ERROR(backend_.Upload(reinterpret_cast<const std::byte*>(gathered.data()),
                                           weights_.data(), size));
-    kept_weights_ = gathered_;
-    prepared_for_.reset();
+    kept_weights_ = std::move(gathered);
   }
   const float* at = weights_.as<const float>();
   for (size_t i = 0; i < std::size(arrays); ++i) {
     *places[i] = arrays[i]->empty() ? nullptr : at;
-    at += (arrays[i]->size() + kAlignment - 1) / kAlignment * kAlignment;
+    at += padded(arrays[i]->size());
   }
   weights_at_.projection_sets = static_cast<uint32_t>(kernel.projection_sets);
   weights_at_.root_scale = kernel.root_scale;
@@ -110,9 +122,15 @@ absl::Status FltRunner::KeepWeights(const FltKernel& kernel) {
 }
 
 absl::Status FltRunner::KeepPlan(const FltAttentionArgs& args) {
+  const FltRows& rows = args.rows;
+  const PlannedRows now = {FltShape::Of(args.kernel->sizes).SumCount(),
+                           args.kernel->sizes.heads,
+                           rows.batch,
+                           rows.length,
+                           {rows.sequence_starts.begin(), rows.sequence_starts.end()}};
+  if (planned_ == now) return absl::OkStatus();
+  planned_.reset();
   std::vector<FltLaunchPlan> plan = PlanFlt(args.kernel->sizes, args.rows);
-  if (SamePlan(plan, kept_plan_)) return absl::OkStatus();
-  kept_plan_.clear();
   tables_.Clear();
   parts_at_.clear();
   units_at_.clear();
@@ -122,14 +140,14 @@ absl::Status FltRunner::KeepPlan(const FltAttentionArgs& args) {
   }
   MNEMO_RETURN_IF_ERROR(tables_.Upload(backend_));
   kept_plan_ = std::move(plan);
+  planned_ = now;
   return absl::OkStatus();
 }
 
 absl::Status FltRunner::KeepPrepared(FltCall& call) {
   size_t words = 0;
-  WithFltQuick(call, [&](auto sizes) {
-    words = FltPreparation<decltype(sizes)>::Words(call.shape.heads);
-  });
+  WithFltQuick(
+      call, [&](auto sizes) { words = FltPreparation<decltype(sizes)>::Words(call.shape.heads); });
   const size_t size = words * sizeof(uint32_t);
   if (prepared_.size() < size) {
     MNEMO_RETURN_IF_ERROR(backend_.Synchronize());
@@ -164,7 +182,9 @@ absl::Status FltRunner::Place(size_t i, FltCall& call) {
 
 absl::StatusOr<bool> FltRunner::LaunchQuickly(FltCall call) {
   call.quick = true;
-  if (call.arrays.causal || call.arrays.normalizers != nullptr ||
+  // A state is left alone if numbers are wrong, and all launches have to be known for that.
+  const bool has_state = call.arrays.state != nullptr;
+  if (call.arrays.normalizers != nullptr || (has_state && kept_plan_.size() > 1) ||
       !WithFltQuick(call, [](auto) {})) {
     return false;
   }
@@ -178,6 +198,10 @@ absl::StatusOr<bool> FltRunner::LaunchQuickly(FltCall call) {
     MNEMO_RETURN_IF_ERROR(programs_.Answer(call));
   }
   MNEMO_ASSIGN_OR_RETURN(const bool raised, programs_.Wait());
+  if (!raised && has_state && !kept_plan_.empty()) {
+    MNEMO_RETURN_IF_ERROR(programs_.WriteState(call));
+    MNEMO_RETURN_IF_ERROR(backend_.Synchronize());
+  }
   return !raised;
 }
 

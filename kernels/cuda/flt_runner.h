@@ -30,7 +30,7 @@ class FltRunner {
  private:
   // Copies the kernel's arrays to the device, unless those of the last call were the same.
   absl::Status KeepWeights(const FltKernel& kernel);
-  // The same with the parts and units.
+  // The parts and units, unless those of the last call were the same.
   absl::Status KeepPlan(const FltAttentionArgs& args);
   // The quick program's form of the weights, unless it is there.
   absl::Status KeepPrepared(FltCall& call);
@@ -46,12 +46,19 @@ class FltRunner {
   Backend& backend_;
   FltPrograms& programs_;
 
-  std::vector<float> kept_weights_, gathered_;
+  std::vector<float> kept_weights_;
   Buffer weights_;
   FltWeights weights_at_ = {};
   Buffer prepared_;
   std::optional<std::pair<FltType, uint32_t>> prepared_for_;  // Tensors' type, features.
 
+  // What a plan depends on.
+  struct PlannedRows {
+    size_t sum_count, heads, batch, length;
+    std::vector<size_t> sequence_starts;
+    bool operator==(const PlannedRows&) const = default;
+  };
+  std::optional<PlannedRows> planned_;
   std::vector<FltLaunchPlan> kept_plan_;
   Staging tables_;
   std::vector<size_t> parts_at_, units_at_;

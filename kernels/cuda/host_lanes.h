@@ -97,9 +97,8 @@ struct HostLanes {
 
   static void LoadMatrices(Words (&x)[4], const uint32_t* from, const Ints& at) {
     for (size_t i = 0; i < 4; ++i) {
-      x[i] = Words::Make([&](size_t lane) {
-        return from[static_cast<size_t>(at[8 * i + lane / 4]) + lane % 4];
-      });
+      x[i] = Words::Make(
+          [&](size_t lane) { return from[static_cast<size_t>(at[8 * i + lane / 4]) + lane % 4]; });
     }
   }
   static void LoadTransposed(Words (&x)[4], const uint32_t* from, const Ints& at) {

@@ -56,8 +56,10 @@ struct WarpLanes {
   }
 
   // Four matrices of 8 rows of 4 words of shared memory; lane 8 i + r says where row r of matrix i
-  // is. Lane 4 g + t gets word t of row g of each; or, transposed, halves g of rows 2 t and 2 t + 1.
-  static __device__ __forceinline__ void LoadMatrices(Words (&x)[4], const uint32_t* from, Ints at) {
+  // is. Lane 4 g + t gets word t of row g of each; or, transposed, halves g of rows 2 t and 2 t
+  // + 1.
+  static __device__ __forceinline__ void LoadMatrices(Words (&x)[4], const uint32_t* from,
+                                                      Ints at) {
     const auto place = static_cast<uint32_t>(__cvta_generic_to_shared(from + at));
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3])

@@ -284,11 +284,11 @@ TEST_P(FltAttentionTest, LongSequencesThatAreCutAnswerAsWhole) {
 }
 
 TEST_P(FltAttentionTest, TakesSixteenBitTensorsWithStrides) {
-  for (const auto& [type, causal] : std::vector<std::pair<DataType, bool>>{
-           {DataType::kBFloat16, false},
-           {DataType::kBFloat16, true},
-           {DataType::kFloat16, false},
-           {DataType::kFloat16, true}}) {
+  for (const auto& [type, causal] :
+       std::vector<std::pair<DataType, bool>>{{DataType::kBFloat16, false},
+                                              {DataType::kBFloat16, true},
+                                              {DataType::kFloat16, false},
+                                              {DataType::kFloat16, true}}) {
     // Rows of [batch, length, heads, dim], as many frameworks have them.
     const FltCase c = {.causal = causal};
     FltExample example(c);
@@ -399,7 +399,8 @@ TEST_P(FltAttentionTest, RefusesAStateThatIsNotFinite) {
 
 INSTANTIATE_TEST_SUITE_P(Backends, FltAttentionTest, kAllBackends, BackendParamName);
 INSTANTIATE_TEST_SUITE_P(Programs, FltAttentionTest,
-                         ::testing::Values(kEmulatedBlocks, kEmulatedTeams, kEmulatedQuick), BackendParamName);
+                         ::testing::Values(kEmulatedBlocks, kEmulatedTeams, kEmulatedQuick),
+                         BackendParamName);
 
 }  // namespace
 }  // namespace mnemosyne::kernels

@@ -10,6 +10,7 @@
 #include "kernels/cuda/flt_block.h"
 #include "kernels/cuda/flt_merge.h"
 #include "kernels/cuda/flt_programs.h"
+#include "kernels/cuda/flt_quick_causal.h"
 #include "kernels/cuda/flt_quick_keys.h"
 #include "kernels/cuda/flt_quick_prepare.h"
 #include "kernels/cuda/flt_quick_queries.h"
@@ -116,13 +117,16 @@ class EmulatedFlt : public FltPrograms {
     });
     return absl::OkStatus();
   }
-  absl::StatusOr<uint32_t*> Flag() override { return kind_ == FltProgramKind::kQuick ? &flag_ : nullptr; }
+  absl::StatusOr<uint32_t*> Flag() override {
+    return kind_ == FltProgramKind::kQuick ? &flag_ : nullptr;
+  }
   absl::StatusOr<bool> Wait() override { return std::exchange(flag_, 0U) != 0; }
 
   absl::Status AddKeys(const FltCall& call) override {
     if (WithFltQuick(call, [&](auto sizes) { AddKeysOf<decltype(sizes)>(call); })) {
       return absl::OkStatus();
     }
+    ++careful_calls_;
     for (uint32_t p = 0; p < call.part_count; ++p) {
       const FltPart& part = call.parts[p];
       if (call.arrays.causal && part.is_last) continue;
@@ -142,7 +146,10 @@ class EmulatedFlt : public FltPrograms {
     for (uint32_t u = 0; u < call.unit_count; ++u) {
       for (uint32_t i = 0; i < call.shape.SumCount(); ++i) {
         const FltPart& part = call.parts[call.units[u].first_part];
-        if (!MergeNumber(call, u, i)) {
+        if (MergeNumber(call, u, i)) continue;
+        if (call.quick) {
+          flag_ = 1;
+        } else {
           ++call.counts[part.batch * call.shape.heads + part.head].states;
         }
       }
@@ -192,6 +199,8 @@ class EmulatedFlt : public FltPrograms {
   // Parts that teams have taken, and those that the quick program has.
   size_t team_parts() const { return team_parts_; }
   size_t quick_parts() const { return quick_parts_; }
+  // Launches of other programs than the quick one.
+  size_t careful_calls() const { return careful_calls_; }
 
  private:
   template <class Sizes>
@@ -208,12 +217,28 @@ class EmulatedFlt : public FltPrograms {
   }
   template <class Sizes>
   void AnswerOf(const FltCall& call) {
+    if (call.arrays.causal) {
+      if constexpr (Sizes::kFeatures == 64) AnswerCausalOf<Sizes>(call);
+      return;
+    }
     using Warp = FltQuickQueries<OneThread, HostLanes, Sizes>;
     constexpr FltQuickLayout kAt = FltQuickLayout::OfQueries<Sizes>();
     for (uint32_t p = 0; p < call.part_count; ++p) {
       RunQuickly<Warp, Sizes::kAnswerWarps>(call, p, kAt, [&](const auto& space, auto& team) {
         AnswerAllQuickly<OneThread, Sizes>(
             space, team, call.starts + call.parts[p].unit * size_t{call.shape.SumCount()});
+      });
+    }
+  }
+  template <class Sizes>
+  void AnswerCausalOf(const FltCall& call) {
+    using Causal = FltQuickSizes<Sizes::kType, 64, 64>;
+    using Warp = FltQuickCausal<OneThread, HostLanes, Causal>;
+    constexpr FltQuickLayout kAt = FltQuickLayout::OfCausal<Causal>();
+    for (uint32_t p = 0; p < call.part_count; ++p) {
+      RunQuickly<Warp, Causal::kWarps>(call, p, kAt, [&](const auto& space, auto& team) {
+        AnswerCausalQuickly<OneThread, Causal>(space, team,
+                                               call.starts + p * size_t{call.shape.SumCount()});
       });
     }
   }
@@ -251,7 +276,7 @@ class EmulatedFlt : public FltPrograms {
   }
 
   const FltProgramKind kind_;
-  size_t team_parts_ = 0, quick_parts_ = 0;
+  size_t team_parts_ = 0, quick_parts_ = 0, careful_calls_ = 0;
   uint32_t flag_ = 0;
 };
 
