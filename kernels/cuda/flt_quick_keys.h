@@ -146,11 +146,19 @@ class FltQuickKeys {
   // Logarithms of the warp's features of the staged keys. Large and small products are summed
   // apart, because units cut sums off.
   MNEMOSYNE_DEVICE void Measure(uint32_t raw, Logs& logs) const {
+    const float* const halves = space_.Floats(space_.at.halves);
     F small[kKeyTiles][4];
     MNEMOSYNE_UNROLL_ALL
     for (int j = 0; j < kKeyTiles; ++j) {
-      MNEMOSYNE_UNROLL_ALL
-      for (int k = 0; k < 4; ++k) logs[j][k] = small[j][k] = F(0.0F);
+      W::Each([&](auto here) {
+        MNEMOSYNE_UNROLL_ALL
+        for (int k = 0; k < 4; ++k) {
+          const float half = halves[8 * j + 2 * (here.lane % 4) + k % 2];
+          const float start = here(bias_[k / 2]) - half;
+          here(small[j][k]) = Sizes::kFull ? 0.0F : start;
+          here(logs[j][k]) = Sizes::kFull ? 0.0F : start;
+        }
+      });
     }
     MNEMOSYNE_UNROLL_ALL
     for (int s = 0; s < kDimSteps; s += 2) {
@@ -163,7 +171,7 @@ class FltQuickKeys {
                        Sizes::kRowParts > 1 ? kStride : kRawStride, static_cast<uint32_t>(8 * j),
                        static_cast<uint32_t>(8 * s));
         }
-        MultiplyPair<Sizes::kHalf>(s, x, logs[j], small[j]);
+        MultiplyPair<Sizes::kHalf>(s, x, logs[j], Sizes::kFull ? small[j] : logs[j]);
       }
     }
     if (space_.call.shape.waves > 0) {
@@ -178,18 +186,20 @@ class FltQuickKeys {
                 space_.Words(space_.at.waves) + static_cast<uint32_t>(part) * kRows * kStride,
                 kStride, static_cast<uint32_t>(8 * j), static_cast<uint32_t>(8 * (s - kDimSteps)));
           }
-          MultiplyPair<true>(s, x, logs[j], small[j]);
+          MultiplyPair<true>(s, x, logs[j], Sizes::kFull ? small[j] : logs[j]);
         }
       }
     }
-    const float* const halves = space_.Floats(space_.at.halves);
     MNEMOSYNE_UNROLL_ALL
     for (int j = 0; j < kKeyTiles; ++j) {
       W::Each([&](auto here) {
         MNEMOSYNE_UNROLL_ALL
         for (int k = 0; k < 4; ++k) {
-          const float half = halves[8 * j + 2 * (here.lane % 4) + k % 2];
-          here(logs[j][k]) = here(logs[j][k]) + (here(small[j][k]) - half) + here(bias_[k / 2]);
+          float& log = here(logs[j][k]);
+          if constexpr (Sizes::kFull) {
+            const float half = halves[8 * j + 2 * (here.lane % 4) + k % 2];
+            log = (log + here(small[j][k])) + (here(bias_[k / 2]) - half);
+          }
         }
       });
     }
@@ -508,12 +518,20 @@ class FltQuickKeys {
   MNEMOSYNE_DEVICE void MultiplyPair(int s, const Pair (&x)[kParts], F (&large)[4],
                                      F (&small)[4]) const {
     Fragments::template Mma<kHalf>(small, weights_[s][1], x[0].first);
-    Fragments::template Mma<kHalf>(large, weights_[s][0], x[0].first);
-    if constexpr (kParts > 1) Fragments::template Mma<kHalf>(small, weights_[s][0], x[1].first);
     Fragments::template Mma<kHalf>(small, weights_[s + 1][1], x[0].second);
-    Fragments::template Mma<kHalf>(large, weights_[s + 1][0], x[0].second);
     if constexpr (kParts > 1) {
+      Fragments::template Mma<kHalf>(small, weights_[s][0], x[1].first);
       Fragments::template Mma<kHalf>(small, weights_[s + 1][0], x[1].second);
+    }
+    if constexpr (Sizes::kFull) {
+      F sum[4] = {F(0.0F), F(0.0F), F(0.0F), F(0.0F)};
+      Fragments::template Mma<kHalf>(sum, weights_[s][0], x[0].first);
+      Fragments::template Mma<kHalf>(sum, weights_[s + 1][0], x[0].second);
+      MNEMOSYNE_UNROLL_ALL
+      for (int k = 0; k < 4; ++k) large[k] = large[k] + sum[k];
+    } else {
+      Fragments::template Mma<kHalf>(large, weights_[s][0], x[0].first);
+      Fragments::template Mma<kHalf>(large, weights_[s + 1][0], x[0].second);
     }
   }
 

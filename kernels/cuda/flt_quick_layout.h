@@ -22,6 +22,8 @@ struct FltQuickSizes {
   static constexpr int kWarps = kFeatures / 16;  // Over keys: a warp has 16 features.
   static constexpr int kRows = kTileRows;
 
+  // All digits are to be kept: large and small products of a sum, and sums of many, are formed
+  // apart, because units round toward zero.
   static constexpr bool kFull = kType == FltType::kFloat32;
   // Products of queries and keys with the projection are those of float16, or of bfloat16.
   static constexpr bool kHalf = kType != FltType::kBFloat16;

@@ -139,18 +139,30 @@ class FltQuickQueries {
       }
       MNEMOSYNE_UNROLL_ALL
       for (int g = 0; g < kGroups; ++g) {
-        F small[4] = {F(0.0F), F(0.0F), F(0.0F), F(0.0F)};
-        Fragments::template Mma<kHalf>(small, x[g][0][0], w[1].first);
-        Fragments::template Mma<kHalf>(small, x[g][1][0], w[1].second);
-        if constexpr (kRowParts > 1) {
-          Fragments::template Mma<kHalf>(small, x[g][0][1], w[0].first);
-          Fragments::template Mma<kHalf>(small, x[g][1][1], w[0].second);
-        }
-        Fragments::template Mma<kHalf>(small, x[g][0][0], w[0].first);
-        Fragments::template Mma<kHalf>(small, x[g][1][0], w[0].second);
-        MNEMOSYNE_UNROLL_ALL
-        for (int k = 0; k < 4; ++k) logs[g][m][k] = logs[g][m][k] + small[k];
+        Add(logs[g][m], [&](F(&sum)[4]) {
+          Fragments::template Mma<kHalf>(sum, x[g][0][0], w[1].first);
+          Fragments::template Mma<kHalf>(sum, x[g][1][0], w[1].second);
+          if constexpr (kRowParts > 1) {
+            Fragments::template Mma<kHalf>(sum, x[g][0][1], w[0].first);
+            Fragments::template Mma<kHalf>(sum, x[g][1][1], w[0].second);
+          }
+          Fragments::template Mma<kHalf>(sum, x[g][0][0], w[0].first);
+          Fragments::template Mma<kHalf>(sum, x[g][1][0], w[0].second);
+        });
       }
+    }
+  }
+
+  // Calls form(sum) to add to `to`, or to a sum of its own that is added to it.
+  template <typename Form>
+  static MNEMOSYNE_DEVICE void Add(F (&to)[4], const Form& form) {
+    if constexpr (Sizes::kFull) {
+      F sum[4] = {F(0.0F), F(0.0F), F(0.0F), F(0.0F)};
+      form(sum);
+      MNEMOSYNE_UNROLL_ALL
+      for (int k = 0; k < 4; ++k) to[k] = to[k] + sum[k];
+    } else {
+      form(to);
     }
   }
 
@@ -267,12 +279,11 @@ class FltQuickQueries {
       const U large[2] = {w[0], w[1]}, small[2] = {w[2], w[3]};
       MNEMOSYNE_UNROLL_ALL
       for (int g = 0; g < kGroups; ++g) {
-        F sum[4] = {F(0.0F), F(0.0F), F(0.0F), F(0.0F)};
-        W::MmaHalf(sum, x[g][0], small);
-        W::MmaHalf(sum, x[g][1], large);
-        W::MmaHalf(sum, x[g][0], large);
-        MNEMOSYNE_UNROLL_ALL
-        for (int k = 0; k < 4; ++k) logs[g][m][k] = logs[g][m][k] + sum[k];
+        Add(logs[g][m], [&](F(&sum)[4]) {
+          W::MmaHalf(sum, x[g][0], small);
+          W::MmaHalf(sum, x[g][1], large);
+          W::MmaHalf(sum, x[g][0], large);
+        });
       }
     }
   }
@@ -417,11 +428,10 @@ class FltQuickQueries {
     }
     MNEMOSYNE_UNROLL_ALL
     for (int g = 0; g < kGroups; ++g) {
-      F sum[4] = {F(0.0F), F(0.0F), F(0.0F), F(0.0F)};
-      Fragments::template MultiplyParts<kParts, kParts>(sum, phi[g][m], below);
-      Fragments::template MultiplyParts<kParts, kParts>(sum, phi[g][m + 1], above);
-      MNEMOSYNE_UNROLL_ALL
-      for (int k = 0; k < 4; ++k) out[g][k] = out[g][k] + sum[k];
+      Add(out[g], [&](F(&sum)[4]) {
+        Fragments::template MultiplyParts<kParts, kParts>(sum, phi[g][m], below);
+        Fragments::template MultiplyParts<kParts, kParts>(sum, phi[g][m + 1], above);
+      });
     }
   }
 
