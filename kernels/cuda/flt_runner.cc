@@ -90,7 +90,7 @@ absl::Status FltRunner::KeepWeights(const FltKernel& kernel) {
   for (const auto* array : arrays) total += padded(array->size());
   bool same = kept_weights_.size() == total;
   for (size_t i = 0, place = 0; same && i < std::size(arrays); ++i) {
-    same = std::equal(arrays[i]->begin(), arrays[i]->end(), kept_weights_.begin() + place);
+    same = std::equal(arrays[i]->begin(), arrays[i]->end(), kept_weights_.data() + place);
     place += padded(arrays[i]->size());
   }
   if (!same) {

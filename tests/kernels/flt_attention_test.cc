@@ -284,11 +284,12 @@ TEST_P(FltAttentionTest, LongSequencesThatAreCutAnswerAsWhole) {
 }
 
 TEST_P(FltAttentionTest, TakesSixteenBitTensorsWithStrides) {
-  for (const auto& [type, causal] :
-       std::vector<std::pair<DataType, bool>>{{DataType::kBFloat16, false},
-                                              {DataType::kBFloat16, true},
-                                              {DataType::kFloat16, false},
-                                              {DataType::kFloat16, true}}) {
+  for (const auto& of_call : std::vector<std::pair<DataType, bool>>{{DataType::kBFloat16, false},
+                                                                    {DataType::kBFloat16, true},
+                                                                    {DataType::kFloat16, false},
+                                                                    {DataType::kFloat16, true}}) {
+    const DataType type = of_call.first;
+    const bool causal = of_call.second;
     // Rows of [batch, length, heads, dim], as many frameworks have them.
     const FltCase c = {.causal = causal};
     FltExample example(c);
