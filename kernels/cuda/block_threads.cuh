@@ -15,6 +15,33 @@ struct BlockThreads {
     __syncthreads();
   }
 
+  // The same, but returns before others have: for what a barrier of a team follows.
+  template <typename F>
+  static __device__ __forceinline__ void Spread(uint32_t count, const F& f) {
+    for (uint32_t i = threadIdx.x; i < count; i += blockDim.x) f(i);
+  }
+
+  // Begins to copy `size` bytes, 0 to 16, to 16 bytes of shared memory; the rest of them are 0.
+  // Both are aligned to 16 bytes.
+  static __device__ __forceinline__ void Copy16(uint32_t* to, const void* from, uint32_t size) {
+    const auto place = static_cast<uint32_t>(__cvta_generic_to_shared(to));
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(place), "l"(from), "r"(size)
+                 : "memory");
+  }
+  static __device__ __forceinline__ void Copy4(uint32_t* to, const void* from) {
+    const auto place = static_cast<uint32_t>(__cvta_generic_to_shared(to));
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(place), "l"(from) : "memory");
+  }
+  // Until the thread's copies are done.
+  static __device__ __forceinline__ void WaitForCopies() {
+    asm volatile("cp.async.wait_all;" ::: "memory");
+  }
+
+  // Says that something is wrong to whoever waits for the launch.
+  static __device__ __forceinline__ void Raise(uint32_t* flag) {
+    *reinterpret_cast<volatile uint32_t*>(flag) = 1;
+  }
+
   // Adds to a number that all blocks share.
   static __device__ __forceinline__ void Add(uint32_t* to, uint32_t n) { atomicAdd(to, n); }
 };

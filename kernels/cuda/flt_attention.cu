@@ -2,7 +2,6 @@
 // on tensor cores where there is one of the problem's sizes.
 #include "kernels/cuda/block_threads.cuh"
 #include "kernels/cuda/flt_block.h"
-#include "kernels/cuda/flt_merge.h"
 #include "kernels/cuda/flt_scratch.h"
 #include "kernels/cuda/flt_team_part.h"
 #include "kernels/cuda/lanes.cuh"
@@ -15,27 +14,12 @@ constexpr unsigned kFltThreads = 256;
 
 extern __shared__ float4 scratch[];
 
-__global__ void CheckFltPositions(const float* __restrict__ positions, size_t count,
-                                  unsigned long long* __restrict__ first_bad) {
-  const size_t i = static_cast<size_t>(blockIdx.x) * kFltThreads + threadIdx.x;
-  if (i >= count || fabsf(positions[i]) <= kFltPositionLimit) return;  // NaN goes on.
-  atomicMax(first_bad, static_cast<unsigned long long>(count - i));
-}
-
 __global__ void __launch_bounds__(kFltThreads) AddFltKeys(const __grid_constant__ FltCall call) {
   const FltPart part = call.parts[blockIdx.x];
   if (call.arrays.causal && part.is_last) return;
   FltBlock<BlockThreads> block(call, part, reinterpret_cast<float*>(scratch));
   block.AddKeys(call.sums + blockIdx.x * static_cast<size_t>(call.shape.SumCount()),
                 !call.arrays.causal);
-}
-
-__global__ void __launch_bounds__(kFltThreads)
-    MergeFltSums(const __grid_constant__ FltCall call, uint32_t blocks) {
-  const uint32_t unit = blockIdx.x / blocks, i = blockIdx.x % blocks * kFltThreads + threadIdx.x;
-  if (i >= call.shape.SumCount() || MergeNumber(call, unit, i)) return;
-  const FltPart& part = call.parts[call.units[unit].first_part];
-  atomicAdd(&call.counts[part.batch * call.shape.heads + part.head].states, 1U);
 }
 
 __global__ void __launch_bounds__(kFltThreads) AnswerFlt(const __grid_constant__ FltCall call) {
@@ -47,12 +31,6 @@ __global__ void __launch_bounds__(kFltThreads) AnswerFlt(const __grid_constant__
   } else {
     block.AnswerAll(call.starts + part.unit * count);
   }
-}
-
-__global__ void __launch_bounds__(kFltThreads)
-    WriteFltState(const __grid_constant__ FltCall call, uint32_t blocks) {
-  const uint32_t unit = blockIdx.x / blocks, i = blockIdx.x % blocks * kFltThreads + threadIdx.x;
-  if (i < call.shape.SumCount() + call.shape.positions) WriteStateNumber(call, unit, i);
 }
 
 // The warp of a team that a thread belongs to, in the place of all.
@@ -115,38 +93,19 @@ cudaError_t LaunchTask(Kernel of_a_block, const FltCall& call, cudaStream_t stre
   return LaunchParts(of_a_block, call, kFltThreads, bytes, stream);
 }
 
-uint32_t BlocksOf(size_t count) {
-  return static_cast<uint32_t>((count + kFltThreads - 1) / kFltThreads);
-}
-
 }  // namespace
 
-cudaError_t LaunchFltPositions(const float* positions, size_t count, uint64_t* first_bad,
-                               cudaStream_t stream) {
-  CheckFltPositions<<<BlocksOf(count), kFltThreads, 0, stream>>>(
-      positions, count, reinterpret_cast<unsigned long long*>(first_bad));
-  return cudaGetLastError();
-}
-
 cudaError_t LaunchFltKeys(const FltCall& call, cudaStream_t stream) {
+  cudaError_t error = cudaSuccess;
+  if (LaunchFltQuickKeys(call, stream, &error)) return error;
   return LaunchTask<FltTask::kAddKeys>(AddFltKeys, call, stream);
 }
 
-cudaError_t LaunchFltMerge(const FltCall& call, cudaStream_t stream) {
-  const uint32_t blocks = BlocksOf(call.shape.SumCount());
-  MergeFltSums<<<call.unit_count * blocks, kFltThreads, 0, stream>>>(call, blocks);
-  return cudaGetLastError();
-}
-
 cudaError_t LaunchFltAnswer(const FltCall& call, cudaStream_t stream) {
+  cudaError_t error = cudaSuccess;
+  if (LaunchFltQuickAnswer(call, stream, &error)) return error;
   return call.arrays.causal ? LaunchTask<FltTask::kAnswerCausal>(AnswerFlt, call, stream)
                             : LaunchTask<FltTask::kAnswerAll>(AnswerFlt, call, stream);
-}
-
-cudaError_t LaunchFltState(const FltCall& call, cudaStream_t stream) {
-  const uint32_t blocks = BlocksOf(call.shape.SumCount() + call.shape.positions);
-  WriteFltState<<<call.unit_count * blocks, kFltThreads, 0, stream>>>(call, blocks);
-  return cudaGetLastError();
 }
 
 }  // namespace mnemosyne::kernels::cuda

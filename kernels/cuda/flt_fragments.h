@@ -40,6 +40,39 @@ struct FltPair {
   }
 };
 
+// Two numbers as float16, `low` in the lower half; what is beyond becomes infinite.
+MNEMOSYNE_DEVICE uint32_t PackFloat16(float low, float high) {
+#ifdef __CUDA_ARCH__
+  uint32_t word;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
+  return word;
+#else
+  return static_cast<uint32_t>(ToFloat16(low)) | static_cast<uint32_t>(ToFloat16(high)) << 16U;
+#endif
+}
+MNEMOSYNE_DEVICE void UnpackFloat16(uint32_t word, float* low, float* high) {
+#ifdef __CUDA_ARCH__
+  asm("{.reg .f16 a, b; mov.b32 {a, b}, %2; cvt.f32.f16 %0, a; cvt.f32.f16 %1, b;}"
+      : "=f"(*low), "=f"(*high)
+      : "r"(word));
+#else
+  *low = FromFloat16(static_cast<uint16_t>(word));
+  *high = FromFloat16(static_cast<uint16_t>(word >> 16U));
+#endif
+}
+
+// Two numbers as the sums of two of float16, which keep 22 bits of numbers about 1.
+struct FltHalfPair {
+  uint32_t part[2];
+
+  MNEMOSYNE_DEVICE FltHalfPair(float low, float high) {
+    part[0] = PackFloat16(low, high);
+    float near_low, near_high;
+    UnpackFloat16(part[0], &near_low, &near_high);
+    part[1] = PackFloat16(low - near_low, high - near_high);
+  }
+};
+
 // Rows of words; row strides of 4 more than a multiple of 8 let the lanes of a fragment read from
 // different banks.
 struct FltWords {
@@ -140,15 +173,19 @@ struct FltFragments {
     }
   };
 
-  // c += a b. Of lane 4 g + t, c has rows g and g + 8, of each columns 2 t and 2 t + 1.
+  // c += a b. Of lane 4 g + t, c has rows g and g + 8, of each columns 2 t and 2 t + 1. Units round
+  // sums toward zero: few are formed there, and c is added to with rounding to nearest.
   static MNEMOSYNE_DEVICE void Multiply(const A& a, const B& b, F (&c)[4]) {
+    F product[4] = {F(0.0F), F(0.0F), F(0.0F), F(0.0F)};
     MNEMOSYNE_UNROLL_ALL
     for (int sum = kParts - 1; sum >= 0; --sum) {
       MNEMOSYNE_UNROLL_ALL
       for (int i = 0; i < kParts; ++i) {
-        if (i <= sum) W::Mma(c, a.part[i], b.part[sum - i]);
+        if (i <= sum) W::Mma(product, a.part[i], b.part[sum - i]);
       }
     }
+    MNEMOSYNE_UNROLL_ALL
+    for (int k = 0; k < 4; ++k) c[k] = c[k] + product[k];
   }
 };
 

@@ -28,6 +28,43 @@ MNEMOSYNE_DEVICE uint32_t FeatureOfSum(const FltShape& shape, uint32_t i) {
   return i < psi_end ? i % shape.features : (i - psi_end) / shape.values % shape.features;
 }
 
+// Number `i` of the sum over `count` parts, whose sums are `stride` apart from `sums` on. A
+// thread's loads are under way together; maxima come first, so that each part costs one
+// exponential.
+MNEMOSYNE_DEVICE float MergeAll(const float* sums, size_t stride, uint32_t count, uint32_t i,
+                                uint32_t feature, bool scaled) {
+  constexpr uint32_t kAtOnce = 16;
+  float most = 0;
+  if (scaled) {
+    most = kFltNoKey;
+    for (uint32_t p = 0; p < count; p += kAtOnce) {
+      float maxima[kAtOnce];
+      MNEMOSYNE_UNROLL_ALL
+      for (uint32_t k = 0; k < kAtOnce; ++k) {
+        maxima[k] = sums[(p + k < count ? p + k : p) * stride + feature];
+      }
+      MNEMOSYNE_UNROLL_ALL
+      for (uint32_t k = 0; k < kAtOnce; ++k) most = fmaxf(most, maxima[k]);
+    }
+    if (i == feature) return most;
+  }
+  float sum = 0;
+  for (uint32_t p = 0; p < count; p += kAtOnce) {
+    float numbers[kAtOnce], factors[kAtOnce];
+    MNEMOSYNE_UNROLL_ALL
+    for (uint32_t k = 0; k < kAtOnce; ++k) {
+      const float* const own = sums + (p + k < count ? p + k : p) * stride;
+      numbers[k] = p + k < count ? own[i] : 0.0F;
+      factors[k] = scaled ? own[feature] : 0.0F;
+    }
+    MNEMOSYNE_UNROLL_ALL
+    for (uint32_t k = 0; k < kAtOnce; ++k) {
+      sum = fmaf(numbers[k], Exp2((factors[k] - most) * kLog2OfE), sum);
+    }
+  }
+  return sum;
+}
+
 // Number `i` of the sums of unit `u`: to starts[u], or, if causal, to starts[part] of its parts.
 // Returns whether the state that it began with was finite.
 MNEMOSYNE_DEVICE bool MergeNumber(const FltCall& call, uint32_t u, uint32_t i) {
@@ -48,10 +85,14 @@ MNEMOSYNE_DEVICE bool MergeNumber(const FltCall& call, uint32_t u, uint32_t i) {
     if (scaled) running.maximum = state[feature];
     finite = IsFinite(running.number);
   }
+  const float* const own = call.sums + unit.first_part * count;
+  if (!call.arrays.causal && call.arrays.state == nullptr) {
+    call.starts[u * count + i] = MergeAll(own, count, unit.part_count, i, feature, scaled);
+    return true;
+  }
   constexpr uint32_t kAtOnce = 8;  // Parts whose loads are under way together.
   // Nothing needs the last part's own sums if causal.
   const uint32_t needed = unit.part_count - (call.arrays.causal ? 1 : 0);
-  const float* const own = call.sums + unit.first_part * count;
   float* const start = call.starts + (call.arrays.causal ? unit.first_part : u) * count;
   for (uint32_t p = 0; p < unit.part_count; p += kAtOnce) {
     float maxima[kAtOnce], numbers[kAtOnce];

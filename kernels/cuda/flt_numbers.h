@@ -75,6 +75,19 @@ MNEMOSYNE_DEVICE void WriteElement(FltType type, void* data, size_t at, float x)
 // exp(x), 0 where float32 ends.
 MNEMOSYNE_DEVICE float FlushedExp(float x) { return x > -87.0F ? expf(x) : 0.0F; }
 
+// 2^x within 2^-22, 0 where float32 ends.
+MNEMOSYNE_DEVICE float Exp2(float x) {
+#ifdef __CUDA_ARCH__
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+#else
+  return x < -126.0F ? 0.0F : exp2f(x);
+#endif
+}
+
+inline constexpr float kLog2OfE = 1.44269504F;
+
 // x less the nearest whole number; exact.
 MNEMOSYNE_DEVICE float DropTurns(float x) { return x - rintf(x); }
 
@@ -111,6 +124,18 @@ MNEMOSYNE_DEVICE void CosineAndSine(float t, float* cosine, float* sine) {
   const float along = odd ? s : c, across = odd ? c : s;
   *cosine = quarter > 0.5F || quarter < -1.5F ? -along : along;
   *sine = quarter > 1.5F || quarter < -0.5F ? -across : across;
+}
+
+// cos and sin of 2 pi t within 1e-6, for t of a few turns.
+MNEMOSYNE_DEVICE void QuickCosineAndSine(float t, float* cosine, float* sine) {
+  const float x = t * 6.28318531F;
+#ifdef __CUDA_ARCH__
+  *cosine = __cosf(x);
+  *sine = __sinf(x);
+#else
+  *cosine = cosf(x);
+  *sine = sinf(x);
+#endif
 }
 
 }  // namespace mnemosyne::kernels::cuda

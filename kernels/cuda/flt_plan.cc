@@ -1,35 +1,27 @@
 #include "kernels/cuda/flt_plan.h"
 
 #include <algorithm>
-#include <cstring>
 #include <span>
-#include <type_traits>
 #include <utility>
 
 namespace mnemosyne::kernels::cuda {
 namespace {
 
-// Parts of all sequences together: some for each multiprocessor of a large GPU.
-constexpr size_t kPartsWanted = 528;
+// Parts of all sequences together at most: three, which run at a time, for each multiprocessor of a
+// large GPU.
+constexpr size_t kPartsWanted = 3 * 132;
 
 // The fewest rows of a part of a longer sequence, and the most parts of one, which one thread goes
 // through in order.
-constexpr size_t kPartRows = 128, kPartsMax = 128;
+constexpr size_t kPartRows = 64, kPartsMax = 128;
 
 constexpr size_t kSumsMax = size_t{64} << 20;  // Floats of the sums of a launch.
-
-// Structs of 32-bit numbers, without gaps.
-template <typename T>
-bool SameBytes(const std::vector<T>& a, const std::vector<T>& b) {
-  static_assert(std::has_unique_object_representations_v<T>);
-  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0;
-}
 
 uint32_t Narrow(size_t x) { return static_cast<uint32_t>(x); }
 
 // Rows of each part of a sequence of `count` rows, of a call with `all` rows.
 size_t PartRows(size_t count, size_t all, size_t parts_that_fit) {
-  const size_t share = (count * kPartsWanted + all - 1) / all;
+  const size_t share = count * kPartsWanted / all;
   const size_t parts = std::clamp<size_t>(std::min(share, count / kPartRows), 1,
                                           std::min(kPartsMax, parts_that_fit));
   if (parts == 1) return count;
@@ -73,12 +65,6 @@ std::vector<FltLaunchPlan> PlanFlt(const FltSizes& sizes, const FltRows& rows) {
   }
   if (!launch.parts.empty()) launches.push_back(std::move(launch));
   return launches;
-}
-
-bool SamePlan(const std::vector<FltLaunchPlan>& a, const std::vector<FltLaunchPlan>& b) {
-  return std::ranges::equal(a, b, [](const FltLaunchPlan& x, const FltLaunchPlan& y) {
-    return SameBytes(x.parts, y.parts) && SameBytes(x.units, y.units);
-  });
 }
 
 }  // namespace mnemosyne::kernels::cuda

@@ -21,6 +21,4 @@ struct FltLaunchPlan {
 // at most some 512 MB, or one part's.
 std::vector<FltLaunchPlan> PlanFlt(const FltSizes& sizes, const FltRows& rows);
 
-bool SamePlan(const std::vector<FltLaunchPlan>& a, const std::vector<FltLaunchPlan>& b);
-
 }  // namespace mnemosyne::kernels::cuda

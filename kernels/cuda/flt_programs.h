@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "kernels/cuda/flt_tables.h"
 
 namespace mnemosyne::kernels::cuda {
@@ -22,6 +23,16 @@ class FltPrograms {
   // number within kFltPositionLimit; what was there, 0, if there is none.
   virtual absl::Status CheckPositions(const float* positions, size_t count,
                                       uint64_t* first_bad) = 0;
+
+  // Sets FltCall::prepared of a call that the quick program takes.
+  virtual absl::Status Prepare(const FltCall& call) = 0;
+
+  // The word of FltCall::flag: 0, unless a program has raised it since Wait was last called. Null
+  // if there is no quick program.
+  virtual absl::StatusOr<uint32_t*> Flag() = 0;
+
+  // Waits for all that is queued; returns whether the flag was raised, and lowers it.
+  virtual absl::StatusOr<bool> Wait() = 0;
 
   // The sums over the keys of all parts; of causal sequences not of the last part, and without
   // counting faults, which Answer does.

@@ -3,9 +3,11 @@
 #include <algorithm>
 #include <cstring>
 #include <string_view>
+#include <utility>
 
 #include "base/error.h"
 #include "base/status_macros.h"
+#include "kernels/cuda/flt_quick_prepare.h"
 #include "kernels/cuda/flt_scratch.h"
 
 namespace mnemosyne::kernels::cuda {
@@ -81,26 +83,38 @@ absl::Status FltRunner::KeepWeights(const FltKernel& kernel) {
       &weights_at_.query_a, &weights_at_.query_b,   &weights_at_.key_a,
       &weights_at_.key_b,   &weights_at_.constants, &weights_at_.floors};
   constexpr size_t kAlignment = 16;  // Floats.
-  gathered_.clear();
-  for (const auto* array : arrays) {
-    gathered_.insert(gathered_.end(), array->begin(), array->end());
-    gathered_.resize((gathered_.size() + kAlignment - 1) / kAlignment * kAlignment);
+  const auto padded = [](size_t count) {
+    return (count + kAlignment - 1) / kAlignment * kAlignment;
+  };
+  size_t total = 0;
+  for (const auto* array : arrays) total += padded(array->size());
+  bool same = kept_weights_.size() == total;
+  for (size_t i = 0, place = 0; same && i < std::size(arrays); ++i) {
+    same = std::equal(arrays[i]->begin(), arrays[i]->end(), kept_weights_.data() + place);
+    place += padded(arrays[i]->size());
   }
-  if (gathered_ != kept_weights_) {
+  if (!same) {
     kept_weights_.clear();  // They are not there if this fails.
-    const size_t size = gathered_.size() * sizeof(float);
+    prepared_for_.reset();
+    std::vector<float> gathered;
+    gathered.reserve(total);
+    for (const auto* array : arrays) {
+      gathered.insert(gathered.end(), array->begin(), array->end());
+      gathered.resize(padded(gathered.size()));
+    }
+    const size_t size = total * sizeof(float);
     if (weights_.size() != size) {
       MNEMO_RETURN_IF_ERROR(backend_.Synchronize());
       MNEMO_ASSIGN_OR_RETURN(weights_, backend_.Allocate(size));
     }
-    MNEMO_RETURN_IF_ERROR(backend_.Upload(reinterpret_cast<const std::byte*>(gathered_.data()),
+    MNEMO_RETURN_IF_ERROR(backend_.Upload(reinterpret_cast<const std::byte*>(gathered.data()),
                                           weights_.data(), size));
-    kept_weights_ = gathered_;
+    kept_weights_ = std::move(gathered);
   }
   const float* at = weights_.as<const float>();
   for (size_t i = 0; i < std::size(arrays); ++i) {
     *places[i] = arrays[i]->empty() ? nullptr : at;
-    at += (arrays[i]->size() + kAlignment - 1) / kAlignment * kAlignment;
+    at += padded(arrays[i]->size());
   }
   weights_at_.projection_sets = static_cast<uint32_t>(kernel.projection_sets);
   weights_at_.root_scale = kernel.root_scale;
@@ -108,9 +122,15 @@ absl::Status FltRunner::KeepWeights(const FltKernel& kernel) {
 }
 
 absl::Status FltRunner::KeepPlan(const FltAttentionArgs& args) {
+  const FltRows& rows = args.rows;
+  const PlannedRows now = {FltShape::Of(args.kernel->sizes).SumCount(),
+                           args.kernel->sizes.heads,
+                           rows.batch,
+                           rows.length,
+                           {rows.sequence_starts.begin(), rows.sequence_starts.end()}};
+  if (planned_ == now) return absl::OkStatus();
+  planned_.reset();
   std::vector<FltLaunchPlan> plan = PlanFlt(args.kernel->sizes, args.rows);
-  if (SamePlan(plan, kept_plan_)) return absl::OkStatus();
-  kept_plan_.clear();
   tables_.Clear();
   parts_at_.clear();
   units_at_.clear();
@@ -120,30 +140,90 @@ absl::Status FltRunner::KeepPlan(const FltAttentionArgs& args) {
   }
   MNEMO_RETURN_IF_ERROR(tables_.Upload(backend_));
   kept_plan_ = std::move(plan);
+  planned_ = now;
   return absl::OkStatus();
 }
 
-absl::Status FltRunner::Launch(const FltAttentionArgs& args, FltCall call) {
+absl::Status FltRunner::KeepPrepared(FltCall& call) {
+  size_t words = 0;
+  WithFltQuick(
+      call, [&](auto sizes) { words = FltPreparation<decltype(sizes)>::Words(call.shape.heads); });
+  const size_t size = words * sizeof(uint32_t);
+  if (prepared_.size() < size) {
+    MNEMO_RETURN_IF_ERROR(backend_.Synchronize());
+    prepared_for_.reset();
+    MNEMO_ASSIGN_OR_RETURN(prepared_, backend_.Allocate(size));
+  }
+  call.prepared = prepared_.as<uint32_t>();
+  const std::pair now = {call.arrays.type, call.shape.features};
+  if (prepared_for_ == now) return absl::OkStatus();
+  prepared_for_.reset();
+  MNEMO_RETURN_IF_ERROR(programs_.Prepare(call));
+  prepared_for_ = now;
+  return absl::OkStatus();
+}
+
+absl::Status FltRunner::Place(size_t i, FltCall& call) {
+  const FltLaunchPlan& plan = kept_plan_[i];
+  const size_t each = call.shape.SumCount();
+  Places places;
+  const size_t sums_at = places.Take<float>(plan.parts.size() * each);
+  const size_t start_count = call.arrays.causal ? plan.parts.size() : plan.units.size();
+  const size_t starts_at = places.Take<float>(start_count * each);
+  MNEMO_ASSIGN_OR_RETURN(std::byte* const space, space_.Get(backend_, places.end()));
+  call.parts = tables_.At<FltPart>(parts_at_[i]);
+  call.units = tables_.At<FltUnit>(units_at_[i]);
+  call.part_count = static_cast<uint32_t>(plan.parts.size());
+  call.unit_count = static_cast<uint32_t>(plan.units.size());
+  call.sums = reinterpret_cast<float*>(space + sums_at);
+  call.starts = reinterpret_cast<float*>(space + starts_at);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<bool> FltRunner::LaunchQuickly(FltCall call) {
+  call.quick = true;
+  // A state is left alone if numbers are wrong, and all launches have to be known for that.
+  const bool has_state = call.arrays.state != nullptr;
+  if (call.arrays.normalizers != nullptr || (has_state && kept_plan_.size() > 1) ||
+      !WithFltQuick(call, [](auto) {})) {
+    return false;
+  }
+  MNEMO_ASSIGN_OR_RETURN(call.flag, programs_.Flag());
+  if (call.flag == nullptr) return false;
+  MNEMO_RETURN_IF_ERROR(KeepPrepared(call));
   for (size_t i = 0; i < kept_plan_.size(); ++i) {
-    const FltLaunchPlan& plan = kept_plan_[i];
-    const size_t each = call.shape.SumCount();
-    Places places;
-    const size_t sums_at = places.Take<float>(plan.parts.size() * each);
-    const size_t start_count = args.rows.causal ? plan.parts.size() : plan.units.size();
-    const size_t starts_at = places.Take<float>(start_count * each);
-    MNEMO_ASSIGN_OR_RETURN(std::byte* const space, space_.Get(backend_, places.end()));
-    call.parts = tables_.At<FltPart>(parts_at_[i]);
-    call.units = tables_.At<FltUnit>(units_at_[i]);
-    call.part_count = static_cast<uint32_t>(plan.parts.size());
-    call.unit_count = static_cast<uint32_t>(plan.units.size());
-    call.sums = reinterpret_cast<float*>(space + sums_at);
-    call.starts = reinterpret_cast<float*>(space + starts_at);
+    MNEMO_RETURN_IF_ERROR(Place(i, call));
+    MNEMO_RETURN_IF_ERROR(programs_.AddKeys(call));
+    MNEMO_RETURN_IF_ERROR(programs_.Merge(call));
+    MNEMO_RETURN_IF_ERROR(programs_.Answer(call));
+  }
+  MNEMO_ASSIGN_OR_RETURN(const bool raised, programs_.Wait());
+  if (!raised && has_state && !kept_plan_.empty()) {
+    MNEMO_RETURN_IF_ERROR(programs_.WriteState(call));
+    MNEMO_RETURN_IF_ERROR(backend_.Synchronize());
+  }
+  return !raised;
+}
+
+absl::Status FltRunner::LaunchCarefully(const FltAttentionArgs& args, FltCall call) {
+  const size_t heads = args.rows.batch * args.kernel->sizes.heads;
+  const size_t size = sizeof(uint64_t) + heads * sizeof(FltCounts);
+  MNEMO_ASSIGN_OR_RETURN(std::byte* const counts, counts_.Get(backend_, size));
+  call.counts = reinterpret_cast<FltCounts*>(counts + sizeof(uint64_t));
+  MNEMO_RETURN_IF_ERROR(programs_.Clear(counts, size));
+  const size_t positions = PositionCount(args);
+  if (positions > 0) {
+    MNEMO_RETURN_IF_ERROR(programs_.CheckPositions(args.rows.positions, positions,
+                                                   reinterpret_cast<uint64_t*>(counts)));
+  }
+  for (size_t i = 0; i < kept_plan_.size(); ++i) {
+    MNEMO_RETURN_IF_ERROR(Place(i, call));
     MNEMO_RETURN_IF_ERROR(programs_.AddKeys(call));
     MNEMO_RETURN_IF_ERROR(programs_.Merge(call));
     MNEMO_RETURN_IF_ERROR(programs_.Answer(call));
     // A state is left alone if numbers are wrong.
     if (args.state != nullptr || i + 1 == kept_plan_.size()) {
-      MNEMO_RETURN_IF_ERROR(ReadCounts(args, PositionCount(args)));
+      MNEMO_RETURN_IF_ERROR(ReadCounts(args, positions));
     }
     if (args.state != nullptr) MNEMO_RETURN_IF_ERROR(programs_.WriteState(call));
   }
@@ -182,22 +262,14 @@ absl::Status FltRunner::ReadCounts(const FltAttentionArgs& args, size_t position
 absl::Status FltRunner::Attend(const FltAttentionArgs& args) {
   MNEMO_RETURN_IF_ERROR(KeepWeights(*args.kernel));
   MNEMO_RETURN_IF_ERROR(KeepPlan(args));
-  const size_t heads = args.rows.batch * args.kernel->sizes.heads;
-  const size_t size = sizeof(uint64_t) + heads * sizeof(FltCounts);
-  MNEMO_ASSIGN_OR_RETURN(std::byte* const counts, counts_.Get(backend_, size));
-  MNEMO_RETURN_IF_ERROR(programs_.Clear(counts, size));
-  const size_t positions = PositionCount(args);
-  if (positions > 0) {
-    MNEMO_RETURN_IF_ERROR(programs_.CheckPositions(args.rows.positions, positions,
-                                                   reinterpret_cast<uint64_t*>(counts)));
-  }
+  found_.clear();
   FltCall call = {};
   call.shape = FltShape::Of(args.kernel->sizes);
   call.tile_rows = FltScratchLayout::TileRows(call.shape);
   call.weights = weights_at_;
   call.arrays = ArraysOf(args);
-  call.counts = reinterpret_cast<FltCounts*>(counts + sizeof(uint64_t));
-  MNEMO_RETURN_IF_ERROR(Launch(args, call));
+  MNEMO_ASSIGN_OR_RETURN(const bool done, LaunchQuickly(call));
+  if (!done) MNEMO_RETURN_IF_ERROR(LaunchCarefully(args, call));
   if (args.report == nullptr) return absl::OkStatus();
   *args.report = {};
   for (const FltLaunchPlan& plan : kept_plan_) {

@@ -4,9 +4,12 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "kernels/backend.h"
 #include "kernels/cuda/flt_plan.h"
 #include "kernels/cuda/flt_programs.h"
@@ -27,19 +30,35 @@ class FltRunner {
  private:
   // Copies the kernel's arrays to the device, unless those of the last call were the same.
   absl::Status KeepWeights(const FltKernel& kernel);
-  // The same with the parts and units.
+  // The parts and units, unless those of the last call were the same.
   absl::Status KeepPlan(const FltAttentionArgs& args);
-  absl::Status Launch(const FltAttentionArgs& args, FltCall call);
+  // The quick program's form of the weights, unless it is there.
+  absl::Status KeepPrepared(FltCall& call);
+  // Runs the quick program, if it takes the call; returns whether what it wrote counts.
+  absl::StatusOr<bool> LaunchQuickly(FltCall call);
+  // Runs the others, which count what is wrong with numbers.
+  absl::Status LaunchCarefully(const FltAttentionArgs& args, FltCall call);
+  // Points a call to the parts and the workspace of launch i.
+  absl::Status Place(size_t i, FltCall& call);
   absl::Status ReadCounts(const FltAttentionArgs& args, size_t positions);
   absl::Status PositionError(const FltAttentionArgs& args, size_t index);
 
   Backend& backend_;
   FltPrograms& programs_;
 
-  std::vector<float> kept_weights_, gathered_;
+  std::vector<float> kept_weights_;
   Buffer weights_;
   FltWeights weights_at_ = {};
+  Buffer prepared_;
+  std::optional<std::pair<FltType, uint32_t>> prepared_for_;  // Tensors' type, features.
 
+  // What a plan depends on.
+  struct PlannedRows {
+    size_t sum_count, heads, batch, length;
+    std::vector<size_t> sequence_starts;
+    bool operator==(const PlannedRows&) const = default;
+  };
+  std::optional<PlannedRows> planned_;
   std::vector<FltLaunchPlan> kept_plan_;
   Staging tables_;
   std::vector<size_t> parts_at_, units_at_;

@@ -116,6 +116,13 @@ struct FltCall {
   float* sums;        // [parts, SumCount]: over the keys of a part.
   float* starts;      // [parts, SumCount] of causal parts, what they start from; else [units, ...].
   FltCounts* counts;  // [batch, heads]
+
+  // Of the quick program: whether it may run; its weights, see FltPrepared; and a word that it sets
+  // to 1 where a number is not finite, a position too large, or a number beyond float16. Then
+  // nothing that was written counts, and the call has to run again without it.
+  bool quick;
+  uint32_t* prepared;
+  uint32_t* flag;
 };
 
 }  // namespace mnemosyne::kernels::cuda

@@ -9,6 +9,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/cuda/flt_numbers.h"
+
 namespace mnemosyne::kernels::cuda {
 
 struct HostLanes {
@@ -81,30 +83,37 @@ struct HostLanes {
     for (int lane = 0; lane < kCount; ++lane) f(Here{lane});
   }
 
-  // Fragments as the PTX manual has them for mma.m16n8k16: lane = 4 group + place.
+  // Fragments as the PTX manual has them for mma.m16n8k16: lane = 4 group + place. Sums are rounded
+  // toward zero, as the units do.
   static void Mma(Floats (&c)[4], const Words (&a)[4], const Words (&b)[2]) {
-    const auto half = [](uint32_t word, size_t k) {
-      const uint32_t bits = k % 2 == 0 ? word << 16U : word & 0xFFFF0000U;
-      return static_cast<double>(std::bit_cast<float>(bits));
-    };
-    double left[16][16], right[8][16];  // Of b a column a row.
-    for (size_t k = 0; k < 16; ++k) {
-      const size_t place = k % 8 / 2, upper = k / 8;
-      for (size_t row = 0; row < 16; ++row) {
-        left[row][k] = half(a[2 * upper + row / 8][4 * (row % 8) + place], k);
-      }
-      for (size_t column = 0; column < 8; ++column) {
-        right[column][k] = half(b[upper][4 * column + place], k);
-      }
+    Multiply(c, a, b, [](uint16_t bits) {
+      return static_cast<double>(std::bit_cast<float>(static_cast<uint32_t>(bits) << 16U));
+    });
+  }
+  static void MmaBrain(Floats (&c)[4], const Words (&a)[4], const Words (&b)[2]) { Mma(c, a, b); }
+  static void MmaHalf(Floats (&c)[4], const Words (&a)[4], const Words (&b)[2]) {
+    Multiply(c, a, b, [](uint16_t bits) { return static_cast<double>(FromFloat16(bits)); });
+  }
+
+  static void LoadMatrices(Words (&x)[4], const uint32_t* from, const Ints& at) {
+    for (size_t i = 0; i < 4; ++i) {
+      x[i] = Words::Make(
+          [&](size_t lane) { return from[static_cast<size_t>(at[8 * i + lane / 4]) + lane % 4]; });
     }
-    for (size_t row = 0; row < 16; ++row) {
-      for (size_t column = 0; column < 8; ++column) {
-        float& to = c[2 * (row / 8) + column % 2].lane[4 * (row % 8) + column / 2];
-        auto sum = static_cast<double>(to);
-        for (size_t k = 0; k < 16; ++k) sum += left[row][k] * right[column][k];
-        to = static_cast<float>(sum);
-      }
+  }
+  static void LoadTransposed(Words (&x)[4], const uint32_t* from, const Ints& at) {
+    for (size_t i = 0; i < 4; ++i) {
+      x[i] = Words::Make([&](size_t lane) {
+        const auto half = [&](size_t row) {
+          const uint32_t word = from[static_cast<size_t>(at[8 * i + row]) + lane / 4 / 2];
+          return lane / 4 % 2 == 0 ? word & 0xFFFFU : word >> 16U;
+        };
+        return half(2 * (lane % 4)) | half(2 * (lane % 4) + 1) << 16U;
+      });
     }
+  }
+  static bool Any(const Bools& which) {
+    return std::any_of(which.lane.begin(), which.lane.end(), [](bool x) { return x; });
   }
 
   static Ints Lane() {
@@ -217,6 +226,38 @@ struct HostLanes {
   }
   static void LoadStream(const float* p, const Ints& at, Floats (&x)[4]) { LoadFour(p, at, x); }
   static void StoreStream(float* p, const Ints& at, const Floats (&x)[4]) { StoreFour(p, at, x); }
+
+ private:
+  template <typename Decode>
+  static void Multiply(Floats (&c)[4], const Words (&a)[4], const Words (&b)[2],
+                       const Decode& decode) {
+    const auto half = [&](uint32_t word, size_t k) {
+      return decode(static_cast<uint16_t>(k % 2 == 0 ? word : word >> 16U));
+    };
+    double left[16][16], right[8][16];  // Of b a column a row.
+    for (size_t k = 0; k < 16; ++k) {
+      const size_t place = k % 8 / 2, upper = k / 8;
+      for (size_t row = 0; row < 16; ++row) {
+        left[row][k] = half(a[2 * upper + row / 8][4 * (row % 8) + place], k);
+      }
+      for (size_t column = 0; column < 8; ++column) {
+        right[column][k] = half(b[upper][4 * column + place], k);
+      }
+    }
+    for (size_t row = 0; row < 16; ++row) {
+      for (size_t column = 0; column < 8; ++column) {
+        float& to = c[2 * (row / 8) + column % 2].lane[4 * (row % 8) + column / 2];
+        auto sum = static_cast<double>(to);
+        for (size_t k = 0; k < 16; ++k) sum += left[row][k] * right[column][k];
+        to = TowardZero(sum);
+      }
+    }
+  }
+
+  static float TowardZero(double x) {
+    const auto near = static_cast<float>(x);
+    return std::abs(static_cast<double>(near)) > std::abs(x) ? std::nextafter(near, 0.0F) : near;
+  }
 };
 
 }  // namespace mnemosyne::kernels::cuda

@@ -39,6 +39,43 @@ struct WarpLanes {
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
   }
 
+  // The same of float16 numbers; and of bfloat16 numbers again, for the compiler to move about.
+  static __device__ __forceinline__ void MmaHalf(Floats (&c)[4], const Words (&a)[4],
+                                                 const Words (&b)[2]) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
+        "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+  }
+  static __device__ __forceinline__ void MmaBrain(Floats (&c)[4], const Words (&a)[4],
+                                                  const Words (&b)[2]) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+        "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+  }
+
+  // Four matrices of 8 rows of 4 words of shared memory; lane 8 i + r says where row r of matrix i
+  // is. Lane 4 g + t gets word t of row g of each; or, transposed, halves g of rows 2 t and 2 t
+  // + 1.
+  static __device__ __forceinline__ void LoadMatrices(Words (&x)[4], const uint32_t* from,
+                                                      Ints at) {
+    const auto place = static_cast<uint32_t>(__cvta_generic_to_shared(from + at));
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3])
+                 : "r"(place)
+                 : "memory");
+  }
+  static __device__ __forceinline__ void LoadTransposed(Words (&x)[4], const uint32_t* from,
+                                                        Ints at) {
+    const auto place = static_cast<uint32_t>(__cvta_generic_to_shared(from + at));
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3])
+                 : "r"(place)
+                 : "memory");
+  }
+  static __device__ bool Any(Bools which) { return __any_sync(kAll, which) != 0; }
+
   static __device__ Ints Lane() { return static_cast<int>(threadIdx.x & 31U); }
   static __device__ void Sync() { __syncwarp(); }
 

@@ -114,6 +114,10 @@ cudaError_t LaunchMnemosyneStep(const MnemosyneModel& model, const MnemosyneArra
 // The programs of FLT attention; see flt_programs.h.
 cudaError_t LaunchFltPositions(const float* positions, size_t count, uint64_t* first_bad,
                                cudaStream_t stream);
+// Those of the quick program return whether it takes the call.
+bool LaunchFltQuickKeys(const FltCall& call, cudaStream_t stream, cudaError_t* error);
+bool LaunchFltQuickAnswer(const FltCall& call, cudaStream_t stream, cudaError_t* error);
+cudaError_t LaunchFltPreparation(const FltCall& call, cudaStream_t stream);
 cudaError_t LaunchFltKeys(const FltCall& call, cudaStream_t stream);
 cudaError_t LaunchFltMerge(const FltCall& call, cudaStream_t stream);
 cudaError_t LaunchFltAnswer(const FltCall& call, cudaStream_t stream);

@@ -22,25 +22,40 @@ constexpr double kTolerance = 1e-5;
 constexpr double kWideTolerance = 4e-5;
 constexpr double kCancellingTolerance = 1e-4;  // Where few terms are left of it.
 
-// Of outputs of 16 bits, besides their own rounding.
+// Of outputs of 16 bits, besides their own rounding, on tensor cores.
 constexpr double kSixteenBitTolerance = 3e-5;
 
 constexpr MaskForm kTimes = MaskForm::kMultiplicative;
 
-// The programs of a GPU, run on the CPU: that of a block, and those of teams where they fit.
+// The programs of a GPU, run on the CPU: that of a block, those of teams where they fit, and the
+// quick one where it does.
 const BackendParam kEmulatedBlocks = {"cpu", "emulated_cuda_blocks"};
 const BackendParam kEmulatedTeams = {"cpu", "emulated_cuda_teams"};
+const BackendParam kEmulatedQuick = {"cpu", "emulated_cuda_quick"};
 
 class FltAttentionTest : public BackendTest {
  protected:
   void SetUp() override {
-    const bool teams = GetParam().isa == kEmulatedTeams.isa;
-    if (!teams && GetParam().isa != kEmulatedBlocks.isa) return BackendTest::SetUp();
+    auto kind = cuda::FltProgramKind::kBlocks;
+    if (GetParam().isa == kEmulatedTeams.isa) {
+      kind = cuda::FltProgramKind::kTeams;
+    } else if (GetParam().isa == kEmulatedQuick.isa) {
+      kind = cuda::FltProgramKind::kQuick;
+    } else if (GetParam().isa != kEmulatedBlocks.isa) {
+      return BackendTest::SetUp();
+    }
     auto created = CreateBackend("cpu", {.threads = 1});
     ASSERT_OK(created);
     backend_ = *std::move(created);
-    programs_ = std::make_unique<cuda::EmulatedFlt>(teams);
+    programs_ = std::make_unique<cuda::EmulatedFlt>(kind);
     emulated_ = std::make_unique<cuda::FltRunner>(*backend_, *programs_);
+  }
+
+  // Programs on tensor cores keep 16 bits of factors where outputs have fewer.
+  static double SixteenBitTolerance() {
+    const bool cpu = GetParam().device == "cpu" && GetParam().isa != kEmulatedTeams.isa &&
+                     GetParam().isa != kEmulatedQuick.isa;
+    return cpu ? kTolerance : kSixteenBitTolerance;
   }
 
   // With arrays of the host.
@@ -269,9 +284,14 @@ TEST_P(FltAttentionTest, LongSequencesThatAreCutAnswerAsWhole) {
 }
 
 TEST_P(FltAttentionTest, TakesSixteenBitTensorsWithStrides) {
-  for (const DataType type : {DataType::kBFloat16, DataType::kFloat16}) {
+  for (const auto& of_call : std::vector<std::pair<DataType, bool>>{{DataType::kBFloat16, false},
+                                                                    {DataType::kBFloat16, true},
+                                                                    {DataType::kFloat16, false},
+                                                                    {DataType::kFloat16, true}}) {
+    const DataType type = of_call.first;
+    const bool causal = of_call.second;
     // Rows of [batch, length, heads, dim], as many frameworks have them.
-    const FltCase c = {.causal = true};
+    const FltCase c = {.causal = causal};
     FltExample example(c);
     const auto encode = [&](std::vector<float>& numbers) {
       std::vector<uint16_t> wire(numbers.size());
@@ -311,7 +331,7 @@ TEST_P(FltAttentionTest, TakesSixteenBitTensorsWithStrides) {
           reinterpret_cast<const std::byte*>(&out[((batch * c.length + row) * 2 + head) * 16 + d]),
           &actual, 1);
       const double step = type == DataType::kBFloat16 ? 1.0 / 256 : 1.0 / 2048;
-      ASSERT_NEAR(actual, expected[i], step * std::abs(expected[i]) + kSixteenBitTolerance);
+      ASSERT_NEAR(actual, expected[i], step * std::abs(expected[i]) + SixteenBitTolerance());
     }
   }
 }
@@ -380,7 +400,8 @@ TEST_P(FltAttentionTest, RefusesAStateThatIsNotFinite) {
 
 INSTANTIATE_TEST_SUITE_P(Backends, FltAttentionTest, kAllBackends, BackendParamName);
 INSTANTIATE_TEST_SUITE_P(Programs, FltAttentionTest,
-                         ::testing::Values(kEmulatedBlocks, kEmulatedTeams), BackendParamName);
+                         ::testing::Values(kEmulatedBlocks, kEmulatedTeams, kEmulatedQuick),
+                         BackendParamName);
 
 }  // namespace
 }  // namespace mnemosyne::kernels

@@ -4,11 +4,16 @@
 
 #include <cmath>
 #include <cstring>
+#include <utility>
 #include <vector>
 
 #include "kernels/cuda/flt_block.h"
 #include "kernels/cuda/flt_merge.h"
 #include "kernels/cuda/flt_programs.h"
+#include "kernels/cuda/flt_quick_causal.h"
+#include "kernels/cuda/flt_quick_keys.h"
+#include "kernels/cuda/flt_quick_prepare.h"
+#include "kernels/cuda/flt_quick_queries.h"
 #include "kernels/cuda/flt_scratch.h"
 #include "kernels/cuda/flt_team_part.h"
 #include "kernels/cuda/host_lanes.h"
@@ -23,6 +28,17 @@ struct OneThread {
   static void ForEach(size_t count, const F& f) {
     for (size_t i = 0; i < count; ++i) f(backwards ? count - 1 - i : i);
   }
+  template <typename F>
+  static void Spread(uint32_t count, const F& f) {
+    ForEach(count, [&](size_t i) { f(static_cast<uint32_t>(i)); });
+  }
+  static void Copy16(uint32_t* to, const void* from, uint32_t size) {
+    std::memset(to, 0, 16);
+    if (size > 0) std::memcpy(to, from, size);
+  }
+  static void Copy4(uint32_t* to, const void* from) { std::memcpy(to, from, 4); }
+  static void WaitForCopies() {}
+  static void Raise(uint32_t* flag) { *flag = 1; }
   static void Add(uint32_t* to, uint32_t n) { *to += n; }
 };
 
@@ -48,10 +64,36 @@ class EmulatedTeam {
   std::vector<Warp> warps_;
 };
 
-// Which programs run: those that a GPU would run, or the one for all sizes.
+// The same of the quick program.
+template <class Warp>
+class EmulatedQuickTeam {
+ public:
+  EmulatedQuickTeam(const FltQuickSpace& space, uint32_t count) {
+    for (uint32_t w = 0; w < count; ++w) warps_.emplace_back(space, w);
+  }
+
+  template <typename F>
+  void Each(const F& f) {
+    for (size_t w = 0; w < warps_.size(); ++w) {
+      f(warps_[OneThread::backwards ? warps_.size() - 1 - w : w]);
+    }
+  }
+  template <typename F>
+  void Run(const F& f) {
+    Each(f);
+  }
+
+ private:
+  std::vector<Warp> warps_;
+};
+
+// Which programs run: the one for all sizes; teams where they fit; or the quick program where it
+// fits, and teams elsewhere, as on a GPU.
+enum class FltProgramKind { kBlocks, kTeams, kQuick };
+
 class EmulatedFlt : public FltPrograms {
  public:
-  explicit EmulatedFlt(bool teams) : teams_(teams) {}
+  explicit EmulatedFlt(FltProgramKind kind) : kind_(kind) {}
 
   absl::Status Clear(std::byte* data, size_t size) override {
     std::memset(data, 0, size);
@@ -65,7 +107,26 @@ class EmulatedFlt : public FltPrograms {
     return absl::OkStatus();
   }
 
+  absl::Status Prepare(const FltCall& call) override {
+    WithFltQuick(call, [&](auto sizes) {
+      using Preparation = FltPreparation<decltype(sizes)>;
+      for (uint32_t side = 0; side < 2 * call.shape.heads; ++side) {
+        const Preparation preparation(call, side / 2, side % 2 == 0);
+        for (uint32_t i = 0; i < Preparation::kCount; ++i) preparation.Write(i);
+      }
+    });
+    return absl::OkStatus();
+  }
+  absl::StatusOr<uint32_t*> Flag() override {
+    return kind_ == FltProgramKind::kQuick ? &flag_ : nullptr;
+  }
+  absl::StatusOr<bool> Wait() override { return std::exchange(flag_, 0U) != 0; }
+
   absl::Status AddKeys(const FltCall& call) override {
+    if (WithFltQuick(call, [&](auto sizes) { AddKeysOf<decltype(sizes)>(call); })) {
+      return absl::OkStatus();
+    }
+    ++careful_calls_;
     for (uint32_t p = 0; p < call.part_count; ++p) {
       const FltPart& part = call.parts[p];
       if (call.arrays.causal && part.is_last) continue;
@@ -85,7 +146,10 @@ class EmulatedFlt : public FltPrograms {
     for (uint32_t u = 0; u < call.unit_count; ++u) {
       for (uint32_t i = 0; i < call.shape.SumCount(); ++i) {
         const FltPart& part = call.parts[call.units[u].first_part];
-        if (!MergeNumber(call, u, i)) {
+        if (MergeNumber(call, u, i)) continue;
+        if (call.quick) {
+          flag_ = 1;
+        } else {
           ++call.counts[part.batch * call.shape.heads + part.head].states;
         }
       }
@@ -94,6 +158,9 @@ class EmulatedFlt : public FltPrograms {
   }
 
   absl::Status Answer(const FltCall& call) override {
+    if (WithFltQuick(call, [&](auto sizes) { AnswerOf<decltype(sizes)>(call); })) {
+      return absl::OkStatus();
+    }
     const size_t count = call.shape.SumCount();
     for (uint32_t p = 0; p < call.part_count; ++p) {
       const FltPart& part = call.parts[p];
@@ -129,13 +196,68 @@ class EmulatedFlt : public FltPrograms {
     return absl::OkStatus();
   }
 
-  // Parts that teams have taken.
+  // Parts that teams have taken, and those that the quick program has.
   size_t team_parts() const { return team_parts_; }
+  size_t quick_parts() const { return quick_parts_; }
+  // Launches of other programs than the quick one.
+  size_t careful_calls() const { return careful_calls_; }
 
  private:
+  template <class Sizes>
+  void AddKeysOf(const FltCall& call) {
+    using Warp = FltQuickKeys<OneThread, HostLanes, Sizes>;
+    constexpr FltQuickLayout kAt = FltQuickLayout::OfKeys<Sizes>();
+    for (uint32_t p = 0; p < call.part_count; ++p) {
+      if (call.arrays.causal && call.parts[p].is_last) continue;
+      RunQuickly<Warp, Sizes::kWarps>(call, p, kAt, [&](const auto& space, auto& team) {
+        AddKeysQuickly<OneThread, Sizes>(space, team,
+                                         call.sums + p * size_t{call.shape.SumCount()});
+      });
+    }
+  }
+  template <class Sizes>
+  void AnswerOf(const FltCall& call) {
+    if (call.arrays.causal) {
+      if constexpr (Sizes::kFeatures == 64) AnswerCausalOf<Sizes>(call);
+      return;
+    }
+    using Warp = FltQuickQueries<OneThread, HostLanes, Sizes>;
+    constexpr FltQuickLayout kAt = FltQuickLayout::OfQueries<Sizes>();
+    for (uint32_t p = 0; p < call.part_count; ++p) {
+      RunQuickly<Warp, Sizes::kAnswerWarps>(call, p, kAt, [&](const auto& space, auto& team) {
+        AnswerAllQuickly<OneThread, Sizes>(
+            space, team, call.starts + call.parts[p].unit * size_t{call.shape.SumCount()});
+      });
+    }
+  }
+  template <class Sizes>
+  void AnswerCausalOf(const FltCall& call) {
+    using Causal = FltQuickSizes<Sizes::kType, 64, 64>;
+    using Warp = FltQuickCausal<OneThread, HostLanes, Causal>;
+    constexpr FltQuickLayout kAt = FltQuickLayout::OfCausal<Causal>();
+    for (uint32_t p = 0; p < call.part_count; ++p) {
+      RunQuickly<Warp, Causal::kWarps>(call, p, kAt, [&](const auto& space, auto& team) {
+        AnswerCausalQuickly<OneThread, Causal>(space, team,
+                                               call.starts + p * size_t{call.shape.SumCount()});
+      });
+    }
+  }
+  template <class Warp, uint32_t kWarps, typename Run>
+  void RunQuickly(const FltCall& call, uint32_t p, const FltQuickLayout& at, const Run& run) {
+    // Nothing may be read before it is written: NaN in all halves. Copies of 16 bytes are aligned.
+    struct alignas(16) Four {
+      uint32_t x[4] = {0x7FFF7FFFU, 0x7FFF7FFFU, 0x7FFF7FFFU, 0x7FFF7FFFU};
+    };
+    std::vector<Four> memory(at.end / 4);
+    const FltQuickSpace space = {call, call.parts[p], at, &memory[0].x[0]};
+    EmulatedQuickTeam<Warp> team(space, kWarps);
+    run(space, team);
+    ++quick_parts_;
+  }
+
   template <FltTask kTask, typename Run>
   bool ByTeam(const FltCall& call, const FltPart& part, const Run& run) {
-    if (!teams_) return false;
+    if (kind_ == FltProgramKind::kBlocks) return false;
     return WithFltTeam<kTask>(call, [&](auto sizes) {
       using Sizes = decltype(sizes);
       const FltTeamLayout at = FltTeamLayout::Of<Sizes>(call.shape, kTask);
@@ -153,8 +275,9 @@ class EmulatedFlt : public FltPrograms {
     return std::vector<float>(FltScratchLayout(call.shape, call.tile_rows).end, std::nanf(""));
   }
 
-  const bool teams_;
-  size_t team_parts_ = 0;
+  const FltProgramKind kind_;
+  size_t team_parts_ = 0, quick_parts_ = 0, careful_calls_ = 0;
+  uint32_t flag_ = 0;
 };
 
 }  // namespace mnemosyne::kernels::cuda

@@ -20,6 +20,10 @@ using testing::NormalFloats;
 
 constexpr double kTolerance = 1e-5;
 
+constexpr FltProgramKind kBlocks = FltProgramKind::kBlocks, kTeams = FltProgramKind::kTeams,
+                         kQuick = FltProgramKind::kQuick;
+constexpr FltProgramKind kKinds[] = {kBlocks, kTeams, kQuick};
+
 // The CPU's memory, and the programs.
 class FltProgramsTest : public ::testing::Test {
  protected:
@@ -29,18 +33,18 @@ class FltProgramsTest : public ::testing::Test {
     cpu_ = *std::move(created);
   }
 
-  // Runs `args` by teams, or by blocks; returns the parts that teams took.
-  size_t Attend(const FltAttentionArgs& args, bool teams) {
-    EmulatedFlt programs(teams);
+  // Runs `args`; returns the parts that teams took, or the quick program.
+  size_t Attend(const FltAttentionArgs& args, FltProgramKind kind) {
+    EmulatedFlt programs(kind);
     EXPECT_OK(FltRunner(*cpu_, programs).Attend(args));
-    return programs.team_parts();
+    return kind == kQuick ? programs.quick_parts() : programs.team_parts();
   }
 
   std::unique_ptr<Backend> cpu_;
 };
 
 TEST_F(FltProgramsTest, PartsOfLongSequencesAnswerAsTheReference) {
-  for (const bool teams : {false, true}) {
+  for (const FltProgramKind kind : kKinds) {
     for (const bool causal : {false, true}) {
       FltExample example({.causal = causal,
                           .batch = 1,
@@ -50,7 +54,7 @@ TEST_F(FltProgramsTest, PartsOfLongSequencesAnswerAsTheReference) {
                           .padded = true});
       ASSERT_GT(PlanFlt(example.kernel.sizes, example.Rows()).front().parts.size(), 2);
 
-      EXPECT_EQ(Attend(example.Args(), teams) > 0, teams);
+      EXPECT_EQ(Attend(example.Args(), kind) > 0, kind != kBlocks);
 
       EXPECT_LE(Distance(example.out, reference::Attend(example.Problem())), kTolerance);
     }
@@ -64,7 +68,7 @@ TEST_F(FltProgramsTest, TeamsOfAllSizesAnswerAsTheReference) {
       FltExample example({.causal = causal,
                           .batch = 1,
                           .heads = 2,
-                          .length = 150,
+                          .length = 100,
                           .dim = 32,
                           .value_dim = values,
                           .features = features,
@@ -72,7 +76,7 @@ TEST_F(FltProgramsTest, TeamsOfAllSizesAnswerAsTheReference) {
 
       // Three parts of sums of this size do not fit.
       const bool fits = !causal || features + values < 256;
-      EXPECT_EQ(Attend(example.Args(), true) > 0, fits);
+      EXPECT_EQ(Attend(example.Args(), kTeams) > 0, fits);
 
       EXPECT_LE(Distance(example.out, reference::Attend(example.Problem())), kTolerance);
     }
@@ -95,8 +99,46 @@ TEST_F(FltProgramsTest, TheUsualSizesTakeTeams) {
   }
 }
 
+TEST_F(FltProgramsTest, TheUsualSizesTakeTheQuickProgramAlone) {
+  for (const bool causal : {false, true}) {
+    FltExample example({.causal = causal,
+                        .batch = 1,
+                        .heads = 1,
+                        .length = 200,
+                        .dim = 64,
+                        .value_dim = 64,
+                        .features = 64,
+                        .waves = 32});
+    EmulatedFlt programs(kQuick);
+
+    ASSERT_OK(FltRunner(*cpu_, programs).Attend(example.Args()));
+
+    EXPECT_GT(programs.quick_parts(), 0);
+    EXPECT_EQ(programs.careful_calls(), 0);
+    EXPECT_LE(Distance(example.out, reference::Attend(example.Problem())), kTolerance);
+  }
+}
+
+// What the quick program does not take, and says so of: numbers beyond float16, and keys so much
+// larger than those before them that rows of their tile would lose digits.
+TEST_F(FltProgramsTest, WhatTheQuickProgramCannotAnswerIsAnsweredByAnother) {
+  FltExample large({.length = 40}), rising({.causal = true, .length = 40});
+  large.q[5] = 1e5F;
+  for (size_t i = 30 * 16; i < 31 * 16; ++i) rising.k[i] *= 30;
+  for (FltExample* const example : {&large, &rising}) {
+    FltExample same = *example;
+    Attend(same.Args(), kBlocks);
+    EmulatedFlt programs(kQuick);
+
+    ASSERT_OK(FltRunner(*cpu_, programs).Attend(example->Args()));
+
+    EXPECT_GT(programs.careful_calls(), 0);
+    EXPECT_LE(Distance(example->out, same.out), 1e-3);
+  }
+}
+
 TEST_F(FltProgramsTest, NormalizersAreThoseOfTheCpu) {
-  for (const bool teams : {false, true}) {
+  for (const FltProgramKind kind : kKinds) {
     for (const bool causal : {false, true}) {
       FltExample example({.causal = causal, .length = 90, .padded = true});
       std::vector<float> expected(2 * 2 * 2 * 90), actual(expected.size());
@@ -105,7 +147,7 @@ TEST_F(FltProgramsTest, NormalizersAreThoseOfTheCpu) {
       ASSERT_OK(cpu_->FltAttention(args));
       args.normalizers = actual.data();
 
-      Attend(args, teams);
+      Attend(args, kind);
 
       // Those of other tiles differ in their scale.
       for (size_t row = 0; row < expected.size() / 2; ++row) {
@@ -122,11 +164,11 @@ TEST_F(FltProgramsTest, NormalizersAreThoseOfTheCpu) {
 
 TEST_F(FltProgramsTest, AStateGoesOnByTheOtherProgram) {
   FltExample whole({.causal = true, .length = 100}), parts({.causal = true, .length = 100});
-  Attend(whole.Args(), false);
+  Attend(whole.Args(), kBlocks);
   std::vector<float> state(4 * FltStateCount(parts.kernel.sizes));
   InitFltState(parts.kernel.sizes, 4, state.data());
-  for (const auto& [first, count, teams] : std::vector<std::tuple<size_t, size_t, bool>>{
-           {0, 30, true}, {30, 41, false}, {71, 29, true}}) {
+  for (const auto& [first, count, kind] : std::vector<std::tuple<size_t, size_t, FltProgramKind>>{
+           {0, 20, kTeams}, {20, 30, kBlocks}, {50, 31, kQuick}, {81, 19, kTeams}}) {
     FltAttentionArgs args = parts.Args();
     args.rows.length = count;
     args.rows.positions += first;
@@ -135,7 +177,7 @@ TEST_F(FltProgramsTest, AStateGoesOnByTheOtherProgram) {
     args.v.data = parts.v.data() + first * 16;
     args.out.data = parts.out.data() + first * 16;
     args.state = state.data();
-    Attend(args, teams);
+    Attend(args, kind);
   }
   EXPECT_LE(Distance(parts.out, whole.out), kTolerance);
 }
@@ -148,7 +190,7 @@ TEST_F(FltProgramsTest, AStateIsLeftAloneWhereNumbersAreWrong) {
   const std::vector<float> before = state;
   FltAttentionArgs args = example.Args();
   args.state = state.data();
-  EmulatedFlt programs(true);
+  EmulatedFlt programs(FltProgramKind::kQuick);
 
   EXPECT_THAT(FltRunner(*cpu_, programs).Attend(args),
               testing::IsError(absl::StatusCode::kInvalidArgument, "v has 1 numbers"));
@@ -157,7 +199,7 @@ TEST_F(FltProgramsTest, AStateIsLeftAloneWhereNumbersAreWrong) {
 }
 
 TEST_F(FltProgramsTest, ARunnerTakesOneKernelAfterTheOther) {
-  EmulatedFlt programs(true);
+  EmulatedFlt programs(FltProgramKind::kQuick);
   FltRunner runner(*cpu_, programs);
   for (const FltCase& c : {FltCase{}, FltCase{.dim = 8}, FltCase{.length = 80, .packed = true},
                            FltCase{.amplitude = 0.5F}, FltCase{}}) {
@@ -171,15 +213,15 @@ TEST_F(FltProgramsTest, ARunnerTakesOneKernelAfterTheOther) {
 
 // The threads of a block in another order within each step.
 TEST_F(FltProgramsTest, StepsDoNotDependOnTheOrderOfThreads) {
-  for (const bool teams : {false, true}) {
+  for (const FltProgramKind kind : kKinds) {
     for (const bool causal : {false, true}) {
       for (const MaskForm form : {MaskForm::kAdditive, MaskForm::kMultiplicative}) {
         const FltCase c = {.form = form, .causal = causal, .length = 70, .padded = true};
         FltExample forwards(c), backwards(c);
-        Attend(forwards.Args(), teams);
+        Attend(forwards.Args(), kind);
 
         OneThread::backwards = true;
-        Attend(backwards.Args(), teams);
+        Attend(backwards.Args(), kind);
         OneThread::backwards = false;
 
         EXPECT_EQ(forwards.out, backwards.out);
