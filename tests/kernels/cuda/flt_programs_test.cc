@@ -124,7 +124,8 @@ TEST_F(FltProgramsTest, TheUsualSizesTakeTheQuickProgramAlone) {
 TEST_F(FltProgramsTest, WhatTheQuickProgramCannotAnswerIsAnsweredByAnother) {
   FltExample large({.length = 40}), rising({.causal = true, .length = 40});
   large.q[5] = 1e5F;
-  for (size_t i = 30 * 16; i < 31 * 16; ++i) rising.k[i] *= 30;
+  // The features of a long key are small: those after the first are larger by far.
+  for (size_t i = 0; i < 16; ++i) rising.k[i] *= 30;
   for (FltExample* const example : {&large, &rising}) {
     FltExample same = *example;
     Attend(same.Args(), kBlocks);
