@@ -1,0 +1,201 @@
+"""Teaching: what the last map reads, what the equations find, and that rounds resume."""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mnemosyne_metatrain.config import FamilyConfig, RunConfig, TeachingConfig
+from mnemosyne_metatrain.layout import Layout, ParameterSpec
+from mnemosyne_metatrain.optimizers.base import StepInputs
+from mnemosyne_metatrain.optimizers.mnemosyne import Mnemosyne, MnemosyneConfig
+from mnemosyne_metatrain.optimizers.mnemosyne.dense import dense
+from mnemosyne_metatrain.tasks.field import FieldFamily
+from mnemosyne_metatrain.training.checkpoint import load_checkpoint
+from mnemosyne_metatrain.training.teaching import solve, teach
+from mnemosyne_metatrain.training.teaching.runs import phase_of_segment
+from mnemosyne_metatrain.training.teaching.scaffold import (
+    feature_names,
+    fit_mask,
+    read_features,
+    scaffold,
+    with_policy,
+    zero_policy,
+)
+
+SMALL = MnemosyneConfig(cell_size=32, chunk_size=256, cell_width=8, cell_features=8, cell_hidden=8)
+CONFIG = RunConfig(
+    name="tiny",
+    tasks=3,
+    optimizer={
+        "kind": "mnemosyne",
+        "cell_size": 32,
+        "cell_width": 8,
+        "cell_features": 8,
+        "cell_hidden": 8,
+    },
+    families=(FamilyConfig("field", (8,), chunk_size=256),),
+    teaching=TeachingConfig(
+        pairs=4, segments=2, segment=5, phase_starts=(1,), horizons=(1, 2), ridges=(20.0,)
+    ),
+)
+
+
+def test_a_zero_policy_steps_as_a_zero_decoder() -> None:
+    optimizer = Mnemosyne(SMALL)
+    layout = Layout((ParameterSpec("w", (24, 16), 24, 16), ParameterSpec("b", (16,))), 32, 256)
+    grads = {"w": jnp.sin(jnp.arange(384.0)).reshape(24, 16), "b": jnp.ones(16)}
+    plain = optimizer.init_theta(jax.random.key(0))
+    taught = with_policy(
+        scaffold(optimizer, jax.random.key(0)), zero_policy(optimizer), jnp.zeros(6)
+    )
+
+    updates = []
+    for theta in (plain, taught):
+        prepared = optimizer.prepare(theta, layout)
+        state = optimizer.init(layout)
+        step = functools.partial(optimizer.update, theta, prepared, layout)
+        _, state = step(state, grads, StepInputs.untold())
+        updates.append(step(state, grads, StepInputs.untold())[0].delta)
+
+    jax.tree.map(np.testing.assert_array_equal, *updates)
+
+
+def test_what_is_recorded_is_what_the_last_map_reads() -> None:
+    optimizer = Mnemosyne(SMALL)
+    theta = scaffold(optimizer, jax.random.key(1))
+    tokens = jax.random.normal(jax.random.key(2), (5, SMALL.token_width))
+    rest = jax.random.normal(jax.random.key(3), (5, optimizer.decoder.inputs - SMALL.token_width))
+
+    hidden = theta.learned["decoder"]["hidden"]
+    expected = jnp.tanh(dense(hidden, jnp.concatenate([tokens, rest], axis=1)))
+
+    np.testing.assert_allclose(read_features(theta, tokens), expected, atol=1e-6)
+
+
+def test_curves_of_the_horizon_turn_where_their_names_say() -> None:
+    theta = scaffold(Mnemosyne(SMALL), jax.random.key(1))
+    names = feature_names(SMALL.hidden)
+    assert len(names) == SMALL.hidden
+    token = np.zeros((3, SMALL.token_width), np.float32)
+    for row, (left, told) in enumerate([(0.15, 1.0), (0.0, 1.0), (0.0, 0.0)]):
+        token[row, names.index("left")] = np.tanh(left)
+        token[row, names.index("horizon told")] = np.tanh(told)
+
+    read = np.asarray(read_features(theta, jnp.asarray(token)))
+
+    curve = read[:, names.index("left 0.15")]
+    assert abs(curve[0]) < 1e-5
+    assert curve[1] > 0.99
+    assert curve[2] == 0.0
+    assert not fit_mask(SMALL.hidden)[names.index("log step")]
+
+
+def test_narrow_sizes_are_refused() -> None:
+    with pytest.raises(ValueError, match="tokens of 25 and a hidden layer of 29, got 16 and 32"):
+        scaffold(Mnemosyne(MnemosyneConfig(token_width=16)), jax.random.key(0))
+
+
+def _synthetic(seed: int, tasks: int, pairs: int) -> tuple[list[solve.Lessons], solve.Array]:
+    """Lessons of a quadratic whose best pushes are a linear map of three features and a bias."""
+    rng = np.random.default_rng(seed)
+    truth = 0.4 * rng.normal(size=(4, 6))
+    root = rng.normal(size=(6, 6)) / 3
+    curvature = root @ root.T + 0.3 * np.eye(6)
+    phases = np.asarray([0, 0, 1])
+    features = rng.normal(size=(tasks, 3, 2, 4))
+    features[..., :3] = features[:, :1, :1, :3] + 1e-3 * features[..., :3]
+    features[..., 3] = 1.0
+    best = features[:, 0, 0] @ truth
+    pushes = rng.normal(size=(tasks, pairs, 2, 6))
+
+    def cost(x: solve.Array) -> solve.Array:
+        away = x - best[:, None, None, :]
+        result: solve.Array = 0.01 * 0.5 * np.einsum("tnpi,ij,tnpj->tn", away, curvature, away)
+        return result
+
+    zero = np.zeros((tasks, 1, 2, 6))
+    every = np.concatenate([zero, pushes, -pushes], axis=1)
+    lessons = solve.learn(cost(every), pushes, features, phases, 1e6)
+    return [lessons], truth
+
+
+def test_the_equations_find_the_map_that_made_the_costs() -> None:
+    lessons, truth = _synthetic(0, tasks=600, pairs=40)
+    curvature = solve.curvatures(lessons)
+
+    change = solve.best_change(lessons, curvature, np.ones(4, bool), 0.0)
+
+    np.testing.assert_allclose(change, truth, atol=0.08)
+    assert np.all(np.linalg.eigvalsh(curvature) > 0)
+    assert solve.predicted_gain(lessons, curvature, change) < 0
+
+
+def test_a_ridge_shrinks_weights_and_not_the_biases() -> None:
+    lessons, truth = _synthetic(1, tasks=200, pairs=40)
+    curvature = solve.curvatures(lessons)
+
+    change = solve.best_change(lessons, curvature, np.ones(4, bool), 1e7)
+
+    assert np.abs(change[:3]).max() < 1e-3
+    assert np.abs(change[3] - truth[3]).max() < 0.25
+
+
+def test_masked_features_carry_no_weight() -> None:
+    lessons, _ = _synthetic(2, tasks=100, pairs=10)
+    mask = np.asarray([True, False, True, True])
+
+    change = solve.best_change(lessons, solve.curvatures(lessons), mask, 1.0)
+
+    assert np.all(change[1] == 0) and np.all(change[0] != 0)
+
+
+def test_phases_follow_their_first_segments() -> None:
+    plan = TeachingConfig(segments=6, phase_starts=(2, 5))
+    assert phase_of_segment(plan).tolist() == [0, 0, 1, 1, 1, 2]
+
+
+def test_the_field_has_unit_variance_and_can_be_learned() -> None:
+    family = FieldFamily((8,))
+    drawn = family.draw(jax.random.key(0))
+    batch = family.batch(jax.random.key(1), drawn, family.data(), "validation")
+    params = family.init(jax.random.key(2), drawn)
+
+    grads = jax.grad(family.loss)(params, batch, drawn)
+
+    assert 0.2 < float(jnp.var(batch.targets)) < 3.0
+    assert all(bool(jnp.any(g != 0)) and bool(jnp.all(jnp.isfinite(g))) for g in grads.values())
+
+
+def test_teaching_never_gets_worse_on_its_trials_and_resumes_to_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled = teach._compile(CONFIG)
+    monkeypatch.setattr(teach, "_compile", lambda config: compiled)
+
+    teach.teach(CONFIG, tmp_path / "whole", 600.0, rounds=2)
+    teach.teach(CONFIG, tmp_path / "legs", 600.0, rounds=1)
+    teach.teach(CONFIG, tmp_path / "legs", 600.0, resume=True, rounds=2)
+
+    like = zero_policy(teach.flagship(CONFIG))
+    whole, done = load_checkpoint(tmp_path / "whole" / "checkpoint.npz", like)
+    legs, _ = load_checkpoint(tmp_path / "legs" / "checkpoint.npz", like)
+    assert done == 2
+    jax.tree.map(np.testing.assert_array_equal, whole, legs)
+    theta = teach.taught_theta(CONFIG, tmp_path / "whole")
+    np.testing.assert_array_equal(theta.learned["decoder"]["out"]["w"], whole.weight)
+    lines = (tmp_path / "whole" / "rounds.jsonl").read_text().splitlines()
+    assert len(lines) == 2
+    for report in map(json.loads, lines):
+        assert report["costs"][report["chosen"]] == min(report["costs"].values())
+
+
+def test_only_the_flagship_can_be_taught() -> None:
+    with pytest.raises(ValueError, match="teaching is for mnemosyne, got lstm"):
+        teach.flagship(RunConfig("x", optimizer={"kind": "lstm"}))
