@@ -199,3 +199,10 @@ def test_teaching_never_gets_worse_on_its_trials_and_resumes_to_the_same_bits(
 def test_only_the_flagship_can_be_taught() -> None:
     with pytest.raises(ValueError, match="teaching is for mnemosyne, got lstm"):
         teach.flagship(RunConfig("x", optimizer={"kind": "lstm"}))
+
+
+def test_what_tells_nets_apart_carries_no_weight() -> None:
+    names, mask = feature_names(SMALL.hidden), fit_mask(SMALL.hidden)
+    kept = [name for name, open_ in zip(names, mask, strict=True) if open_]
+    assert "matrix" in kept and "cos(e,r2)" in kept and "left 0.15" in kept
+    assert not any(name.startswith(("fan", "size", "rms", "cells", "log step")) for name in kept)

@@ -124,7 +124,7 @@ class TeachingConfig:
     floor: float = 0.005
     mean_weight: float = 0.15
     squash: float = 0.3
-    ridges: tuple[float, ...] = (10.0, 60.0)
+    ridges: tuple[float, ...] = (20.0, 100.0)
 
 
 @dataclass(frozen=True)
