@@ -13,17 +13,17 @@ import pytest
 
 from mnemosyne_metatrain.config import FamilyConfig, RunConfig, TeachingConfig
 from mnemosyne_metatrain.layout import Layout, ParameterSpec
-from mnemosyne_metatrain.optimizers.base import StepInputs
+from mnemosyne_metatrain.optimizers.base import StepInputs, Theta
 from mnemosyne_metatrain.optimizers.mnemosyne import Mnemosyne, MnemosyneConfig
 from mnemosyne_metatrain.optimizers.mnemosyne.dense import dense
 from mnemosyne_metatrain.tasks.field import FieldFamily
 from mnemosyne_metatrain.training.checkpoint import load_checkpoint
 from mnemosyne_metatrain.training.teaching import solve, teach
 from mnemosyne_metatrain.training.teaching.runs import phase_of_segment
+from mnemosyne_metatrain.training.teaching.scaffold import _FEATURES as TOKEN_FEATURES
 from mnemosyne_metatrain.training.teaching.scaffold import (
-    feature_names,
-    fit_mask,
     read_features,
+    read_names,
     scaffold,
     with_policy,
     zero_policy,
@@ -69,36 +69,63 @@ def test_a_zero_policy_steps_as_a_zero_decoder() -> None:
 
 def test_what_is_recorded_is_what_the_last_map_reads() -> None:
     optimizer = Mnemosyne(SMALL)
+    layout = Layout((ParameterSpec("w", (24, 16), 24, 16), ParameterSpec("b", (16,))), 32, 256)
+    base = scaffold(optimizer, jax.random.key(1))
+    names = read_names()
+    assert len(names) <= SMALL.hidden and len(set(names)) == len(names)
+    state = optimizer.init(layout)
+    for step in range(6):
+        grads = {
+            "w": jnp.sin(jnp.arange(384.0) * (1 + 0.2 * step)).reshape(24, 16),
+            "b": jnp.cos(jnp.arange(16.0) + step),
+        }
+        _, state = optimizer.update(
+            base, optimizer.prepare(base, layout), layout, state, grads, StepInputs.untold()
+        )
+
+    read = np.asarray(read_features(optimizer, base, layout, state))
+
+    tokens = np.asarray(state.tokens)
+    for name in ("g2/s", "matrix", "log age"):
+        index = TOKEN_FEATURES.index(name)
+        np.testing.assert_allclose(read[:, names.index(name)], np.tanh(tokens[:, index]), atol=1e-6)
+    around = np.arctanh(read[:, names.index("m2 around")])
+    np.testing.assert_allclose(around, tokens[:, TOKEN_FEATURES.index("m2")].mean(), atol=1e-4)
+
+
+def test_the_memory_in_time_is_a_running_mean() -> None:
+    optimizer = Mnemosyne(SMALL)
     theta = scaffold(optimizer, jax.random.key(1))
-    tokens = jax.random.normal(jax.random.key(2), (5, SMALL.token_width))
-    rest = jax.random.normal(jax.random.key(3), (5, optimizer.decoder.inputs - SMALL.token_width))
+    part = Theta(theta.learned["temporal"], theta.fixed["temporal"])
+    memory = optimizer.temporal.empty(2)
+    tokens = np.asarray(jax.random.normal(jax.random.key(2), (20, 2, SMALL.token_width)))
+    mean, mass = np.zeros((2, 9)), 0.0
+    for token in tokens:
+        read, memory = optimizer.temporal.step(part, memory, jnp.asarray(token))
+        mean, mass = 0.99 * mean + token[:, :9], 0.99 * mass + 1.0
 
-    hidden = theta.learned["decoder"]["hidden"]
-    expected = jnp.tanh(dense(hidden, jnp.concatenate([tokens, rest], axis=1)))
-
-    np.testing.assert_allclose(read_features(theta, tokens), expected, atol=1e-6)
+    width = SMALL.memory_width
+    np.testing.assert_allclose(read[:, width : width + 9], mean / mass, atol=1e-4)
 
 
 def test_curves_of_the_horizon_turn_where_their_names_say() -> None:
-    theta = scaffold(Mnemosyne(SMALL), jax.random.key(1))
-    names = feature_names(SMALL.hidden)
-    assert len(names) == SMALL.hidden
-    token = np.zeros((3, SMALL.token_width), np.float32)
+    optimizer = Mnemosyne(SMALL)
+    hidden = scaffold(optimizer, jax.random.key(1)).learned["decoder"]["hidden"]
+    joined = np.zeros((3, optimizer.decoder.inputs), np.float32)
     for row, (left, told) in enumerate([(0.15, 1.0), (0.0, 1.0), (0.0, 0.0)]):
-        token[row, names.index("left")] = np.tanh(left)
-        token[row, names.index("horizon told")] = np.tanh(told)
+        joined[row, TOKEN_FEATURES.index("left")] = np.tanh(left)
+        joined[row, TOKEN_FEATURES.index("horizon told")] = np.tanh(told)
 
-    read = np.asarray(read_features(theta, jnp.asarray(token)))
+    curve = np.tanh(np.asarray(dense(hidden, jnp.asarray(joined))))
+    curve = curve[:, read_names().index("left 0.15")]
 
-    curve = read[:, names.index("left 0.15")]
     assert abs(curve[0]) < 1e-5
     assert curve[1] > 0.99
     assert curve[2] == 0.0
-    assert not fit_mask(SMALL.hidden)[names.index("log step")]
 
 
 def test_narrow_sizes_are_refused() -> None:
-    with pytest.raises(ValueError, match="tokens of 25 and a hidden layer of 29, got 16 and 32"):
+    with pytest.raises(ValueError, match="got 16, 16 and 32"):
         scaffold(Mnemosyne(MnemosyneConfig(token_width=16)), jax.random.key(0))
 
 
@@ -201,8 +228,10 @@ def test_only_the_flagship_can_be_taught() -> None:
         teach.flagship(RunConfig("x", optimizer={"kind": "lstm"}))
 
 
-def test_what_tells_nets_apart_carries_no_weight() -> None:
-    names, mask = feature_names(SMALL.hidden), fit_mask(SMALL.hidden)
-    kept = [name for name, open_ in zip(names, mask, strict=True) if open_]
-    assert "matrix" in kept and "cos(e,r2)" in kept and "left 0.15" in kept
-    assert not any(name.startswith(("fan", "size", "rms", "cells", "log step")) for name in kept)
+def test_what_tells_nets_apart_is_not_read() -> None:
+    assert not any(name.startswith(("fan", "size", "rms", "log step")) for name in read_names())
+
+
+def test_only_an_additive_memory_can_be_taught() -> None:
+    with pytest.raises(ValueError, match="additive write rule, got delta"):
+        scaffold(Mnemosyne(MnemosyneConfig(write_rule="delta")), jax.random.key(0))

@@ -100,15 +100,16 @@ class PushedRuns:
                 steps = index * plan.segment + jnp.arange(plan.segment)
                 carry, losses = jax.lax.scan(partial(take_step, theta), carry, steps)
                 held = jax.vmap(lambda b: family.loss(carry[1], b, drawn))(held_out)
-                return carry, (jnp.mean(held), jnp.mean(losses), carry[0].tokens)
+                seen = read_features(self.optimizer, self.theta, self.layout, carry[0])
+                return carry, (jnp.mean(held), jnp.mean(losses), seen)
 
             start = (self.optimizer.init(self.layout, params), params)
-            _, (held, train, tokens) = jax.lax.scan(take_segment, start, jnp.arange(plan.segments))
-            return self._cost(held / first, train / first, has_progress, choice), tokens
+            _, (held, train, seen) = jax.lax.scan(take_segment, start, jnp.arange(plan.segments))
+            return self._cost(held / first, train / first, has_progress, choice), seen
 
         first = jnp.mean(jax.vmap(lambda b: family.loss(params, b, drawn))(held_out))
-        costs, tokens = jax.vmap(run)(policies, pushes)
-        return costs, read_features(self.theta, tokens[0])
+        costs, seen = jax.vmap(run)(policies, pushes)
+        return costs, seen[0]
 
     def _cost(
         self, held: jax.Array, train: jax.Array, has_progress: jax.Array, choice: jax.Array

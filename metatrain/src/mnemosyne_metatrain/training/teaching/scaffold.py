@@ -1,8 +1,16 @@
 """Weights whose decoder reads what a chunk knows as it is, and whose last map is taught.
 
-Only the decoder's last map is learned here. For that its inputs must be worth reading: the pool
-passes each feature of a chunk through as one number of its token, and the decoder's hidden layer
-passes tokens on, with a few curves of the clock and of the horizon, if it is told.
+Only the decoder's last map is learned here. For that its inputs must be worth reading:
+
+- the pool passes each feature of a chunk through as one number of its token;
+- the memory in time and the context of other chunks attend alike to all they see, and their values
+  are the chunk's statistics: they are running means over time, and means over the net;
+- the decoder's hidden layer passes all of these on, with a few curves of the clock and of the
+  horizon, if it is told.
+
+What would tell the few nets of meta-training apart is not passed on: sizes and scales of tensors,
+and what is left of cells. A map that reads them learns names, and fails on other nets. Nor is the
+log step size, which would feed back.
 """
 
 from __future__ import annotations
@@ -14,20 +22,30 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
+from mnemosyne_metatrain.layout import Layout
 from mnemosyne_metatrain.optimizers.base import Theta, Tree
 from mnemosyne_metatrain.optimizers.mnemosyne import Mnemosyne, conditions, features
+from mnemosyne_metatrain.optimizers.mnemosyne.dense import dense
+from mnemosyne_metatrain.optimizers.mnemosyne.optimizer import MnemosyneState
 
 NUM_OUTPUTS = 6
 
-# Order of a chunk's own features: its statistics, its mean square against its tensor's, its log
-# step size, then the conditions; see `Mnemosyne`.
-_STATISTICS = features.NUM_CHUNK_STATISTICS
-_LOG_STEP = _STATISTICS + 1
-NUM_FEATURES = _STATISTICS + 2 + conditions.NUM_CONDITIONS
-_SHARED = _STATISTICS + 2 + conditions.NUM_TENSOR_FEATURES
-_LOG_AGE = _SHARED
-_LEFT = _SHARED + conditions.NUM_CLOCK_FEATURES + conditions.NUM_LOSS_FEATURES
-_TOLD = _LEFT + 1
+# A chunk's own features, in order; see `Mnemosyne`.
+_STATISTICS = (
+    "g2/s", "cos(g,r1)", "cos(e,r2)", "cos(m,r2)", "cos(e,d)", "m2", "r2^2", "d2", "e2",
+)  # fmt: skip
+_OWN = (*_STATISTICS, "s/tensor", "log step")
+_CONDITIONS = (
+    "fan in", "fan out", "size", "matrix", "log age", "start",
+    "loss 0", "loss 1", "loss 2", "loss told", "left", "horizon told", "rms", "rms told",
+)  # fmt: skip
+_FEATURES = (*_OWN, *_CONDITIONS)
+_SHUT = ("log step", "fan in", "fan out", "size", "rms", "rms told")
+
+# Statistics whose running mean over time, at the longest discount, is read.
+_REMEMBERED = ("g2/s", "cos(g,r1)", "cos(e,r2)", "cos(e,d)", "m2")
+# Statistics whose mean over the net is read.
+_AROUND = ("cos(g,r1)", "cos(m,r2)", "m2", "r2^2")
 
 # Shares of the horizon left at which a curve of it turns, and its steepness.
 _TURNS = ((0.15, 20.0), (0.4, 8.0))
@@ -47,58 +65,92 @@ def zero_policy(optimizer: Mnemosyne) -> Policy:
     return Policy(jnp.zeros((optimizer.config.hidden, NUM_OUTPUTS)), jnp.zeros(NUM_OUTPUTS))
 
 
+def read_names() -> list[str]:
+    """Names of what the last map reads, in order."""
+    names = [name for name in _FEATURES if name not in _SHUT]
+    names += [f"{name} in time" for name in _REMEMBERED]
+    names += [f"{name} around" for name in _AROUND]
+    names += [f"left {turn:g}" for turn, _ in _TURNS]
+    return names + [f"age {age:g}" for age in _AGES]
+
+
 def scaffold(optimizer: Mnemosyne, key: jax.Array) -> Theta:
-    """Draws weights, and replaces the pool and the decoder's hidden layer.
+    """Draws weights, and replaces the pool, both attentions' maps, and the hidden layer.
 
     Raises:
-        ValueError: If a token or the hidden layer is too narrow for all features.
+        ValueError: If sizes are too small for all that is read, or the memory in time is not
+            additive.
     """
     c = optimizer.config
-    curves = len(_TURNS) + len(_AGES)
-    if c.token_width < NUM_FEATURES or c.hidden < NUM_FEATURES + curves:
+    needed = len(read_names())
+    if c.token_width < len(_FEATURES) or c.hidden < needed or c.memory_width < len(_STATISTICS):
         raise ValueError(
-            f"teaching needs tokens of {NUM_FEATURES} and a hidden layer of "
-            f"{NUM_FEATURES + curves}, got {c.token_width} and {c.hidden}"
+            f"teaching needs tokens of {len(_FEATURES)}, values of {len(_STATISTICS)} and a hidden "
+            f"layer of {needed}, got {c.token_width}, {c.memory_width} and {c.hidden}"
         )
+    if c.write_rule != "additive":
+        raise ValueError(f"teaching needs the additive write rule, got {c.write_rule}")
+    assert len(_STATISTICS) == features.NUM_CHUNK_STATISTICS
+    assert len(_CONDITIONS) == conditions.NUM_CONDITIONS
     theta = optimizer.init_theta(key)
     learned = theta.learned
-    spatial = {**learned["spatial"], "pool": _pool(learned["spatial"]["pool"], c.cell_width)}
-    hidden = _hidden(learned["decoder"]["hidden"], c.token_width)
-    decoder = {**learned["decoder"], "hidden": hidden}
-    return Theta({**learned, "spatial": spatial, "decoder": decoder}, theta.fixed)
+    spatial, temporal, context = learned["spatial"], learned["temporal"], learned["context"]
+    return Theta(
+        {
+            **learned,
+            "spatial": {**spatial, "pool": _pool(spatial["pool"], c.cell_width)},
+            "temporal": {**temporal, "heads": _values(temporal["heads"], 1, c.memory_width)},
+            "context": {**context, "heads": _values(context["heads"], 2, c.memory_width)},
+            "decoder": {**learned["decoder"], "hidden": _hidden(optimizer)},
+        },
+        theta.fixed,
+    )
 
 
 def _pool(drawn: Tree, cell_width: int) -> Tree:
     """The chunk's own features first; what is left of the token is of its cells."""
     old = np.asarray(drawn["w"])
     weight = np.zeros_like(old)
+    count = len(_FEATURES)
     scale = np.sqrt(old.shape[0] / cell_width)
-    weight[:cell_width, NUM_FEATURES:] = scale * old[:cell_width, NUM_FEATURES:]
-    index = np.arange(NUM_FEATURES)
+    weight[:cell_width, count:] = scale * old[:cell_width, count:]
+    index = np.arange(count)
     weight[cell_width + index, index] = 1.0
     return {"w": jnp.asarray(weight), "b": jnp.zeros_like(drawn["b"])}
 
 
-def _hidden(drawn: Tree, token_width: int) -> Tree:
-    """Tokens as they are, less the log step size, which would feed back; then the curves."""
+def _values(drawn: Tree, heads: int, width: int) -> Tree:
+    """Heads with zero queries and keys, whose values are the statistics."""
     weight = np.zeros(drawn["w"].shape, np.float32)
-    bias = np.zeros(drawn["b"].shape, np.float32)
-    width = weight.shape[1]
-    used = min(token_width, width)
-    index = np.arange(used)
-    weight[index, index] = 1.0
-    weight[_LOG_STEP, _LOG_STEP] = 0.0
-    at = width - len(_TURNS) - len(_AGES)
-    weight[:, at:] = 0.0
-    told = float(np.tanh(1.0))
+    each = weight.shape[1] // heads
+    index = np.arange(len(_STATISTICS))
+    for head in range(heads):
+        weight[index, head * each + each - width + index] = 1.0
+    return {"w": jnp.asarray(weight), "b": jnp.zeros_like(drawn["b"])}
+
+
+def _hidden(optimizer: Mnemosyne) -> Tree:
+    """The hidden layer; units beyond `read_names` read nothing."""
+    c = optimizer.config
+    weight = np.zeros((optimizer.decoder.inputs, c.hidden), np.float32)
+    bias = np.zeros(c.hidden, np.float32)
+    longest = int(np.argmax(c.discounts))
+    in_time = c.token_width + longest * c.memory_width
+    around = c.token_width + optimizer.temporal.width + c.memory_width
+    sources = [i for i, name in enumerate(_FEATURES) if name not in _SHUT]
+    sources += [in_time + _STATISTICS.index(name) for name in _REMEMBERED]
+    sources += [around + _STATISTICS.index(name) for name in _AROUND]
+    for unit, source in enumerate(sources):
+        weight[source, unit] = 1.0
+    unit = len(sources)
     for left, steepness in _TURNS:
-        weight[_LEFT, at] = -steepness
-        weight[_TOLD, at] = steepness * float(np.tanh(left)) / told
-        at += 1
+        weight[_FEATURES.index("left"), unit] = -steepness
+        weight[_FEATURES.index("horizon told"), unit] = steepness * np.tanh(left) / np.tanh(1.0)
+        unit += 1
     for age in _AGES:
-        weight[_LOG_AGE, at] = 8.0
-        bias[at] = -8.0 * float(np.tanh(0.15 * np.log(age)))
-        at += 1
+        weight[_FEATURES.index("log age"), unit] = 8.0
+        bias[unit] = -8.0 * np.tanh(0.15 * np.log(age))
+        unit += 1
     return {"w": jnp.asarray(weight), "b": jnp.asarray(bias)}
 
 
@@ -109,34 +161,23 @@ def with_policy(theta: Theta, policy: Policy, offset: jax.Array) -> Theta:
     return Theta({**theta.learned, "decoder": decoder}, theta.fixed)
 
 
-def read_features(theta: Theta, tokens: jax.Array) -> jax.Array:
-    """What the last map reads at given tokens [..., token_width], [..., hidden].
+def read_features(
+    optimizer: Mnemosyne, theta: Theta, layout: Layout, state: MnemosyneState
+) -> jax.Array:
+    """What the last map is about to read after a state, [chunks, hidden].
 
-    Context and the memory in time are left out: the hidden layer of `scaffold` does not read them.
+    It is as if the next step had the tokens of the last one.
     """
-    hidden = theta.learned["decoder"]["hidden"]
-    return jnp.tanh(tokens @ hidden["w"][: tokens.shape[-1]] + hidden["b"])
+    learned, fixed = theta.learned, theta.fixed
+    memory = Theta(learned["temporal"], fixed["temporal"])
+    recalled, _ = optimizer.temporal.step(memory, state.recall, state.tokens)
+    context = optimizer.context.encode(
+        Theta(learned["context"], fixed["context"]), fixed["knobs"], layout, state.tokens
+    )
+    joined = jnp.concatenate([state.tokens, recalled, context], axis=-1)
+    return jnp.tanh(dense(learned["decoder"]["hidden"], joined))
 
 
-def feature_names(width: int) -> list[str]:
-    """Names of what the last map reads, for reports."""
-    names = [
-        "g2/s", "cos(g,r1)", "cos(e,r2)", "cos(m,r2)", "cos(e,d)", "m2", "r2^2", "d2", "e2",
-        "s/tensor", "log step", "fan in", "fan out", "size", "matrix", "log age", "start",
-        "loss 0", "loss 1", "loss 2", "loss told", "left", "horizon told", "rms", "rms told",
-    ]  # fmt: skip
-    rest = width - len(names) - len(_TURNS) - len(_AGES)
-    names += [f"cells {i}" for i in range(rest)]
-    names += [f"left {turn}" for turn, _ in _TURNS] + [f"age {age:.0f}" for age in _AGES]
-    return names
-
-
-def fit_mask(width: int) -> NDArray[np.bool_]:
-    """Which of the features may carry weight, [hidden].
-
-    The log step size would feed back. Sizes and scales of tensors, and what is left of cells, tell
-    the few nets of meta-training apart: a map that reads them learns their names. Whether a caller
-    tells the scale of its parameters must not matter either.
-    """
-    shut = ("log step", "fan in", "fan out", "size", "rms", "rms told", "cells")
-    return np.asarray([not name.startswith(shut) for name in feature_names(width)])
+def used_units(optimizer: Mnemosyne) -> NDArray[np.bool_]:
+    """Which hidden units read something, [hidden]."""
+    return np.arange(optimizer.config.hidden) < len(read_names())

@@ -33,8 +33,8 @@ from mnemosyne_metatrain.training.teaching.runs import PushedRuns, phase_of_segm
 from mnemosyne_metatrain.training.teaching.scaffold import (
     NUM_OUTPUTS,
     Policy,
-    fit_mask,
     scaffold,
+    used_units,
     with_policy,
     zero_policy,
 )
@@ -212,7 +212,7 @@ def _candidates(
     """The policy as it is, the zero one, and steps along changes of several ridges."""
     plan = config.teaching
     scale = np.asarray(plan.sigmas)
-    mask = np.append(fit_mask(policy.weight.shape[0]), True)
+    mask = np.append(used_units(flagship(config)), True)
     result = [Candidate("before", policy), Candidate("zero", zero_policy(flagship(config)))]
     only_bias = np.zeros_like(mask)
     only_bias[-1] = True
