@@ -12,6 +12,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <optional>
 #include <span>
@@ -58,6 +59,15 @@ class Backend {
   virtual absl::Status Upload(const std::byte* host, std::byte* device, size_t size) = 0;
   virtual absl::Status Download(const std::byte* device, std::byte* host, size_t size) = 0;
 
+  // As Upload, and may return before `host` is read, which AllocateHost has made: it stays as it is
+  // until wait_count() is another.
+  virtual absl::Status UploadLater(const std::byte* host, std::byte* device, size_t size) {
+    return Upload(host, device, size);
+  }
+
+  // How often a call has waited for all earlier ones.
+  virtual uint64_t wait_count() const { return 0; }
+
   // Measures gradients; returns when `args.statistics` is written.
   virtual absl::Status MeasureGradients(const GradientStatisticsArgs& args) = 0;
 
@@ -71,6 +81,18 @@ class Backend {
   virtual absl::Status SgdStep(const SgdStepArgs& args) = 0;
   virtual absl::Status AdamStep(const AdamStepArgs& args) = 0;
   virtual absl::Status LionStep(const LionStepArgs& args) = 0;
+
+  // The same of several states: one after the other, or together where that is faster. Each gets
+  // the bits that it would get alone. No two share memory.
+  virtual absl::Status SgdSteps(std::span<const SgdStepArgs> all) {
+    return EachOf(all, [this](const SgdStepArgs& args) { return SgdStep(args); });
+  }
+  virtual absl::Status AdamSteps(std::span<const AdamStepArgs> all) {
+    return EachOf(all, [this](const AdamStepArgs& args) { return AdamStep(args); });
+  }
+  virtual absl::Status LionSteps(std::span<const LionStepArgs> all) {
+    return EachOf(all, [this](const LionStepArgs& args) { return LionStep(args); });
+  }
 
   // One step of a coordinate-wise LSTM over all segments; see lstm_step.h.
   virtual absl::Status LstmStep(const LstmStepArgs& args) = 0;
@@ -100,6 +122,15 @@ class Backend {
 
   // Why the device cannot be used any more, which is Internal; ok while it can.
   virtual absl::Status Fault() const { return absl::OkStatus(); }
+
+ private:
+  template <typename Args, typename Call>
+  static absl::Status EachOf(std::span<const Args> all, const Call& call) {
+    for (const Args& args : all) {
+      if (absl::Status status = call(args); !status.ok()) return status;
+    }
+    return absl::OkStatus();
+  }
 };
 
 // Options of a backend on the CPU.

@@ -102,6 +102,24 @@ class Optimizer {
   virtual absl::Status Update(OptimizerState& state, const StepPlan& plan, float* values,
                               std::span<double> square_sums) = 0;
 
+  // A session's part of a step that several take together.
+  struct SharedStep {
+    OptimizerState& state;
+    const StepPlan& plan;
+    float* values;
+    std::span<double> square_sums;
+  };
+
+  // Update for several states, in one launch where the device and the rule have such. Each gets the
+  // bits that it would get alone. On an error none of the states must be used any more.
+  virtual absl::Status UpdateMany(std::span<const SharedStep> steps) {
+    for (const SharedStep& step : steps) {
+      absl::Status status = Update(step.state, step.plan, step.values, step.square_sums);
+      if (!status.ok()) return status;
+    }
+    return absl::OkStatus();
+  }
+
   // Answers a resend: as Update, with the state after the step and the plan and gradients of the
   // step, gives the same bits in `values` and `square_sums`, and leaves the state alone.
   virtual absl::Status Replay(const OptimizerState& state, const StepPlan& plan, float* values,

@@ -33,19 +33,28 @@ cudaError_t LaunchZeroNonFinite(const Block* blocks, size_t block_count, float* 
 cudaError_t LaunchSetZero(const Block* blocks, size_t block_count, float* values,
                           cudaStream_t stream);
 
-// coefficients: [segments]; square_sums: [block_count]
-cudaError_t LaunchSgdStep(const Block* blocks, size_t block_count,
-                          const SgdCoefficients* coefficients, bool replay, float* values,
-                          float* momentum, double* square_sums, cudaStream_t stream);
+// Elements in a row of the arenas of a state, for one block of threads. Arenas that the rule has
+// not are null.
+struct StepBlock {
+  float* values;
+  float* first;
+  float* second;
+  uint32_t* signs;
+  uint32_t segment;  // Whose coefficients these elements have.
+  uint32_t count;
+};
 
-cudaError_t LaunchAdamStep(const Block* blocks, size_t block_count,
-                           const AdamCoefficients* coefficients, bool replay, float* values,
-                           float* first_moment, float* second_moment, double* square_sums,
+// coefficients: [segments]; square_sums: [block_count]
+cudaError_t LaunchSgdStep(const StepBlock* blocks, size_t block_count,
+                          const SgdCoefficients* coefficients, bool replay, double* square_sums,
+                          cudaStream_t stream);
+
+cudaError_t LaunchAdamStep(const StepBlock* blocks, size_t block_count,
+                           const AdamCoefficients* coefficients, bool replay, double* square_sums,
                            cudaStream_t stream);
 
-cudaError_t LaunchLionStep(const Block* blocks, size_t block_count,
-                           const LionCoefficients* coefficients, bool replay, float* values,
-                           float* momentum, uint32_t* signs, double* square_sums,
+cudaError_t LaunchLionStep(const StepBlock* blocks, size_t block_count,
+                           const LionCoefficients* coefficients, bool replay, double* square_sums,
                            cudaStream_t stream);
 
 // mean, square: null unless sizes.normalized

@@ -61,10 +61,10 @@ absl::Status MnemosyneRunner::Context(const MnemosyneContextArgs& args) {
     AddTiles(memory, t, t);
   }
   first_tiles_.push_back(static_cast<uint32_t>(tiles_.size()));
-  staging_.Clear();
-  const size_t tiles_at = staging_.Add(tiles_);
-  const size_t first_at = staging_.Add(first_tiles_);
-  MNEMO_RETURN_IF_ERROR(staging_.Upload(backend_));
+  all_tiles_.Clear();
+  const size_t tiles_at = all_tiles_.Add(tiles_);
+  const size_t first_at = all_tiles_.Add(first_tiles_);
+  MNEMO_RETURN_IF_ERROR(all_tiles_.Upload(backend_));
 
   const size_t size = ContextContentCount(args.model.sizes);
   Places places;
@@ -73,19 +73,17 @@ absl::Status MnemosyneRunner::Context(const MnemosyneContextArgs& args) {
   const size_t sums_at = places.Take<TileSums>(tiles_.size());
   MNEMO_ASSIGN_OR_RETURN(std::byte* const space, space_.Get(backend_, places.end()));
   MNEMO_RETURN_IF_ERROR(ToStatus(LaunchMnemosyneContext(
-      args.model, ArraysOf(memory, nullptr), staging_.At<ChunkTile>(tiles_at), tiles_.size(),
-      staging_.At<uint32_t>(first_at), reinterpret_cast<float*>(space + parts_at),
+      args.model, ArraysOf(memory, nullptr), all_tiles_.At<ChunkTile>(tiles_at), tiles_.size(),
+      all_tiles_.At<uint32_t>(first_at), reinterpret_cast<float*>(space + parts_at),
       reinterpret_cast<float*>(space + rows_at), reinterpret_cast<TileSums*>(space + sums_at),
       stream_)));
-  tile_sums_.resize(tiles_.size());
-  MNEMO_RETURN_IF_ERROR(backend_.Download(space + sums_at,
-                                          reinterpret_cast<std::byte*>(tile_sums_.data()),
-                                          tile_sums_.size() * sizeof(TileSums)));
+  MNEMO_ASSIGN_OR_RETURN(const std::span<const TileSums> tile_sums,
+                         landing_.Fetch<TileSums>(backend_, space + sums_at, tiles_.size()));
   for (size_t t = 0; t < tensors; ++t) {
     MnemosyneTensorSums sums;
     for (size_t tile = first_tiles_[t]; tile < first_tiles_[t + 1]; ++tile) {
-      sums.mean_square += tile_sums_[tile].mean_square;
-      sums.shrink += tile_sums_[tile].shrink;
+      sums.mean_square += tile_sums[tile].mean_square;
+      sums.shrink += tile_sums[tile].shrink;
     }
     sums.mean_square /= static_cast<double>(memory.tensors[t].count);
     sums.shrink =
@@ -111,15 +109,18 @@ absl::Status MnemosyneRunner::Step(const MnemosyneStepArgs& args) {
     keys_.push_back({RoundingKey(parameter, clock, 1), RoundingKey(parameter, clock, 2),
                      RoundingKey(parameter, clock, 3)});
   }
+  // What seldom changes from step to step goes by itself.
+  taking_tiles_.Clear();
+  const size_t tiles_at = taking_tiles_.Add(tiles_);
+  const size_t tensors_at = taking_tiles_.Add(memory.tensors);
+  MNEMO_RETURN_IF_ERROR(taking_tiles_.Upload(backend_));
   staging_.Clear();
-  const size_t tiles_at = staging_.Add(tiles_);
-  const size_t tensors_at = staging_.Add(memory.tensors);
   const size_t steps_at = staging_.Add(args.steps);
   const size_t means_at = staging_.Add(mean_squares_);
   const size_t keys_at = staging_.Add(keys_);
   MNEMO_RETURN_IF_ERROR(staging_.Upload(backend_));
-  const MnemosyneStepTables on_device = {.tiles = staging_.At<ChunkTile>(tiles_at),
-                                         .tensors = staging_.At<MnemosyneTensor>(tensors_at),
+  const MnemosyneStepTables on_device = {.tiles = taking_tiles_.At<ChunkTile>(tiles_at),
+                                         .tensors = taking_tiles_.At<MnemosyneTensor>(tensors_at),
                                          .steps = staging_.At<MnemosyneTensorStep>(steps_at),
                                          .mean_squares = staging_.At<float>(means_at),
                                          .keys = staging_.At<RoundingKeys>(keys_at),
@@ -143,15 +144,13 @@ absl::Status MnemosyneRunner::Step(const MnemosyneStepArgs& args) {
   MNEMO_RETURN_IF_ERROR(
       ToStatus(LaunchMnemosyneStep(args.model, ArraysOf(memory, args.values), on_device, step_space,
                                    args.replay, processors_, stream_)));
-  results_.resize(tiles_.size());
-  MNEMO_RETURN_IF_ERROR(backend_.Download(space + results_at,
-                                          reinterpret_cast<std::byte*>(results_.data()),
-                                          results_.size() * sizeof(TileResult)));
+  MNEMO_ASSIGN_OR_RETURN(const std::span<const TileResult> results,
+                         landing_.Fetch<TileResult>(backend_, space + results_at, tiles_.size()));
   std::fill(args.square_sums.begin(), args.square_sums.end(), 0.0);
   std::fill(args.capped.begin(), args.capped.end(), size_t{0});
   for (size_t tile = 0; tile < tiles_.size(); ++tile) {
-    args.square_sums[tiles_[tile].taking] += results_[tile].square_sum;
-    args.capped[tiles_[tile].taking] += results_[tile].capped;
+    args.square_sums[tiles_[tile].taking] += results[tile].square_sum;
+    args.capped[tiles_[tile].taking] += results[tile].capped;
   }
   return absl::OkStatus();
 }

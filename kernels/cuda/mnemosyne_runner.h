@@ -38,9 +38,8 @@ class MnemosyneRunner {
   std::vector<uint32_t> first_tiles_;
   std::vector<float> mean_squares_;
   std::vector<RoundingKeys> keys_;
-  std::vector<TileSums> tile_sums_;
-  std::vector<TileResult> results_;
-  Staging staging_;
+  Staging all_tiles_, taking_tiles_, staging_;
+  Landing landing_;
   Reserve space_, scratch_;
 };
 

@@ -62,7 +62,13 @@ class LstmOptimizer final : public ArenaOptimizer {
   }
 
  private:
-  absl::Status Run(const Step& step) override {
+  absl::Status Run(std::span<const Step> steps) override {
+    for (const Step& step : steps) MNEMO_RETURN_IF_ERROR(RunOne(step));
+    return absl::OkStatus();
+  }
+
+  absl::Status RunOne(const Step& step) {
+    coefficients_.clear();
     FillCoefficients(step, kMaximize, coefficients_, [this](const GroupStep&, int64_t clock) {
       kernels::LstmCoefficients coefficients;
       const double kept = std::pow(kBeta, static_cast<double>(clock));
