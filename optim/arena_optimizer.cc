@@ -17,19 +17,19 @@ absl::StatusOr<std::unique_ptr<OptimizerState>> ArenaOptimizer::Init(
 
 absl::Status ArenaOptimizer::Update(OptimizerState& state, const StepPlan& plan, float* values,
                                     std::span<double> square_sums) {
-  const SharedStep step = {state, plan, values, square_sums};
-  return Take({&step, 1}, /*replay=*/false);
+  SharedStep step = {state, plan, values, square_sums, {}};
+  Take({&step, 1}, /*replay=*/false);
+  return step.status;
 }
 
-absl::Status ArenaOptimizer::UpdateMany(std::span<const SharedStep> steps) {
-  return Take(steps, /*replay=*/false);
-}
+void ArenaOptimizer::UpdateMany(std::span<SharedStep> steps) { Take(steps, /*replay=*/false); }
 
 absl::Status ArenaOptimizer::Replay(const OptimizerState& state, const StepPlan& plan,
                                     float* values, std::span<double> square_sums) {
   // A replay leaves the state alone.
-  const SharedStep step = {const_cast<OptimizerState&>(state), plan, values, square_sums};
-  return Take({&step, 1}, /*replay=*/true);
+  SharedStep step = {const_cast<OptimizerState&>(state), plan, values, square_sums, {}};
+  Take({&step, 1}, /*replay=*/true);
+  return step.status;
 }
 
 absl::Status ArenaOptimizer::Begin(const SharedStep& step, Work& work) {
@@ -61,18 +61,28 @@ void ArenaOptimizer::End(const SharedStep& step, const Work& work) const {
   }
 }
 
-absl::Status ArenaOptimizer::Take(std::span<const SharedStep> steps, bool replay) {
+void ArenaOptimizer::Take(std::span<SharedStep> steps, bool replay) {
   if (works_.size() < steps.size()) works_.resize(steps.size());
   steps_.clear();
+  begun_.clear();
   for (size_t k = 0; k < steps.size(); ++k) {
     Work& work = works_[k];
-    MNEMO_RETURN_IF_ERROR(Begin(steps[k], work));
+    steps[k].status = Begin(steps[k], work);
+    if (!steps[k].status.ok()) continue;
+    begun_.push_back(k);
     steps_.push_back({static_cast<const ArenaState&>(steps[k].state), steps[k].plan,
                       work.parameters, work.segments, steps[k].values, work.square_sums, replay});
   }
-  MNEMO_RETURN_IF_ERROR(Run(steps_));
-  for (size_t k = 0; k < steps.size(); ++k) End(steps[k], works_[k]);
-  return absl::OkStatus();
+  if (steps_.empty()) return;
+  const bool together = steps_.size() == 1 || runs_many();
+  const absl::Status shared = together ? Run(steps_) : absl::OkStatus();
+  // Where there is no room for all, there may be for each.
+  const bool apart = !together || (steps_.size() > 1 && absl::IsResourceExhausted(shared));
+  for (size_t i = 0; i < begun_.size(); ++i) {
+    SharedStep& step = steps[begun_[i]];
+    step.status = apart ? Run(std::span(steps_).subspan(i, 1)) : shared;
+    if (step.status.ok()) End(step, works_[begun_[i]]);
+  }
 }
 
 }  // namespace mnemosyne::optim

@@ -18,7 +18,7 @@ class ArenaOptimizer : public Optimizer {
   absl::StatusOr<std::unique_ptr<OptimizerState>> Init(const ParameterLayout& layout) final;
   absl::Status Update(OptimizerState& state, const StepPlan& plan, float* values,
                       std::span<double> square_sums) final;
-  absl::Status UpdateMany(std::span<const SharedStep> steps) final;
+  void UpdateMany(std::span<SharedStep> steps) final;
   absl::Status Replay(const OptimizerState& state, const StepPlan& plan, float* values,
                       std::span<double> square_sums) final;
 
@@ -39,8 +39,9 @@ class ArenaOptimizer : public Optimizer {
                  kernels::Backend& backend)
       : backend_(backend), info_(info), slots_(slots) {}
 
-  // Runs the op of all steps.
+  // Runs the op of all steps: of one at a time, unless the rule has one for several.
   virtual absl::Status Run(std::span<const Step> steps) = 0;
+  virtual bool runs_many() const { return true; }
 
   // Appends what make(group, clock) returns for each parameter of `step` to `coefficients`, calling
   // it once for neighbours that share both, since powers are dear. The gradient scale is set here;
@@ -67,7 +68,7 @@ class ArenaOptimizer : public Optimizer {
     std::vector<double> square_sums;
   };
 
-  absl::Status Take(std::span<const SharedStep> steps, bool replay);
+  void Take(std::span<SharedStep> steps, bool replay);
   absl::Status Begin(const SharedStep& step, Work& work);
   void End(const SharedStep& step, const Work& work) const;
 
@@ -77,6 +78,7 @@ class ArenaOptimizer : public Optimizer {
   // Workspace, kept from step to step.
   std::vector<Work> works_;
   std::vector<Step> steps_;
+  std::vector<size_t> begun_;  // Positions of steps_ among those that share.
 };
 
 template <typename Coefficients, typename Make>

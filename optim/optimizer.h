@@ -32,13 +32,13 @@ struct OptimizerInfo {
   bool has_half_state = false;         // Whether it serves StatePrecision::kHalf.
 };
 
-// One tensor of a state: a part of the device memory that the state owns.
+// One tensor of a state: a part of the memory that the state owns.
 struct StateTensor {
   std::string_view slot;  // Such as `exp_avg`.
   size_t parameter;       // Position in the layout.
   std::vector<int64_t> shape;
   DataType data_type;
-  std::byte* data;  // On the backend's device.
+  std::byte* data;  // On the backend's device, or of its AllocateHost.
   size_t byte_count;
 };
 
@@ -108,16 +108,15 @@ class Optimizer {
     const StepPlan& plan;
     float* values;
     std::span<double> square_sums;
+    absl::Status status;  // What Update would have said.
   };
 
-  // Update for several states, in one launch where the device and the rule have such. Each gets the
-  // bits that it would get alone. On an error none of the states must be used any more.
-  virtual absl::Status UpdateMany(std::span<const SharedStep> steps) {
-    for (const SharedStep& step : steps) {
-      absl::Status status = Update(step.state, step.plan, step.values, step.square_sums);
-      if (!status.ok()) return status;
+  // Update for several states, no two of which are the same, in one launch where the device and the
+  // rule have such. Each gets the bits and the status that it would get alone.
+  virtual void UpdateMany(std::span<SharedStep> steps) {
+    for (SharedStep& step : steps) {
+      step.status = Update(step.state, step.plan, step.values, step.square_sums);
     }
-    return absl::OkStatus();
   }
 
   // Answers a resend: as Update, with the state after the step and the plan and gradients of the

@@ -49,7 +49,7 @@ absl::StatusOr<std::unique_ptr<Backend>> CudaBackend::Create(int ordinal) {
   cudaDeviceProp properties;
   MNEMO_RETURN_IF_ERROR(ToStatus(cudaGetDeviceProperties(&properties, ordinal)));
   MNEMO_RETURN_IF_ERROR(ToStatus(cudaSetDevice(ordinal)));
-  auto resources = std::make_unique<Resources>();
+  auto resources = std::make_shared<Resources>();
   MNEMO_RETURN_IF_ERROR(
       ToStatus(cudaStreamCreateWithFlags(&resources->stream, cudaStreamNonBlocking)));
   cudaMemPoolProps pool = {};
@@ -75,7 +75,7 @@ CudaBackend::Resources::~Resources() {
 }
 
 CudaBackend::CudaBackend(int ordinal, std::string description, unsigned processors,
-                         std::unique_ptr<Resources> resources)
+                         std::shared_ptr<Resources> resources)
     : ordinal_(ordinal),
       name_(fmt::format("cuda:{}", ordinal)),
       description_(std::move(description)),
@@ -111,9 +111,9 @@ absl::StatusOr<Buffer> CudaBackend::Allocate(size_t size) {
   MNEMO_RETURN_IF_ERROR(ToStatus(error));
   // What is queued may still use it when it is freed.
   Buffer buffer(static_cast<std::byte*>(data), size,
-                [ordinal = ordinal_, stream = stream_](std::byte* freed) {
+                [ordinal = ordinal_, resources = resources_](std::byte* freed) {
                   cudaSetDevice(ordinal);
-                  cudaFreeAsync(freed, stream);
+                  cudaFreeAsync(freed, resources->stream);
                 });
   MNEMO_RETURN_IF_ERROR(ToStatus(cudaMemsetAsync(data, 0, size, cudaStreamPerThread)));
   MNEMO_RETURN_IF_ERROR(ToStatus(cudaStreamSynchronize(cudaStreamPerThread)));
@@ -132,16 +132,14 @@ absl::StatusOr<Buffer> CudaBackend::AllocateHost(size_t size) {
 absl::Status CudaBackend::Upload(const std::byte* host, std::byte* device, size_t size) {
   if (size == 0) return absl::OkStatus();
   MNEMO_RETURN_IF_ERROR(ToStatus(cudaSetDevice(ordinal_)));
-  MNEMO_RETURN_IF_ERROR(
-      ToStatus(cudaMemcpyAsync(device, host, size, cudaMemcpyHostToDevice, stream_)));
+  MNEMO_RETURN_IF_ERROR(ToStatus(cudaMemcpyAsync(device, host, size, cudaMemcpyDefault, stream_)));
   return Synchronize();  // `host` is the caller's again.
 }
 
 absl::Status CudaBackend::Download(const std::byte* device, std::byte* host, size_t size) {
   if (size == 0) return absl::OkStatus();
   MNEMO_RETURN_IF_ERROR(ToStatus(cudaSetDevice(ordinal_)));
-  MNEMO_RETURN_IF_ERROR(
-      ToStatus(cudaMemcpyAsync(host, device, size, cudaMemcpyDeviceToHost, stream_)));
+  MNEMO_RETURN_IF_ERROR(ToStatus(cudaMemcpyAsync(host, device, size, cudaMemcpyDefault, stream_)));
   return Synchronize();
 }
 
@@ -149,6 +147,12 @@ absl::Status CudaBackend::UploadLater(const std::byte* host, std::byte* device, 
   if (size == 0) return absl::OkStatus();
   MNEMO_RETURN_IF_ERROR(ToStatus(cudaSetDevice(ordinal_)));
   return ToStatus(cudaMemcpyAsync(device, host, size, cudaMemcpyHostToDevice, stream_));
+}
+
+absl::Status CudaBackend::DownloadLater(const std::byte* device, std::byte* host, size_t size) {
+  if (size == 0) return absl::OkStatus();
+  MNEMO_RETURN_IF_ERROR(ToStatus(cudaSetDevice(ordinal_)));
+  return ToStatus(cudaMemcpyAsync(host, device, size, cudaMemcpyDeviceToHost, stream_));
 }
 
 absl::Status CudaBackend::PrepareWorkspace(std::span<const Segment> segments, const void* extra,
@@ -169,26 +173,41 @@ absl::Status CudaBackend::PrepareWorkspace(std::span<const Segment> segments, co
   extra_.Add(std::span(static_cast<const std::byte*>(extra), extra_size));
   MNEMO_RETURN_IF_ERROR(extra_.Upload(*this));
   MNEMO_ASSIGN_OR_RETURN(results_, results_reserve_.Get(*this, blocks_.size() * result_size));
-  return absl::OkStatus();
+  return landing_.Prepare(*this, blocks_.size() * result_size);
 }
 
 absl::Status CudaBackend::MeasureGradients(const GradientStatisticsArgs& args) {
-  MNEMO_RETURN_IF_ERROR(Check(args));
-  if (args.segments.empty()) return absl::OkStatus();
-  constexpr size_t kResultSize = sizeof(double) + sizeof(int64_t);
-  MNEMO_RETURN_IF_ERROR(PrepareWorkspace(args.segments, nullptr, 0, kResultSize));
-  auto* const sums = reinterpret_cast<double*>(device_results());
-  auto* const counts = reinterpret_cast<int64_t*>(sums + blocks_.size());
-  MNEMO_RETURN_IF_ERROR(ToStatus(
-      LaunchMeasureGradients(device_blocks(), blocks_.size(), args.values, sums, counts, stream_)));
+  return MeasureManyGradients({&args, 1});
+}
+
+absl::Status CudaBackend::MeasureManyGradients(std::span<const GradientStatisticsArgs> all) {
+  for (const GradientStatisticsArgs& args : all) {
+    MNEMO_RETURN_IF_ERROR(Check(args));
+    std::fill(args.statistics.begin(), args.statistics.end(), GradientStatistics());
+  }
+  MNEMO_RETURN_IF_ERROR(ToStatus(cudaSetDevice(ordinal_)));
+  MNEMO_ASSIGN_OR_RETURN(const StepBlocks* const table, step_blocks_.Get(*this, all));
+  const std::span<const StepBlock> blocks = table->blocks();
+  if (blocks.empty()) return absl::OkStatus();
+  const size_t size = blocks.size() * (sizeof(double) + sizeof(int64_t));
+  MNEMO_ASSIGN_OR_RETURN(results_, results_reserve_.Get(*this, size));
+  auto* const sums = reinterpret_cast<double*>(results_);
+  auto* const counts = reinterpret_cast<int64_t*>(sums + blocks.size());
+  MNEMO_RETURN_IF_ERROR(
+      ToStatus(LaunchMeasureGradients(table->on_device(), blocks.size(), sums, counts, stream_)));
   MNEMO_ASSIGN_OR_RETURN(const std::span<const std::byte> fetched,
-                         landing_.Fetch<std::byte>(*this, sums, blocks_.size() * kResultSize));
+                         landing_.Fetch<std::byte>(*this, sums, size));
   const auto* const host_sums = reinterpret_cast<const double*>(fetched.data());
-  const auto* const host_counts = reinterpret_cast<const int64_t*>(host_sums + blocks_.size());
-  std::fill(args.statistics.begin(), args.statistics.end(), GradientStatistics());
-  for (size_t i = 0; i < blocks_.size(); ++i) {
-    args.statistics[blocks_[i].segment].square_sum += host_sums[i];
-    args.statistics[blocks_[i].segment].non_finite_count += host_counts[i];
+  const auto* const host_counts = reinterpret_cast<const int64_t*>(host_sums + blocks.size());
+  size_t i = 0, first_segment = 0;
+  for (const GradientStatisticsArgs& args : all) {
+    const size_t end = first_segment + args.segments.size();
+    for (; i < blocks.size() && blocks[i].segment < end; ++i) {
+      GradientStatistics& statistics = args.statistics[blocks[i].segment - first_segment];
+      statistics.square_sum += host_sums[i];
+      statistics.non_finite_count += host_counts[i];
+    }
+    first_segment = end;
   }
   return absl::OkStatus();
 }
@@ -238,6 +257,7 @@ absl::Status CudaBackend::RunSteps(std::span<const Args> all, const Launch& laun
   MNEMO_RETURN_IF_ERROR(extra_.Upload(*this));
   const std::span<const StepBlock> blocks = table->blocks();
   MNEMO_ASSIGN_OR_RETURN(results_, results_reserve_.Get(*this, blocks.size() * sizeof(double)));
+  MNEMO_RETURN_IF_ERROR(landing_.Prepare(*this, blocks.size() * sizeof(double)));
   MNEMO_RETURN_IF_ERROR(ToStatus(launch(
       table->on_device(), blocks.size(), reinterpret_cast<const Coefficients*>(device_extra()),
       all.front().replay, reinterpret_cast<double*>(results_), stream_)));
@@ -345,6 +365,13 @@ absl::Status CudaBackend::MnemosyneStep(const MnemosyneStepArgs& args) {
   MNEMO_RETURN_IF_ERROR(Check(args));
   MNEMO_RETURN_IF_ERROR(ToStatus(cudaSetDevice(ordinal_)));
   return mnemosyne_.Step(args);
+}
+
+absl::Status CudaBackend::MnemosyneUpdates(const MnemosyneModel& model,
+                                           std::span<const MnemosyneUpdateArgs> all) {
+  for (const MnemosyneUpdateArgs& args : all) MNEMO_RETURN_IF_ERROR(Check(model, args));
+  MNEMO_RETURN_IF_ERROR(ToStatus(cudaSetDevice(ordinal_)));
+  return mnemosyne_.Updates(model, all);
 }
 
 absl::Status CudaBackend::FltAttention(const FltAttentionArgs& args) {

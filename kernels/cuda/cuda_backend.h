@@ -16,6 +16,7 @@
 #include "kernels/cuda/mnemosyne_runner.h"
 #include "kernels/cuda/staging.h"
 #include "kernels/cuda/step_blocks.h"
+#include "kernels/cuda/table_cache.h"
 #include "kernels/segment.h"
 
 namespace mnemosyne::kernels::cuda {
@@ -41,9 +42,12 @@ class CudaBackend final : public Backend {
   absl::Status Upload(const std::byte* host, std::byte* device, size_t size) override;
   absl::Status Download(const std::byte* device, std::byte* host, size_t size) override;
   absl::Status UploadLater(const std::byte* host, std::byte* device, size_t size) override;
+  absl::Status DownloadLater(const std::byte* device, std::byte* host, size_t size) override;
   uint64_t wait_count() const override { return wait_count_; }
+  bool shares_launches() const override { return true; }
 
   absl::Status MeasureGradients(const GradientStatisticsArgs& args) override;
+  absl::Status MeasureManyGradients(std::span<const GradientStatisticsArgs> all) override;
   absl::Status ZeroNonFinite(std::span<const Segment> segments, float* values) override;
   absl::Status SetZero(std::span<const Segment> segments, float* values) override;
   absl::Status SgdStep(const SgdStepArgs& args) override;
@@ -61,6 +65,8 @@ class CudaBackend final : public Backend {
   absl::Status DeltaMemory(const DeltaMemoryArgs& args) override;
   absl::Status MnemosyneContext(const MnemosyneContextArgs& args) override;
   absl::Status MnemosyneStep(const MnemosyneStepArgs& args) override;
+  absl::Status MnemosyneUpdates(const MnemosyneModel& model,
+                                std::span<const MnemosyneUpdateArgs> all) override;
 
   absl::Status FltAttention(const FltAttentionArgs& args) override;
   absl::Status FltAttentionBackward(const FltBackwardArgs& args) override;
@@ -78,10 +84,11 @@ class CudaBackend final : public Backend {
   };
 
   CudaBackend(int ordinal, std::string description, unsigned processors,
-              std::unique_ptr<Resources> resources);
+              std::shared_ptr<Resources> resources);
 
   // Cuts `segments` into blocks_ and sends them to the device, if they are not those of the last
-  // call, and `extra_size` bytes from `extra`; reserves `result_size` bytes a block for results.
+  // call, and `extra_size` bytes from `extra`; reserves `result_size` bytes a block for results,
+  // there and here.
   absl::Status PrepareWorkspace(std::span<const Segment> segments, const void* extra,
                                 size_t extra_size, size_t result_size);
 
@@ -90,8 +97,8 @@ class CudaBackend final : public Backend {
   absl::Status Launched(const Launch& launch);
 
   // Takes the steps of all of `all` with launch(blocks on the device, how many, coefficients on the
-  // device, sums a block on the device), and adds up the sums. One launch for those that replay
-  // alike, so that what they share is all or nothing.
+  // device, whether to replay, sums a block on the device, stream), and adds up the sums. One
+  // launch where all replay or none.
   template <typename Args, typename Launch>
   absl::Status RunSteps(std::span<const Args> all, const Launch& launch);
 
@@ -102,7 +109,7 @@ class CudaBackend final : public Backend {
   const int ordinal_;
   const std::string name_;
   const std::string description_;
-  const std::unique_ptr<Resources> resources_;  // Outlive what is below, and all Buffers.
+  const std::shared_ptr<Resources> resources_;  // Shared with all Buffers.
   const cudaStream_t stream_;
   uint64_t wait_count_ = 0;
 
@@ -114,7 +121,7 @@ class CudaBackend final : public Backend {
   Reserve results_reserve_;
   std::byte* results_ = nullptr;
   Landing landing_;
-  StepBlocksCache step_blocks_;
+  TableCache<StepBlocks> step_blocks_;
   std::vector<double> sums_;
 
   CoordinateRunner coordinate_;

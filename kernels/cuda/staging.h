@@ -105,14 +105,19 @@ class Staging {
 // Numbers that come from the device, in memory where it copies fastest to.
 class Landing {
  public:
+  // Makes room for `size` bytes; what was fetched before is lost.
+  absl::Status Prepare(Backend& backend, size_t size) {
+    if (pinned_.size() >= size) return absl::OkStatus();
+    pinned_ = Buffer();
+    MNEMO_ASSIGN_OR_RETURN(pinned_, backend.AllocateHost(2 * size));
+    return absl::OkStatus();
+  }
+
   // Waits for all earlier calls; what was fetched before is lost.
   template <typename T>
   absl::StatusOr<std::span<const T>> Fetch(Backend& backend, const void* device, size_t count) {
     const size_t size = count * sizeof(T);
-    if (pinned_.size() < size) {
-      pinned_ = Buffer();
-      MNEMO_ASSIGN_OR_RETURN(pinned_, backend.AllocateHost(2 * size));
-    }
+    MNEMO_RETURN_IF_ERROR(Prepare(backend, size));
     MNEMO_RETURN_IF_ERROR(
         backend.Download(static_cast<const std::byte*>(device), pinned_.data(), size));
     return std::span<const T>(pinned_.as<const T>(), count);

@@ -1,23 +1,23 @@
-// The blocks of work of an update rule's step, over the arenas of one state or of several: a table
-// that is built and sent once for as long as the same states step.
+// The blocks of work of an update rule's step, or of measuring gradients, over the arenas of one
+// state or of several: a table that is built and sent once for as long as the same states step.
 #pragma once
 
 #include <algorithm>
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <span>
 #include <vector>
 
-#include "absl/status/statusor.h"
-#include "base/status_macros.h"
+#include "absl/status/status.h"
+#include "kernels/backend.h"
 #include "kernels/cuda/launchers.h"
 #include "kernels/cuda/staging.h"
+#include "kernels/gradient_statistics.h"
 #include "kernels/optimizer_steps.h"
 
 namespace mnemosyne::kernels::cuda {
 
-// Where the arenas of a state lie; the last two are null where the rule has none.
+// Where the arenas of a state lie; null where the op has none.
 struct StepArenas {
   float* values;
   float* first;
@@ -25,6 +25,9 @@ struct StepArenas {
   uint32_t* signs;
   bool operator==(const StepArenas&) const = default;
 
+  static StepArenas Of(const GradientStatisticsArgs& args) {
+    return {const_cast<float*>(args.values), nullptr, nullptr, nullptr};
+  }
   static StepArenas Of(const SgdStepArgs& args) {
     return {args.values, args.momentum, nullptr, nullptr};
   }
@@ -41,7 +44,7 @@ class StepBlocks {
  public:
   // Whether they are those of `all`.
   template <typename Args>
-  bool AreOf(std::span<const Args> all) const {
+  bool AreOf(const std::span<const Args>& all) const {
     if (arenas_.size() != all.size()) return false;
     size_t next = 0;
     for (size_t k = 0; k < all.size(); ++k) {
@@ -57,7 +60,7 @@ class StepBlocks {
 
   // Errors as Staging::Upload.
   template <typename Args>
-  absl::Status Make(Backend& backend, std::span<const Args> all) {
+  absl::Status Make(Backend& backend, const std::span<const Args>& all) {
     Clear();
     for (const Args& args : all) {
       const StepArenas arenas = StepArenas::Of(args);
@@ -74,8 +77,6 @@ class StepBlocks {
 
   std::span<const StepBlock> blocks() const { return blocks_; }
   const StepBlock* on_device() const { return staging_.At<StepBlock>(place_); }
-
-  uint64_t used = 0;  // When it was of use last.
 
  private:
   void Clear() {
@@ -106,30 +107,6 @@ class StepBlocks {
   std::vector<StepBlock> blocks_;
   Staging staging_;
   size_t place_ = 0;
-};
-
-// Those of the steps that were taken last: sessions take turns.
-class StepBlocksCache {
- public:
-  // Valid until the next call. Errors as StepBlocks::Make.
-  template <typename Args>
-  absl::StatusOr<const StepBlocks*> Get(Backend& backend, std::span<const Args> all) {
-    StepBlocks* oldest = &entries_[0];
-    for (StepBlocks& entry : entries_) {
-      if (entry.AreOf(all)) {
-        entry.used = ++clock_;
-        return &entry;
-      }
-      if (entry.used < oldest->used) oldest = &entry;
-    }
-    oldest->used = ++clock_;
-    MNEMO_RETURN_IF_ERROR(oldest->Make(backend, all));
-    return oldest;
-  }
-
- private:
-  std::array<StepBlocks, 16> entries_;
-  uint64_t clock_ = 0;
 };
 
 }  // namespace mnemosyne::kernels::cuda

@@ -62,12 +62,10 @@ class LstmOptimizer final : public ArenaOptimizer {
   }
 
  private:
-  absl::Status Run(std::span<const Step> steps) override {
-    for (const Step& step : steps) MNEMO_RETURN_IF_ERROR(RunOne(step));
-    return absl::OkStatus();
-  }
+  bool runs_many() const override { return false; }
 
-  absl::Status RunOne(const Step& step) {
+  absl::Status Run(std::span<const Step> steps) override {
+    const Step& step = steps.front();
     coefficients_.clear();
     FillCoefficients(step, kMaximize, coefficients_, [this](const GroupStep&, int64_t clock) {
       kernels::LstmCoefficients coefficients;

@@ -200,15 +200,25 @@ TEST_P(OptimizerContractTest, StepsThatAreSharedHaveTheBitsOfEachAlone) {
     }
     std::vector<Optimizer::SharedStep> steps;
     for (size_t k = 0; k < kStates; ++k) {
-      steps.push_back({*shared[k], plans[k], values[k].as<float>(), sums[k]});
+      steps.push_back({*shared[k], plans[k], values[k].as<float>(), sums[k], {}});
     }
-    EXPECT_OK(optimizer_->UpdateMany(steps));
+    optimizer_->UpdateMany(steps);
     for (size_t k = 0; k < kStates; ++k) {
+      EXPECT_OK(steps[k].status);
       std::swap(values_, values[k]);
       EXPECT_EQ(GetAnswer(sums[k]), expected[k]) << "state " << k << ", step " << step;
       std::swap(values_, values[k]);
     }
   }
+}
+
+TEST_P(OptimizerContractTest, HoldsNoMoreMemoryAfterAHundredSteps) {
+  if (!backend_->FreeMemory()) GTEST_SKIP() << "the device has no memory of its own";
+  const auto step = [&](int64_t number) { Update(MakePlan(number), Gradients(number)); };
+  for (int64_t number = 1; number <= 5; ++number) step(number);
+  const std::optional<size_t> before = backend_->FreeMemory();
+  for (int64_t number = 6; number <= 105; ++number) step(number);
+  EXPECT_EQ(backend_->FreeMemory(), before);
 }
 
 TEST_P(OptimizerContractTest, ReplaysAStepBitForBitWithoutTouchingTheState) {

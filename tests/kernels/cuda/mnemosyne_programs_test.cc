@@ -77,7 +77,7 @@ void RunContext(const MnemosyneContextArgs& args) {
     for (size_t first = tensor.first_chunk; first < end; first += kTileChunks) {
       const ChunkTile tile = {static_cast<uint32_t>(first),
                               static_cast<uint32_t>(std::min(end - first, kTileChunks)),
-                              static_cast<uint32_t>(t), 0};
+                              static_cast<uint32_t>(t), 0, 0};
       TileSums tile_sums = {};
       ContextTile<OneThread>(args.model, arrays, tile, scratch.data(), parts.data(), &tile_sums);
       for (size_t i = 0; i < size; ++i) {
