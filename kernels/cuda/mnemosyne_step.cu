@@ -113,19 +113,48 @@ __device__ MnemosyneRounding ChunkRoundingOf(const MnemosyneArrays& arrays,
   return rounding;
 }
 
-// What a team has in shared memory.
-struct alignas(16) TeamShared {
-  float weights[(TeamWeights::kCount + 3) / 4 * 4];
-  TeamScratch scratch;
+// A chunk whose turn it is, with copies of what its step only reads.
+struct TeamTurn {
+  uint32_t item;  // As tables.chunks has it.
   MnemosyneChunkStep step;
   MnemosyneChoice before;
   MnemosyneChunk chunk;
   MnemosyneTensor tensor;
   MnemosyneTensorStep tensor_step;
   MnemosyneRounding rounding;
+
+  // For one thread: takes chunk `next` of those that take part, if there is one.
+  template <bool kRounds>
+  __device__ void Take(const MnemosyneModel& model, const MnemosyneStates& states,
+                       const MnemosyneStepTables& tables, size_t next) {
+    if (next >= tables.chunk_count) return;
+    item = tables.chunks[next];
+    const ChunkTile tile = tables.tiles[item / kTileChunks];
+    const MnemosyneArrays& arrays = ArraysOf(states, tile);
+    const size_t c = tile.first_chunk + item % kTileChunks;
+    step = ChunkStepOf(model, arrays, tables, tile, c);
+    before = *step.choice;
+    chunk = *step.chunk;
+    tensor = *step.tensor;
+    tensor_step = *step.step;
+    step.chunk = &chunk;
+    step.tensor = &tensor;
+    step.step = &tensor_step;
+    if (kRounds) {
+      rounding = ChunkRoundingOf(arrays, tables, tile, c);
+      step.rounding = &rounding;
+    }
+  }
 };
 
-// Teams take the chunks of all tiles in turns. `square_sums` and `capped` are [tiles, kTileChunks].
+// What a team has in shared memory.
+struct alignas(16) TeamShared {
+  float weights[(TeamWeights::kCount + 3) / 4 * 4];
+  TeamScratch scratch;
+  TeamTurn turns[2];  // This one and the next.
+};
+
+// Teams take the chunks in turns. `square_sums` and `capped` are [tiles, kTileChunks].
 template <template <class> class Memory, bool kReplay>
 __global__ void __launch_bounds__(kTeamThreads, kTeams)
     StepTeams(const __grid_constant__ MnemosyneModel model,
@@ -135,44 +164,43 @@ __global__ void __launch_bounds__(kTeamThreads, kTeams)
               uint32_t* __restrict__ capped) {
   extern __shared__ float4 memory[];
   TeamShared& shared = *reinterpret_cast<TeamShared*>(memory);
+  constexpr bool kRounds = Memory<WarpLanes>::kRounds;
+  constexpr int kLast = kTeamThreads - 32;  // A thread of the last warp, which decides nothing.
   const int thread = static_cast<int>(threadIdx.x);
   if (!kReplay) TeamWeights::Stage(model.weights, shared.weights, thread, kTeamThreads);
-  for (size_t next = blockIdx.x; next < tables.chunk_count; next += gridDim.x) {
-    const uint32_t item = tables.chunks[next];
-    const ChunkTile tile = tables.tiles[item / kTileChunks];
-    __syncthreads();  // All are done with the last chunk.
-    if (thread == 0) {
-      const MnemosyneArrays& arrays = ArraysOf(states, tile);
-      const size_t c = tile.first_chunk + item % kTileChunks;
-      shared.step = ChunkStepOf(model, arrays, tables, tile, c);
-      shared.before = *shared.step.choice;
-      shared.chunk = *shared.step.chunk;
-      shared.tensor = *shared.step.tensor;
-      shared.tensor_step = *shared.step.step;
-      shared.step.chunk = &shared.chunk;
-      shared.step.tensor = &shared.tensor;
-      shared.step.step = &shared.tensor_step;
-      if (Memory<WarpLanes>::kRounds) {
-        shared.rounding = ChunkRoundingOf(arrays, tables, tile, c);
-        shared.step.rounding = &shared.rounding;
-      }
-    }
-    __syncthreads();
-    TeamWarp<WarpLanes, Memory> warp(team_model, shared.weights, shared.scratch, shared.step,
-                                     shared.before, thread / 32);
+  if (thread == kLast) shared.turns[0].Take<kRounds>(model, states, tables, blockIdx.x);
+  __syncthreads();
+  int turn = 0;
+  for (size_t next = blockIdx.x; next < tables.chunk_count; next += gridDim.x, turn ^= 1) {
+    const TeamTurn& at = shared.turns[turn];
+    TeamWarp<WarpLanes, Memory> warp(team_model, shared.weights, shared.scratch, at.step, at.before,
+                                     thread / 32);
+    const auto look_ahead = [&] {
+      if (thread != kLast) return;
+      shared.turns[turn ^ 1].Take<kRounds>(model, states, tables, next + gridDim.x);
+    };
     if (kReplay) {
       warp.Replay();
+      look_ahead();
       __syncthreads();
-      if (thread == 0) warp.FinishReplay(square_sums + item, capped + item);
+      if (thread == 0) warp.FinishReplay(square_sums + at.item, capped + at.item);
+      __syncthreads();
       continue;
     }
-    if (Memory<WarpLanes>::kRounds) {
+    if (kRounds) {
       warp.WriteSquares();
       __syncthreads();
     }
     warp.Measure();
     __syncthreads();
-    if (thread < 32) warp.Decide();
+    warp.DecideFirst();
+    look_ahead();
+    __syncthreads();
+    warp.DecideSecond();
+    __syncthreads();
+    warp.DecideThird();
+    __syncthreads();
+    warp.DecideLast();
     __syncthreads();
     warp.WriteMemory();
     __syncthreads();
@@ -180,7 +208,7 @@ __global__ void __launch_bounds__(kTeamThreads, kTeams)
     __syncthreads();
     warp.WriteUpdate(cap);
     __syncthreads();
-    if (thread == 0) warp.Finish(cap, square_sums + item, capped + item);
+    if (thread == 0) warp.Finish(cap, square_sums + at.item, capped + at.item);
   }
 }
 

@@ -166,7 +166,10 @@ void RunTeams(const MnemosyneStepArgs& args) {
       for (auto& warp : team) warp->WriteSquares();
     }
     for (auto& warp : team) warp->Measure();
-    team.front()->Decide();
+    for (auto& warp : team) warp->DecideFirst();
+    for (auto& warp : team) warp->DecideSecond();
+    for (auto& warp : team) warp->DecideThird();
+    for (auto& warp : team) warp->DecideLast();
     for (auto& warp : team) warp->WriteMemory();
     const float cap = team.back()->Bound();
     for (auto& warp : team) warp->WriteUpdate(cap);
