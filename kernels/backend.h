@@ -12,6 +12,7 @@
 // the Backend must not be used again.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -58,6 +59,9 @@ class Backend {
 
   // Whether steps of several states in one call take less than one after the other.
   virtual bool shares_launches() const { return false; }
+
+  // How often memory was asked for; any thread.
+  uint64_t allocation_count() const { return allocation_count_.load(std::memory_order_relaxed); }
 
   // Copies `size` bytes between host and device, whose part memory of AllocateHost may play as
   // well. Download waits for all earlier calls.
@@ -149,6 +153,9 @@ class Backend {
   // Why the device cannot be used any more, which is Internal; ok while it can.
   virtual absl::Status Fault() const { return absl::OkStatus(); }
 
+ protected:
+  void CountAllocation() { allocation_count_.fetch_add(1, std::memory_order_relaxed); }
+
  private:
   template <typename Args, typename Call>
   static absl::Status EachOf(std::span<const Args> all, const Call& call) {
@@ -157,6 +164,8 @@ class Backend {
     }
     return absl::OkStatus();
   }
+
+  std::atomic<uint64_t> allocation_count_ = 0;
 };
 
 // Options of a backend on the CPU.

@@ -68,6 +68,12 @@ absl::StatusOr<std::unique_ptr<Backend>> CudaBackend::Create(int ordinal) {
                       static_cast<unsigned>(properties.multiProcessorCount), std::move(resources)));
 }
 
+absl::StatusOr<std::unique_ptr<Backend>> CudaBackend::CreateTrapping(int uploads) {
+  MNEMO_ASSIGN_OR_RETURN(std::unique_ptr<Backend> backend, Create(0));
+  static_cast<CudaBackend&>(*backend).uploads_left_ = uploads;
+  return backend;
+}
+
 CudaBackend::Resources::~Resources() {
   cudaStreamSynchronize(stream);
   if (pool != nullptr) cudaMemPoolDestroy(pool);
@@ -99,6 +105,7 @@ std::optional<size_t> CudaBackend::FreeMemory() const {
 }
 
 absl::StatusOr<Buffer> CudaBackend::Allocate(size_t size) {
+  CountAllocation();
   if (size == 0) return Buffer();
   MNEMO_RETURN_IF_ERROR(ToStatus(cudaSetDevice(ordinal_)));
   // Any thread may allocate: its own stream keeps out of the way of the executor's.
@@ -121,6 +128,7 @@ absl::StatusOr<Buffer> CudaBackend::Allocate(size_t size) {
 }
 
 absl::StatusOr<Buffer> CudaBackend::AllocateHost(size_t size) {
+  CountAllocation();
   if (size == 0) return Buffer();
   MNEMO_RETURN_IF_ERROR(ToStatus(cudaSetDevice(ordinal_)));
   void* data = nullptr;
@@ -129,7 +137,12 @@ absl::StatusOr<Buffer> CudaBackend::AllocateHost(size_t size) {
   return Buffer(static_cast<std::byte*>(data), size, [](std::byte* freed) { cudaFreeHost(freed); });
 }
 
+void CudaBackend::CountUpload() {
+  if (uploads_left_ > 0 && --uploads_left_ == 0) LaunchTrap(stream_);
+}
+
 absl::Status CudaBackend::Upload(const std::byte* host, std::byte* device, size_t size) {
+  CountUpload();
   if (size == 0) return absl::OkStatus();
   MNEMO_RETURN_IF_ERROR(ToStatus(cudaSetDevice(ordinal_)));
   MNEMO_RETURN_IF_ERROR(ToStatus(cudaMemcpyAsync(device, host, size, cudaMemcpyDefault, stream_)));
@@ -144,6 +157,7 @@ absl::Status CudaBackend::Download(const std::byte* device, std::byte* host, siz
 }
 
 absl::Status CudaBackend::UploadLater(const std::byte* host, std::byte* device, size_t size) {
+  CountUpload();
   if (size == 0) return absl::OkStatus();
   MNEMO_RETURN_IF_ERROR(ToStatus(cudaSetDevice(ordinal_)));
   return ToStatus(cudaMemcpyAsync(device, host, size, cudaMemcpyHostToDevice, stream_));

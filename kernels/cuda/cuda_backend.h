@@ -30,6 +30,9 @@ class CudaBackend final : public Backend {
 
   // FailedPrecondition if the machine has no driver or no GPU of that ordinal.
   static absl::StatusOr<std::unique_ptr<Backend>> Create(int ordinal);
+  // One of the tests, on the first GPU: a kernel of it runs into a trap at that upload, counted
+  // from 1, which ends the use of the GPU by this process. Errors as Create.
+  static absl::StatusOr<std::unique_ptr<Backend>> CreateTrapping(int uploads);
   ~CudaBackend() override;
 
   std::string_view name() const override { return name_; }
@@ -102,6 +105,8 @@ class CudaBackend final : public Backend {
   template <typename Args, typename Launch>
   absl::Status RunSteps(std::span<const Args> all, const Launch& launch);
 
+  void CountUpload();
+
   const Block* device_blocks() const { return block_table_.At<Block>(0); }
   const std::byte* device_extra() const { return extra_.At<std::byte>(0); }
   std::byte* device_results() const { return results_; }
@@ -112,6 +117,7 @@ class CudaBackend final : public Backend {
   const std::shared_ptr<Resources> resources_;  // Shared with all Buffers.
   const cudaStream_t stream_;
   uint64_t wait_count_ = 0;
+  int uploads_left_ = 0;  // Until it traps; 0 for one that does not.
 
   // Workspace.
   std::vector<Segment> segments_;  // That blocks_ are cut from.

@@ -22,6 +22,9 @@ namespace mnemosyne::kernels::cuda {
 // Elements of a block of work, one for each block of threads: a multiple of a warp's.
 inline constexpr size_t kBlockElements = 4096;
 
+// A kernel that fails, for tests.
+cudaError_t LaunchTrap(cudaStream_t stream);
+
 cudaError_t LaunchZeroNonFinite(const Block* blocks, size_t block_count, float* values,
                                 cudaStream_t stream);
 

@@ -167,21 +167,21 @@ absl::Status MnemosyneRunner::Run(const MnemosyneModel& model, MnemosynePlan& pl
       .results = reinterpret_cast<TileResult*>(space + results_at),
       .scratch = reinterpret_cast<float*>(scratch),
       .scratch_blocks = scratch_blocks};
-  const auto queue = [&]() -> cudaError_t {
+  const auto queue = [&](cudaStream_t stream) {
     cudaError_t error = cudaSuccess;
     if (in.end() > 0) {
-      error = cudaMemcpyAsync(inbox, inbox_.data(), in.end(), cudaMemcpyHostToDevice, stream_);
+      error = cudaMemcpyAsync(inbox, inbox_.data(), in.end(), cudaMemcpyHostToDevice, stream);
     }
     if (error == cudaSuccess && parts.context) {
       error = LaunchMnemosyneContext(model, plan.states(), context, plan.level_counts().data(),
-                                     plan.level_counts().size(), context_space, stream_);
+                                     plan.level_counts().size(), context_space, stream);
     }
     if (error == cudaSuccess && parts.step) {
       error = LaunchMnemosyneStep(model, plan.states(), step, step_space, parts.replay, processors_,
-                                  stream_);
+                                  stream);
     }
     if (error != cudaSuccess) return error;
-    return cudaMemcpyAsync(outbox_.data(), space, out.end(), cudaMemcpyDeviceToHost, stream_);
+    return cudaMemcpyAsync(outbox_.data(), space, out.end(), cudaMemcpyDeviceToHost, stream);
   };
   // What the sequence depends on beside the plan.
   const std::array<const void*, 5> places_of = {inbox_.data(), inbox, outbox_.data(), space,
