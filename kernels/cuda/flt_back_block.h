@@ -14,9 +14,9 @@
 
 namespace mnemosyne::kernels::cuda {
 
-template <class T>
-class FltBackBlock : FltBlockTile<T, FltBackScratchLayout> {
-  using Tile = FltBlockTile<T, FltBackScratchLayout>;
+template <class T, class W>
+class FltBackBlock : FltBlockTile<T, W, FltBackScratchLayout> {
+  using Tile = FltBlockTile<T, W, FltBackScratchLayout>;
 
  public:
   // `scratch` has FltBackScratchLayout::end floats. `gradients` are those of the part.
@@ -32,7 +32,7 @@ class FltBackBlock : FltBlockTile<T, FltBackScratchLayout> {
   // Gradients of the part's queries from the sums over the keys that they saw, and, to `mine`, the
   // sums over these queries. Causal sums over keys are those before the part, and are used up.
   MNEMOSYNE_DEVICE void RunQueries(float* of_keys, float* mine) {
-    const Sums keys = KeySums(of_keys), queries = QuerySums(mine);
+    const Sums keys = KeySums(of_keys), queries = QuerySums(mine, false);
     Fetch(of_keys, keys);
     Clear(queries);
     for (uint32_t first = 0; first < part_.count; first += rows_max_) {
@@ -47,7 +47,7 @@ class FltBackBlock : FltBlockTile<T, FltBackScratchLayout> {
           ReadForQueries(begin, end, keys);
           Pair(begin, end, QueryFeatures());
           AddPairsToQueries(begin, end);
-          Add(Keys(), KeyMasks(), Values(), nullptr, begin, end, keys);
+          Add(Keys(), KeyMasks(), Values(), nullptr, nullptr, begin, end, keys);
           begin = end;
         }
       } else {
@@ -55,15 +55,15 @@ class FltBackBlock : FltBlockTile<T, FltBackScratchLayout> {
         ReadForQueries(0, rows_, keys);
       }
       Finish(false, QueryFeatures(), call_.q_gradient);
-      TakeInQueries(0, rows_, queries);
+      TakeInQueries(queries);
     }
-    Store(queries, mine);
+    T::ForEach(shape_.features, [&](size_t m) { mine[m] = queries.maxima[m]; });
   }
 
   // Gradients of the part's keys and values from the sums over the queries that saw them, of
   // causal parts those after it.
   MNEMOSYNE_DEVICE void RunKeys(float* of_queries) {
-    const Sums queries = QuerySums(of_queries);
+    const Sums queries = QuerySums(of_queries, at_.keeps_sums);
     Fetch(of_queries, queries);
     const uint32_t tiles = (part_.count + rows_max_ - 1) / rows_max_;
     for (uint32_t i = 0; i < tiles; ++i) {
@@ -78,8 +78,8 @@ class FltBackBlock : FltBlockTile<T, FltBackScratchLayout> {
           ReadForKeys(begin, end, queries);
           Pair(begin, end, QueryFeatures());
           AddPairsToKeys(begin, end, queries);
-          Add(QueryFeatures(), QueryMasks(), Upstream(), Weights(), begin, end, queries);
-          AddClamped(begin, end, queries);
+          Add(QueryFeatures(), QueryMasks(), Upstream(), Weights(), nullptr, begin, end, queries);
+          AddClamped(nullptr, begin, end, queries);
           end = begin;
         }
       } else {
@@ -98,7 +98,7 @@ class FltBackBlock : FltBlockTile<T, FltBackScratchLayout> {
       Tile::Exponentiate, Tile::Factors, Tile::first_, Tile::ForAll, Tile::Frequencies, Tile::Keys,
       Tile::Load, Tile::LoadKeys, Tile::Maxima, Tile::part_, Tile::PartEnd, Tile::PositionOf,
       Tile::Product, Tile::Queries, Tile::rows_, Tile::rows_max_, Tile::scratch_, Tile::shape_,
-      Tile::StartTile, Tile::Valid, Tile::Values, Tile::weights_, Tile::X;
+      Tile::StartTile, Tile::SumUp, Tile::Valid, Tile::Values, Tile::weights_, Tile::X;
 
   // Sums over keys, with weights of 1, or over queries, with weights of e and values g^.
   struct Sums {
@@ -125,9 +125,10 @@ class FltBackBlock : FltBlockTile<T, FltBackScratchLayout> {
     return shape_.exponential() ? Active() : Queries();
   }
 
-  MNEMOSYNE_DEVICE Sums At(float* maxima, float* kept, float* numbers, bool of_queries) const {
+  MNEMOSYNE_DEVICE Sums At(float* maxima, bool keeps, float* numbers, bool of_queries) const {
     const uint32_t count = shape_.masks * shape_.features;
-    if (at_.keeps_sums) {
+    if (keeps) {
+      float* const kept = scratch_ + at_.sums;
       float* const values = kept + count;
       return {maxima, kept, values, at_.value_stride,
               of_queries ? values + count * at_.value_stride : nullptr};
@@ -136,11 +137,12 @@ class FltBackBlock : FltBlockTile<T, FltBackScratchLayout> {
     return {maxima, weights, weights + count, shape_.values,
             of_queries ? numbers + shape_.SumCount() : nullptr};
   }
+  // Those that are read are kept in the scratch, if they are small.
   MNEMOSYNE_DEVICE Sums KeySums(float* numbers) const {
-    return At(Maxima(), scratch_ + at_.key_sums, numbers, false);
+    return At(Maxima(), at_.keeps_sums, numbers, false);
   }
-  MNEMOSYNE_DEVICE Sums QuerySums(float* numbers) const {
-    return At(scratch_ + at_.query_maxima, scratch_ + at_.query_sums, numbers, true);
+  MNEMOSYNE_DEVICE Sums QuerySums(float* numbers, bool keeps) const {
+    return At(scratch_ + at_.query_maxima, keeps, numbers, true);
   }
 
   // Brings sums from the device's memory to where they are kept.
@@ -168,20 +170,6 @@ class FltBackBlock : FltBlockTile<T, FltBackScratchLayout> {
            [&](uint32_t row, uint32_t column) { sums.values[row * sums.stride + column] = 0; });
   }
 
-  // The other way round of Fetch.
-  MNEMOSYNE_DEVICE void Store(const Sums& from, float* to) {
-    const uint32_t features = shape_.features, count = shape_.masks * features;
-    T::ForEach(features, [&](size_t m) {
-      to[m] = from.maxima[m];
-      if (at_.keeps_sums) to[shape_.SumCount() + m] = from.clamped[m];
-    });
-    if (!at_.keeps_sums) return;
-    T::ForEach(count, [&](size_t i) { to[features + i] = from.weights[i]; });
-    ForAll(count, shape_.values, [&](uint32_t row, uint32_t column) {
-      to[features + count + row * shape_.values + column] = from.values[row * from.stride + column];
-    });
-  }
-
   // Queries, as logarithms relative to what the forward pass took off, with g^ in Upstream(), e in
   // Weights(), and e of clamped rows apart. Rows that answered nothing have no part in any maximum.
   MNEMOSYNE_DEVICE void LoadQueries(bool count) {
@@ -198,11 +186,10 @@ class FltBackBlock : FltBlockTile<T, FltBackScratchLayout> {
       Upstream()[row * at_.value_stride + column] = product;
     });
     const float floor = weights_.floors[part_.head];
-    T::ForEach(rows_, [&](size_t row) {
-      float dot = 0;
-      for (uint32_t d = 0; d < shape_.values; ++d) {
-        dot += Upstream()[row * at_.value_stride + d];
-      }
+    const auto product_at = [&](uint32_t row, uint32_t d) {
+      return Upstream()[row * at_.value_stride + d];
+    };
+    SumUp(rows_, shape_.values, product_at, [&](uint32_t row, float dot) {
       const float* const own =
           arrays_.normalizers +
           2 * ((static_cast<size_t>(part_.batch) * shape_.heads + part_.head) * arrays_.length +
@@ -259,20 +246,27 @@ class FltBackBlock : FltBlockTile<T, FltBackScratchLayout> {
     return begin;
   }
 
-  // Raises maxima to those of the rows [begin, end) and scales the sums with them.
-  MNEMOSYNE_DEVICE void Raise(const float* logs, uint32_t begin, uint32_t end, const Sums& sums) {
-    if (!shape_.exponential()) return;
-    const uint32_t features = shape_.features;
-    T::ForEach(features, [&](size_t m) {
+  // Raises maxima to those of the rows [begin, end); Factors() is what this makes of the sums.
+  MNEMOSYNE_DEVICE void RaiseMaxima(const float* logs, uint32_t begin, uint32_t end,
+                                    const Sums& sums) {
+    T::ForEach(shape_.features, [&](size_t m) {
       float most = sums.maxima[m];
       for (uint32_t row = begin; row < end; ++row) {
         most = fmaxf(most, logs[row * at_.feature_stride + m]);
       }
-      const float factor = FlushedExp(sums.maxima[m] - most);
-      Factors()[m] = factor;
+      Factors()[m] = FlushedExp(sums.maxima[m] - most);
       sums.maxima[m] = most;
-      for (uint32_t f = 0; f < shape_.masks; ++f) sums.weights[f * features + m] *= factor;
-      if (sums.clamped != nullptr) sums.clamped[m] *= factor;
+    });
+  }
+
+  // The same, and scales the sums.
+  MNEMOSYNE_DEVICE void Raise(const float* logs, uint32_t begin, uint32_t end, const Sums& sums) {
+    if (!shape_.exponential()) return;
+    const uint32_t features = shape_.features;
+    RaiseMaxima(logs, begin, end, sums);
+    T::ForEach(features, [&](size_t m) {
+      for (uint32_t f = 0; f < shape_.masks; ++f) sums.weights[f * features + m] *= Factors()[m];
+      if (sums.clamped != nullptr) sums.clamped[m] *= Factors()[m];
     });
     ForAll(shape_.masks * features, shape_.values, [&](uint32_t row, uint32_t column) {
       sums.values[row * sums.stride + column] *= Factors()[row % features];
@@ -280,40 +274,55 @@ class FltBackBlock : FltBlockTile<T, FltBackScratchLayout> {
   }
 
   // Adds rows [begin, end) of a side: features, numbers of its waves, values, and weights or null.
+  // Sums are multiplied with `factors` [M] before, unless it is null.
   MNEMOSYNE_DEVICE void Add(const float* features, const float* masks, const float* values,
-                            const float* weights, uint32_t begin, uint32_t end, const Sums& sums) {
-    const uint32_t count = shape_.features, width = shape_.values, each = shape_.masks;
+                            const float* weights, const float* factors, uint32_t begin,
+                            uint32_t end, const Sums& sums) {
+    const uint32_t count = shape_.features, each = shape_.masks;
+    const auto feature_at = [&](uint32_t r, uint32_t j) {
+      if (each == 1) return features[(begin + j) * at_.feature_stride + r];
+      return masks[(begin + j) * each + r / count] *
+             features[(begin + j) * at_.feature_stride + r % count];
+    };
+    const auto add = [&](float& to, uint32_t r, float sum) {
+      to = factors == nullptr ? to + sum : fmaf(factors[r % count], to, sum);
+    };
     Product(
-        each * count, width + 1, end - begin,
+        each * count, shape_.values, end - begin, feature_at,
+        [&](uint32_t j, uint32_t c) { return values[(begin + j) * at_.value_stride + c]; },
+        [&](uint32_t r, uint32_t c, float sum) { add(sums.values[r * sums.stride + c], r, sum); });
+    SumUp(
+        each * count, end - begin,
         [&](uint32_t r, uint32_t j) {
-          const float feature = features[(begin + j) * at_.feature_stride + r % count];
-          return each > 1 ? masks[(begin + j) * each + r / count] * feature : feature;
+          return feature_at(r, j) * (weights == nullptr ? 1.0F : weights[begin + j]);
         },
-        [&](uint32_t j, uint32_t c) {
-          if (c < width) return values[(begin + j) * at_.value_stride + c];
-          return weights == nullptr ? 1.0F : weights[begin + j];
+        [&](uint32_t r, float sum) { add(sums.weights[r], r, sum); });
+  }
+
+  MNEMOSYNE_DEVICE void AddClamped(const float* factors, uint32_t begin, uint32_t end,
+                                   const Sums& queries) {
+    if (!Clamps()) return;
+    SumUp(
+        shape_.features, end - begin,
+        [&](uint32_t m, uint32_t j) {
+          return QueryFeatures()[(begin + j) * at_.feature_stride + m] * ClampWeights()[begin + j];
         },
-        [&](uint32_t r, uint32_t c, float sum) {
-          (c < width ? sums.values[r * sums.stride + c] : sums.weights[r]) += sum;
+        [&](uint32_t m, float sum) {
+          const float before = queries.clamped[m];
+          queries.clamped[m] = factors == nullptr ? before + sum : fmaf(factors[m], before, sum);
         });
   }
 
-  MNEMOSYNE_DEVICE void AddClamped(uint32_t begin, uint32_t end, const Sums& queries) {
-    if (!Clamps()) return;
-    T::ForEach(shape_.features, [&](size_t m) {
-      float sum = 0;
-      for (uint32_t row = begin; row < end; ++row) {
-        sum = fmaf(QueryFeatures()[row * at_.feature_stride + m], ClampWeights()[row], sum);
-      }
-      queries.clamped[m] += sum;
-    });
-  }
-
-  MNEMOSYNE_DEVICE void TakeInQueries(uint32_t begin, uint32_t end, const Sums& queries) {
-    Raise(Queries(), begin, end, queries);
-    Activate(begin, end, queries.maxima, -1);
-    Add(QueryFeatures(), QueryMasks(), Upstream(), Weights(), begin, end, queries);
-    AddClamped(begin, end, queries);
+  // Adds the tile's queries to the sums over those of the part.
+  MNEMOSYNE_DEVICE void TakeInQueries(const Sums& queries) {
+    const float* factors = nullptr;
+    if (shape_.exponential()) {
+      RaiseMaxima(Queries(), 0, rows_, queries);
+      factors = Factors();
+    }
+    Activate(0, rows_, queries.maxima, -1);
+    Add(QueryFeatures(), QueryMasks(), Upstream(), Weights(), factors, 0, rows_, queries);
+    AddClamped(factors, 0, rows_, queries);
   }
 
   // Sets gradients of the features and waves of rows [begin, end) of a side from sums over the
@@ -333,7 +342,8 @@ class FltBackBlock : FltBlockTile<T, FltBackScratchLayout> {
             const float weight = weights == nullptr ? 1.0F : weights[row];
             const float number = fmaf(weight, sums.weights[f * count + m], sum);
             if (each == 1) {
-              Gradient()[at] = number;
+              Gradient()[at] =
+                  at_.multiplies_early ? number * FeatureAt(features, at, m, sums) : number;
               return;
             }
             part[at] = number;
@@ -353,8 +363,14 @@ class FltBackBlock : FltBlockTile<T, FltBackScratchLayout> {
     }
   }
 
+  // A feature of a query, which is still a logarithm, or of a key.
+  MNEMOSYNE_DEVICE float FeatureAt(const float* features, uint32_t at, uint32_t m,
+                                   const Sums& sums) const {
+    return sums.clamped == nullptr ? FlushedExp(features[at] + sums.maxima[m]) : features[at];
+  }
+
   MNEMOSYNE_DEVICE void ReadForQueries(uint32_t begin, uint32_t end, const Sums& keys) {
-    Activate(begin, end, keys.maxima, 1);
+    if (!at_.multiplies_early) Activate(begin, end, keys.maxima, 1);
     ReadFor(QueryFeatures(), QueryMasks(), Upstream(), Weights(), begin, end, keys);
     if (!Clamps()) return;
     // A clamped denominator is the plain one times the floor, without a mask.
@@ -482,23 +498,22 @@ class FltBackBlock : FltBlockTile<T, FltBackScratchLayout> {
   // Gradients of logarithms or products, and those of inputs in the place of the inputs.
   MNEMOSYNE_DEVICE void FinishProjection(const float* features) {
     const uint32_t projection = shape_.projection, inputs = shape_.inputs;
-    ForAll(rows_, shape_.features, [&](uint32_t row, uint32_t m) {
-      const uint32_t at = row * at_.feature_stride + m;
-      float& gradient = Gradient()[at];
-      if (shape_.exponential()) {
-        gradient *= features[at];
-      } else {
-        gradient = features[at] > shape_.epsilon ? shape_.scale * gradient : 0.0F;
-      }
-    });
+    if (!at_.multiplies_early) {
+      ForAll(rows_, shape_.features, [&](uint32_t row, uint32_t m) {
+        const uint32_t at = row * at_.feature_stride + m;
+        float& gradient = Gradient()[at];
+        if (shape_.exponential()) {
+          gradient *= features[at];
+        } else {
+          gradient = features[at] > shape_.epsilon ? shape_.scale * gradient : 0.0F;
+        }
+      });
+    }
     float* const sums = scratch_ + at_.halves;
-    T::ForEach(rows_, [&](size_t row) {
-      float sum = 0;
-      for (uint32_t m = 0; m < shape_.features; ++m) {
-        sum += Gradient()[row * at_.feature_stride + m];
-      }
-      sums[row] = shape_.exponential() ? sum : 0.0F;
-    });
+    SumUp(
+        rows_, shape_.features,
+        [&](uint32_t row, uint32_t m) { return Gradient()[row * at_.feature_stride + m]; },
+        [&](uint32_t row, float sum) { sums[row] = shape_.exponential() ? sum : 0.0F; });
     if (shape_.map == FeatureMapShape::kHyperbolic) {
       ForAll(rows_, projection, [&](uint32_t row, uint32_t p) {
         float* const own = Gradient() + row * at_.feature_stride + p;
@@ -526,11 +541,10 @@ class FltBackBlock : FltBlockTile<T, FltBackScratchLayout> {
         [&](uint32_t p, uint32_t r) { return Gradient()[r * at_.feature_stride + p]; },
         [&](uint32_t r, uint32_t i) { return X()[r * at_.x_stride + i]; },
         [&](uint32_t p, uint32_t i, float sum) { weights[p * shape_.inputs + i] += sum; });
-    T::ForEach(shape_.projection, [&](size_t p) {
-      float sum = 0;
-      for (uint32_t row = 0; row < rows_; ++row) sum += Gradient()[row * at_.feature_stride + p];
-      gradients_[gradient_places_.bias + p] += sum;
-    });
+    SumUp(
+        shape_.projection, rows_,
+        [&](uint32_t p, uint32_t row) { return Gradient()[row * at_.feature_stride + p]; },
+        [&](uint32_t p, float sum) { gradients_[gradient_places_.bias + p] += sum; });
   }
 
   // Of the maps that have no projection. Waves of padding are numbers like others, but take no

@@ -2,6 +2,7 @@
 #include "kernels/cuda/block_threads.cuh"
 #include "kernels/cuda/flt_back_block.h"
 #include "kernels/cuda/flt_back_merge.h"
+#include "kernels/cuda/lanes.cuh"
 #include "kernels/cuda/launchers.h"
 
 namespace mnemosyne::kernels::cuda {
@@ -14,8 +15,8 @@ extern __shared__ float4 scratch[];
 __global__ void __launch_bounds__(kFltThreads)
     RunFltQueries(const __grid_constant__ FltBackCall call, uint32_t gradient_count) {
   const FltPart part = call.forward.parts[blockIdx.x];
-  FltBackBlock<BlockThreads> block(call, part, reinterpret_cast<float*>(scratch),
-                                   call.gradients + blockIdx.x * size_t{gradient_count});
+  FltBackBlock<BlockThreads, WarpLanes> block(call, part, reinterpret_cast<float*>(scratch),
+                                              call.gradients + blockIdx.x * size_t{gradient_count});
   const size_t start = call.forward.arrays.causal ? blockIdx.x : part.unit;
   block.RunQueries(call.forward.starts + start * call.forward.shape.SumCount(),
                    call.sums + blockIdx.x * size_t{call.QuerySumCount()});
@@ -24,8 +25,8 @@ __global__ void __launch_bounds__(kFltThreads)
 __global__ void __launch_bounds__(kFltThreads)
     RunFltKeys(const __grid_constant__ FltBackCall call, uint32_t gradient_count) {
   const FltPart part = call.forward.parts[blockIdx.x];
-  FltBackBlock<BlockThreads> block(call, part, reinterpret_cast<float*>(scratch),
-                                   call.gradients + blockIdx.x * size_t{gradient_count});
+  FltBackBlock<BlockThreads, WarpLanes> block(call, part, reinterpret_cast<float*>(scratch),
+                                              call.gradients + blockIdx.x * size_t{gradient_count});
   const size_t start = call.forward.arrays.causal ? blockIdx.x : part.unit;
   block.RunKeys(call.starts + start * call.QuerySumCount());
 }

@@ -18,9 +18,9 @@
 
 namespace mnemosyne::kernels::cuda {
 
-template <class T>
-class FltBlock : FltBlockTile<T, FltScratchLayout> {
-  using Tile = FltBlockTile<T, FltScratchLayout>;
+template <class T, class W>
+class FltBlock : FltBlockTile<T, W, FltScratchLayout> {
+  using Tile = FltBlockTile<T, W, FltScratchLayout>;
 
  public:
   // `scratch` has FltScratchLayout::end floats for the call's tiles.

@@ -1,9 +1,10 @@
 // A tile of rows of one head of FLT attention, in the scratch of a block of threads: what the
 // forward and the backward pass share, for all sizes, feature maps and forms.
 //
-// Written over the threads of `T`: T::ForEach(count, f) calls f(i) for all i below `count`, spread
-// over the threads, and returns when all have returned; T::Add(p, n) adds to a number that blocks
-// share. Every sum is formed by one thread in order, so that bits do not depend on threads.
+// Written over the lanes of `W` and the threads of `T`: T::ForEach(count, f) calls f(i) for all i
+// below `count`, spread over the threads, and returns when all have returned; T::Add(p, n) adds to
+// a number that blocks share. Every sum is formed by one thread in order, so that bits do not
+// depend on threads.
 #pragma once
 
 #include <math.h>
@@ -11,6 +12,7 @@
 #include <stdint.h>
 
 #include "kernels/cuda/flt_numbers.h"
+#include "kernels/cuda/flt_product.h"
 #include "kernels/cuda/flt_scratch.h"
 #include "kernels/cuda/flt_tables.h"
 
@@ -20,7 +22,7 @@ namespace mnemosyne::kernels::cuda {
 // exp(-40) of a row's own sum is still a number with all its digits.
 inline constexpr float kFltRise = 40;
 
-template <class T, class Places>
+template <class T, class W, class Places>
 class FltBlockTile {
  protected:
   // Tiles have `rows` rows. `scratch` has the floats of `at`.
@@ -36,8 +38,6 @@ class FltBlockTile {
         counts_(call.counts + part.batch * call.shape.heads + part.head) {
     if (shape_.waves > 0) MeasureOrigin();
   }
-
-  static constexpr uint32_t kSide = 4;  // Of the square of a product that a thread forms.
 
   MNEMOSYNE_DEVICE float* X() const { return scratch_ + at_.x; }
   MNEMOSYNE_DEVICE float* Keys() const { return scratch_ + at_.keys; }
@@ -70,43 +70,39 @@ class FltBlockTile {
     });
   }
 
-  // Calls store(row, column, sum over i of a(row, i) b(i, column)). A thread forms a square whose
-  // rows and columns are spread, so that neighbours read neighbours.
+  // See FltProduct.
   template <typename A, typename B, typename Store>
   static MNEMOSYNE_DEVICE void Product(uint32_t rows, uint32_t columns, uint32_t inner, const A& a,
                                        const B& b, const Store& store) {
-    const uint32_t down = (rows + kSide - 1) / kSide, along = (columns + kSide - 1) / kSide;
-    ForAll(down, along, [&](uint32_t row0, uint32_t column0) {
-      float sums[kSide][kSide] = {};
-      uint32_t row[kSide], column[kSide];
-      MNEMOSYNE_UNROLL_ALL
-      for (uint32_t k = 0; k < kSide; ++k) {
-        const uint32_t r = row0 + k * down, c = column0 + k * along;
-        row[k] = r < rows ? r : row0;
-        column[k] = c < columns ? c : column0;
-      }
-      for (uint32_t i = 0; i < inner; ++i) {
-        float left[kSide], right[kSide];
-        MNEMOSYNE_UNROLL_ALL
-        for (uint32_t k = 0; k < kSide; ++k) {
-          left[k] = a(row[k], i);
-          right[k] = b(i, column[k]);
-        }
-        MNEMOSYNE_UNROLL_ALL
-        for (uint32_t r = 0; r < kSide; ++r) {
-          MNEMOSYNE_UNROLL_ALL
-          for (uint32_t c = 0; c < kSide; ++c) sums[r][c] = fmaf(left[r], right[c], sums[r][c]);
-        }
-      }
-      MNEMOSYNE_UNROLL_ALL
-      for (uint32_t r = 0; r < kSide; ++r) {
-        MNEMOSYNE_UNROLL_ALL
-        for (uint32_t c = 0; c < kSide; ++c) {
-          if (row0 + r * down < rows && column0 + c * along < columns) {
-            store(row[r], column[c], sums[r][c]);
-          }
-        }
-      }
+    FltProduct<T, W>::Run(rows, columns, inner, a, b, store);
+  }
+
+  // Calls store(i, sum over j below `inner` of f(i, j)) for all i below `count`. Few sums are
+  // formed by several threads each.
+  template <typename F, typename Store>
+  MNEMOSYNE_DEVICE void SumUp(uint32_t count, uint32_t inner, const F& f, const Store& store) {
+    if (count > at_.partial_count) {
+      T::ForEach(count, [&](size_t index) {
+        const auto i = static_cast<uint32_t>(index);
+        float sum = 0;
+        for (uint32_t j = 0; j < inner; ++j) sum += f(i, j);
+        store(i, sum);
+      });
+      return;
+    }
+    float* const partial = scratch_ + at_.partial;
+    const uint32_t each = (inner + kPartials - 1) / kPartials;
+    ForAll(kPartials, count, [&](uint32_t part, uint32_t i) {
+      const uint32_t end = (part + 1) * each < inner ? (part + 1) * each : inner;
+      float sum = 0;
+      for (uint32_t j = part * each; j < end; ++j) sum += f(i, j);
+      partial[part * count + i] = sum;
+    });
+    T::ForEach(count, [&](size_t index) {
+      const auto i = static_cast<uint32_t>(index);
+      float sum = 0;
+      for (uint32_t part = 0; part < kPartials; ++part) sum += partial[part * count + i];
+      store(i, sum);
     });
   }
 
@@ -205,14 +201,13 @@ class FltBlockTile {
   // Products with the projection become logarithms.
   MNEMOSYNE_DEVICE void FinishLogarithms(float* features) {
     float* const halves = scratch_ + at_.halves;
-    T::ForEach(rows_, [&](size_t row) {
-      float square = 0;
-      for (uint32_t i = 0; i < shape_.inputs; ++i) {
-        const float x = X()[row * at_.x_stride + i];
-        square = fmaf(x, x, square);
-      }
-      halves[row] = 0.5F * square;
-    });
+    SumUp(
+        rows_, shape_.inputs,
+        [&](uint32_t row, uint32_t i) {
+          const float x = X()[row * at_.x_stride + i];
+          return x * x;
+        },
+        [&](uint32_t row, float square) { halves[row] = 0.5F * square; });
     const uint32_t set = weights_.projection_sets > 1 ? part_.head : 0;
     const float* const bias =
         weights_.bias == nullptr ? nullptr : weights_.bias + set * shape_.columns;

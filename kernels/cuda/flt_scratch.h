@@ -14,10 +14,14 @@ MNEMOSYNE_ANYWHERE inline uint32_t FltStride(uint32_t columns) {
   return (columns + 3) / 4 * 4 | 4U;
 }
 
+// Threads that form one of few sums.
+inline constexpr uint32_t kPartials = 4;
+
 // Where the pieces of a tile lie, in floats, and the strides of its matrices.
 struct FltTilePlaces {
   uint32_t x, keys, queries, values, key_masks, query_masks;
   uint32_t halves, rises, maxima, factors, origin;
+  uint32_t partial, partial_count;  // Parts of as many sums.
   uint32_t x_stride, feature_stride, value_stride;
   uint32_t end = 0;
 
@@ -38,6 +42,8 @@ struct FltTilePlaces {
     maxima = Take(s.features);
     factors = Take(s.features);
     origin = Take(s.waves);
+    partial_count = rows > s.features ? rows : s.features;
+    partial = Take(kPartials * partial_count);
   }
 };
 
@@ -79,15 +85,19 @@ struct FltBackScratchLayout : FltTilePlaces {
   uint32_t pair_stride;
   // Of rows: 1 over denominators, stabilizers, e, and e of clamped rows.
   uint32_t inverses, stabilizers, weights, clamp_weights;
-  // Sums over keys and over queries, where they are small: Psi [M], N [M, value_stride], and sums
-  // of clamped rows [M].
-  uint32_t key_sums, query_sums, query_maxima;
+  // The sums that are read, where they are small: Psi [F, M], N [F, M, value_stride], and sums of
+  // clamped rows [M].
+  uint32_t sums, query_maxima;
   bool keeps_sums;
+  // Whether gradients of features are multiplied with these as soon as they are known, so that
+  // queries need no other place for features.
+  bool multiplies_early;
 
   MNEMOSYNE_ANYWHERE FltBackScratchLayout(const FltShape& s, uint32_t rows, bool causal)
       : FltTilePlaces(s), pair_stride(FltStride(rows)) {
     const uint32_t masks = s.masks > 1 ? s.masks : 0;
-    const bool others = s.exponential() || s.map == FeatureMapShape::kDpfp;
+    multiplies_early = s.exponential() && !causal && masks == 0;
+    const bool others = (s.exponential() && !multiplies_early) || s.map == FeatureMapShape::kDpfp;
     x = Take(rows * x_stride);
     keys = Take(rows * feature_stride);
     queries = causal ? Take(rows * feature_stride) : keys;
@@ -108,10 +118,9 @@ struct FltBackScratchLayout : FltTilePlaces {
     weights = Take(rows);
     clamp_weights = Take(rows);
     query_maxima = Take(s.features);
-    const uint32_t sums = SumsCount(s);
-    keeps_sums = sums <= kSumsMax;
-    key_sums = Take(keeps_sums ? sums : 0);
-    query_sums = Take(keeps_sums ? sums : 0);
+    const uint32_t count = SumsCount(s);
+    keeps_sums = count <= kSumsMax;
+    sums = Take(keeps_sums ? count : 0);
     TakeRows(s, rows);
   }
 

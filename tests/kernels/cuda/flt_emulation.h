@@ -30,6 +30,11 @@ struct OneThread {
   static void ForEach(size_t count, const F& f) {
     for (size_t i = 0; i < count; ++i) f(backwards ? count - 1 - i : i);
   }
+  static uint32_t Warps() { return 8; }
+  template <typename F>
+  static void ForEachWarp(uint32_t count, const F& f) {
+    Spread(count, f);
+  }
   template <typename F>
   static void Spread(uint32_t count, const F& f) {
     ForEach(count, [&](size_t i) { f(static_cast<uint32_t>(i)); });
@@ -139,7 +144,7 @@ class EmulatedFlt : public FltPrograms {
       });
       if (done) continue;
       std::vector<float> scratch = Scratch(call);
-      FltBlock<OneThread>(call, part, scratch.data()).AddKeys(sums, count);
+      FltBlock<OneThread, HostLanes>(call, part, scratch.data()).AddKeys(sums, count);
     }
     return absl::OkStatus();
   }
@@ -179,7 +184,7 @@ class EmulatedFlt : public FltPrograms {
                 });
       if (done) continue;
       std::vector<float> scratch = Scratch(call);
-      FltBlock<OneThread> block(call, part, scratch.data());
+      FltBlock<OneThread, HostLanes> block(call, part, scratch.data());
       if (causal) {
         block.AnswerCausal(sums);
       } else {
@@ -200,7 +205,7 @@ class EmulatedFlt : public FltPrograms {
 
   absl::Status DifferentiateQueries(const FltBackCall& call) override {
     const bool causal = call.forward.arrays.causal;
-    ForEachPart(call, [&](FltBackBlock<OneThread>& block, uint32_t p, uint32_t unit) {
+    ForEachPart(call, [&](FltBackBlock<OneThread, HostLanes>& block, uint32_t p, uint32_t unit) {
       block.RunQueries(call.forward.starts + (causal ? p : unit) * call.forward.shape.SumCount(),
                        call.sums + p * call.QuerySumCount());
     });
@@ -214,7 +219,7 @@ class EmulatedFlt : public FltPrograms {
   }
   absl::Status DifferentiateKeys(const FltBackCall& call) override {
     const bool causal = call.forward.arrays.causal;
-    ForEachPart(call, [&](FltBackBlock<OneThread>& block, uint32_t p, uint32_t unit) {
+    ForEachPart(call, [&](FltBackBlock<OneThread, HostLanes>& block, uint32_t p, uint32_t unit) {
       block.RunKeys(call.starts + (causal ? p : unit) * call.QuerySumCount());
     });
     return absl::OkStatus();
@@ -244,8 +249,8 @@ class EmulatedFlt : public FltPrograms {
     for (uint32_t p = 0; p < forward.part_count; ++p) {
       // Nothing may be read before it is written.
       std::vector<float> scratch(at.end, std::nanf(""));
-      FltBackBlock<OneThread> block(call, forward.parts[p], scratch.data(),
-                                    call.gradients + p * size_t{GradientCount(call)});
+      FltBackBlock<OneThread, HostLanes> block(call, forward.parts[p], scratch.data(),
+                                               call.gradients + p * size_t{GradientCount(call)});
       f(block, p, forward.parts[p].unit);
     }
   }
