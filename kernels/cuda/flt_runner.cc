@@ -204,8 +204,7 @@ absl::StatusOr<bool> FltRunner::LaunchQuickly(FltCall call) {
   call.quick = true;
   // A state is left alone if numbers are wrong, and all launches have to be known for that.
   const bool has_state = call.arrays.state != nullptr;
-  if (call.arrays.normalizers != nullptr || (has_state && forward_plan_.launches.size() > 1) ||
-      !WithFltQuick(call, [](auto) {})) {
+  if ((has_state && forward_plan_.launches.size() > 1) || !WithFltQuick(call, [](auto) {})) {
     return false;
   }
   MNEMO_ASSIGN_OR_RETURN(call.flag, programs_.Flag());
