@@ -83,7 +83,8 @@ class FltBackBlock : FltBlockTile<T, W, FltBackScratchLayout> {
           end = begin;
         }
       } else {
-        LoadKeys(false);
+        // The quick program, which adds up keys then, does not count what is wrong with them.
+        LoadKeys(call_.forward.quick);
         ReadForKeys(0, rows_, queries);
       }
       Finish(true, Keys(), call_.k_gradient);

@@ -82,18 +82,30 @@ absl::Status FltRunner::Differentiate(const FltBackwardArgs& args) {
   const size_t gradients = FltGradientPlaces(shape, call.of_waves, call.of_projection).end;
   MNEMO_RETURN_IF_ERROR(
       KeepPlan(forward, shape.SumCount() + call.QuerySumCount() + gradients, backward_plan_));
-  MNEMO_ASSIGN_OR_RETURN(std::byte* const totals,
-                         totals_.Get(backend_, shape.heads * gradients * sizeof(double)));
+  const size_t size = shape.heads * gradients * sizeof(double);
+  MNEMO_ASSIGN_OR_RETURN(std::byte* const totals, totals_.Get(backend_, size));
   call.totals = reinterpret_cast<double*>(totals);
-  MNEMO_RETURN_IF_ERROR(programs_.Clear(totals, shape.heads * gradients * sizeof(double)));
-  MNEMO_RETURN_IF_ERROR(ClearCounts(forward, call.forward));
-  for (size_t i = 0; i < backward_plan_.launches.size(); ++i) {
-    MNEMO_RETURN_IF_ERROR(LaunchBackward(i, gradients, call));
+  const auto launch = [&]() -> absl::Status {
+    MNEMO_RETURN_IF_ERROR(programs_.Clear(totals, size));
+    MNEMO_RETURN_IF_ERROR(ClearCounts(forward, call.forward));
+    for (size_t i = 0; i < backward_plan_.launches.size(); ++i) {
+      MNEMO_RETURN_IF_ERROR(LaunchBackward(i, gradients, call));
+    }
+    return absl::OkStatus();
+  };
+  MNEMO_ASSIGN_OR_RETURN(call.forward.quick, PrepareQuickly(call.forward));
+  MNEMO_RETURN_IF_ERROR(launch());
+  if (call.forward.quick) {
+    MNEMO_ASSIGN_OR_RETURN(const bool raised, programs_.Wait());
+    if (raised) {
+      call.forward.quick = false;
+      MNEMO_RETURN_IF_ERROR(launch());
+    }
   }
   MNEMO_RETURN_IF_ERROR(ReadCounts(forward));
   std::vector<double> found(shape.heads * gradients);
-  MNEMO_RETURN_IF_ERROR(backend_.Download(totals, reinterpret_cast<std::byte*>(found.data()),
-                                          found.size() * sizeof(double)));
+  MNEMO_RETURN_IF_ERROR(
+      backend_.Download(totals, reinterpret_cast<std::byte*>(found.data()), size));
   FltGradientSums sums(*args.kernel);
   for (size_t h = 0; h < shape.heads; ++h) AddTotals(call, found.data() + h * gradients, h, sums);
   WriteGradients(args, sums);

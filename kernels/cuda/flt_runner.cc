@@ -200,16 +200,21 @@ absl::Status FltRunner::Place(size_t i, FltCall& call) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<bool> FltRunner::LaunchQuickly(FltCall call) {
+absl::StatusOr<bool> FltRunner::PrepareQuickly(FltCall& call) {
   call.quick = true;
-  // A state is left alone if numbers are wrong, and all launches have to be known for that.
-  const bool has_state = call.arrays.state != nullptr;
-  if ((has_state && forward_plan_.launches.size() > 1) || !WithFltQuick(call, [](auto) {})) {
-    return false;
-  }
+  if (!WithFltQuick(call, [](auto) {})) return false;
   MNEMO_ASSIGN_OR_RETURN(call.flag, programs_.Flag());
   if (call.flag == nullptr) return false;
   MNEMO_RETURN_IF_ERROR(KeepPrepared(call));
+  return true;
+}
+
+absl::StatusOr<bool> FltRunner::LaunchQuickly(FltCall call) {
+  // A state is left alone if numbers are wrong, and all launches have to be known for that.
+  const bool has_state = call.arrays.state != nullptr;
+  if (has_state && forward_plan_.launches.size() > 1) return false;
+  MNEMO_ASSIGN_OR_RETURN(const bool takes, PrepareQuickly(call));
+  if (!takes) return false;
   for (size_t i = 0; i < forward_plan_.launches.size(); ++i) {
     MNEMO_RETURN_IF_ERROR(Place(i, call));
     MNEMO_RETURN_IF_ERROR(programs_.AddKeys(call));

@@ -56,6 +56,8 @@ class FltRunner {
   FltCall CallOf(const FltAttentionArgs& args) const;
   // The quick program's form of the weights, unless it is there.
   absl::Status KeepPrepared(FltCall& call);
+  // Makes a call ready for the quick program; returns whether that takes it.
+  absl::StatusOr<bool> PrepareQuickly(FltCall& call);
   // Runs the quick program, if it takes the call; returns whether what it wrote counts.
   absl::StatusOr<bool> LaunchQuickly(FltCall call);
   // Runs the others, which count what is wrong with numbers.
