@@ -1,12 +1,14 @@
-// Times the forward pass of FLT attention on a device: batch 1, 8 heads of 64, 64 features, 32
-// waves in the exponent, tensors on the device, one call of Backend::FltAttention, which returns
-// when the outputs are written.
+// Times FLT attention on a device: batch 1, 8 heads of 64, 64 features, 32 waves in the exponent,
+// tensors on the device, one call of Backend::FltAttention, which returns when the outputs are
+// written. With --backward, a call for normalizers and one of Backend::FltAttentionBackward, for
+// the gradients of queries, keys, values and waves.
 //
-//   flt_bench --device cuda:0 [--length N ...] [--seconds 1]
+//   flt_bench --device cuda:0 [--length N ...] [--seconds 1] [--backward]
 //
 // Prints a line of JSON for each length, type and causality: the median and the shortest
-// milliseconds of a call, the bytes that queries, keys, values and outputs have together, and, up
-// to 16,384 rows, the greatest difference from the CPU's outputs over their root mean square.
+// milliseconds of a call, or of both, the bytes that the tensors which are read or written have
+// together, and, up to 16,384 rows, the greatest difference from the CPU's outputs, or its
+// gradients of queries, keys and values, over their root mean square.
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <chrono>
@@ -95,16 +97,63 @@ struct Problem {
     args.out = kernels::DenseOut(out.data(), kHeads, length, kDim);
   }
 
-  std::vector<float> Outputs(kernels::Backend& backend) const {
-    std::vector<std::byte> bytes(out.size());
-    OrDie(backend.Download(out.data(), bytes.data(), bytes.size()));
+  // Makes a call of the backward pass, too.
+  void PrepareBackward(kernels::Backend& backend) {
+    const size_t length = args.rows.length, count = kHeads * length * kDim;
+    normalizers = OrDie(backend.Allocate(kHeads * length * 2 * sizeof(float)));
+    upstream = MakeTensor(backend, count, args.type, 4);
+    for (kernels::Buffer& gradient : gradients) {
+      gradient = OrDie(backend.Allocate(count * ElementSize(args.type)));
+    }
+    args.normalizers = normalizers.as<float>();
+    const auto to = [&](size_t i) {
+      return kernels::DenseOut(gradients[i].data(), kHeads, length, kDim);
+    };
+    of_frequencies.resize(kHeads * kWaves);
+    of_real = of_imaginary = of_frequencies;
+    of_constant.resize(kHeads);
+    backward.kernel = args.kernel;
+    backward.rows = args.rows;
+    backward.type = args.type;
+    backward.q = args.q;
+    backward.k = args.k;
+    backward.v = args.v;
+    backward.out = kernels::Dense(out.data(), kHeads, length, kDim);
+    backward.normalizers = args.normalizers;
+    backward.out_gradient = kernels::Dense(upstream.data(), kHeads, length, kDim);
+    backward.q_gradient = to(0);
+    backward.k_gradient = to(1);
+    backward.v_gradient = to(2);
+    backward.frequency_gradient = of_frequencies.data();
+    backward.real_gradient = of_real.data();
+    backward.imaginary_gradient = of_imaginary.data();
+    backward.constant_gradient = of_constant.data();
+  }
+
+  void Run(kernels::Backend& backend) const {
+    OrDie(backend.FltAttention(args));
+    if (backward.kernel != nullptr) OrDie(backend.FltAttentionBackward(backward));
+    OrDie(backend.Synchronize());
+  }
+
+  std::vector<float> Numbers(kernels::Backend& backend, const kernels::Buffer& from) const {
+    std::vector<std::byte> bytes(from.size());
+    OrDie(backend.Download(from.data(), bytes.data(), bytes.size()));
     std::vector<float> numbers(bytes.size() / ElementSize(args.type));
     DecodeElements(args.type, bytes.data(), numbers.data(), numbers.size());
     return numbers;
   }
 
-  kernels::Buffer q, k, v, out, positions;
+  // Bytes that have to move: tensors are read once and written once.
+  size_t Bytes() const {
+    const size_t forward = 4 * out.size();
+    return backward.kernel == nullptr ? forward : forward + 8 * out.size();
+  }
+
+  kernels::Buffer q, k, v, out, positions, normalizers, upstream, gradients[3];
+  std::vector<float> of_frequencies, of_real, of_imaginary, of_constant;
   kernels::FltAttentionArgs args;
+  kernels::FltBackwardArgs backward;
 };
 
 double Difference(const std::vector<float>& actual, const std::vector<float>& expected) {
@@ -120,16 +169,16 @@ double Difference(const std::vector<float>& actual, const std::vector<float>& ex
 
 nlohmann::json Time(kernels::Backend& backend, kernels::Backend& cpu,
                     const kernels::FltKernel& kernel, size_t length, DataType type, bool causal,
-                    double seconds) {
+                    bool backward, double seconds) {
   using Clock = std::chrono::steady_clock;
-  const Problem problem(backend, kernel, length, type, causal);
+  Problem problem(backend, kernel, length, type, causal);
+  if (backward) problem.PrepareBackward(backend);
   std::vector<double> times;
   constexpr int kWarmUp = 3;
   const auto end = Clock::now() + std::chrono::duration<double>(seconds);
   for (int i = 0; i < kWarmUp || Clock::now() < end || times.size() < 5; ++i) {
     const auto start = Clock::now();
-    OrDie(backend.FltAttention(problem.args));
-    OrDie(backend.Synchronize());
+    problem.Run(backend);
     const std::chrono::duration<double, std::milli> time = Clock::now() - start;
     if (i >= kWarmUp) times.push_back(time.count());
   }
@@ -139,26 +188,37 @@ nlohmann::json Time(kernels::Backend& backend, kernels::Backend& cpu,
                          {"length", length},
                          {"type", DataTypeName(type)},
                          {"causal", causal},
+                         {"pass", backward ? "forward and backward" : "forward"},
                          {"median_ms", times[times.size() / 2]},
                          {"shortest_ms", times.front()},
                          {"calls", times.size()},
-                         {"bytes", 4 * problem.out.size()}};
+                         {"bytes", problem.Bytes()}};
   if (length <= kComparedMax) {
-    const Problem same(cpu, kernel, length, type, causal);
-    OrDie(cpu.FltAttention(same.args));
-    line["difference"] = Difference(problem.Outputs(backend), same.Outputs(cpu));
+    Problem same(cpu, kernel, length, type, causal);
+    if (backward) same.PrepareBackward(cpu);
+    same.Run(cpu);
+    double most =
+        backward ? 0
+                 : Difference(problem.Numbers(backend, problem.out), same.Numbers(cpu, same.out));
+    for (size_t i = 0; i < std::size(same.gradients) && backward; ++i) {
+      most = std::max(most, Difference(problem.Numbers(backend, problem.gradients[i]),
+                                       same.Numbers(cpu, same.gradients[i])));
+    }
+    line["difference"] = most;
   }
   return line;
 }
 
 int Main(int argc, char** argv) {
-  CLI::App app("Times the forward pass of FLT attention on a device.");
+  CLI::App app("Times FLT attention on a device.");
   std::string device = "cpu";
   std::vector<size_t> lengths = {1024, 4096, 16384, 65536, 262144, 1048576};
   double seconds = 1;
   app.add_option("--device", device, "cpu or cuda:N")->capture_default_str();
   app.add_option("--length", lengths, "Rows; default 1024 to 1048576.");
   app.add_option("--seconds", seconds, "Time for each figure.")->capture_default_str();
+  bool backward = false;
+  app.add_flag("--backward", backward, "Both passes.");
   CLI11_PARSE(app, argc, argv);
   const auto backend = OrDie(kernels::CreateBackend(device));
   const auto cpu = OrDie(kernels::CreateBackend("cpu"));
@@ -166,7 +226,7 @@ int Main(int argc, char** argv) {
   for (const size_t length : lengths) {
     for (const DataType type : {DataType::kBFloat16, DataType::kFloat32}) {
       for (const bool causal : {false, true}) {
-        const auto line = Time(*backend, *cpu, kernel, length, type, causal, seconds);
+        const auto line = Time(*backend, *cpu, kernel, length, type, causal, backward, seconds);
         std::printf("%s\n", line.dump().c_str());
         std::fflush(stdout);
       }

@@ -1,11 +1,14 @@
 """Measures on a GPU what FLT attention is compared with.
 
-    gpu_flt_peers.py [--device cuda] [--lengths 1024 ...]
+    gpu_flt_peers.py [--device cuda] [--lengths 1024 ...] [--seconds 170]
 
-Prints a line of JSON for each figure, for batch 1 and 8 heads of 64 as flt_bench has them:
-PyTorch's scaled_dot_product_attention; FLT written plainly in PyTorch, compiled, in a CUDA graph;
-and, where PyTorch has it, FlexAttention with the same mask as a score_mod. On the CPU nothing is
-compiled; that is for trying this script.
+Prints a line of JSON for each figure, for batch 1 and 8 heads of 64 as flt_bench has them, of the
+forward pass and of both passes: PyTorch's scaled_dot_product_attention; FLT written plainly in
+PyTorch, compiled, in a CUDA graph; FlexAttention with the same mask as a score_mod; and, where the
+package `fla` is installed, its Triton kernel of linear attention, which has no mask and is given
+its features. A line of a copy on the device says what bytes cost. Figures for which no time is left
+are named in lines with the key `skipped`. On the CPU nothing is compiled; that is for trying this
+script.
 """
 
 import argparse
@@ -19,13 +22,15 @@ import torch
 
 HEADS, DIM, FEATURES, WAVES = 8, 64, 64, 32
 CHUNK = 64
-QUADRATIC_MAX = 65536
-WARM_UP, CALLS = 3, 20
+QUADRATIC_MAX = {"bfloat16": 65536, "float32": 16384}
+LINEAR_MAX = 262144  # Of both passes in PyTorch, which keeps what it forms.
+WARM_UP, CALLS, SECONDS = 3, 20, 0.4
 
 
 def milliseconds(call, device):
     """Returns the median and the least time of a call."""
     times = []
+    begun = time.perf_counter()
     for i in range(WARM_UP + CALLS):
         if device == "cuda":
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -38,8 +43,10 @@ def milliseconds(call, device):
             started = time.perf_counter()
             call()
             took = 1e3 * (time.perf_counter() - started)
-        if i >= WARM_UP:
+        if i >= WARM_UP or time.perf_counter() - begun > SECONDS:
             times.append(took)
+        if time.perf_counter() - begun > SECONDS and len(times) > 1:
+            break
     return statistics.median(times), min(times)
 
 
@@ -47,16 +54,20 @@ def features(x, waves, projection):
     """Returns FAVOR+ features of rows with waves appended, relative to the greatest."""
     x = torch.cat([x.float() * DIM**-0.25, waves.expand(*x.shape[:2], *waves.shape)], -1)
     logits = x @ projection.T - 0.5 * (x * x).sum(-1, keepdim=True)
-    return torch.exp(logits - logits.amax())
+    return torch.exp(logits - logits.detach().amax())
 
 
-def flt(q, k, v, waves, projection, causal):
-    """FLT attention, causal in chunks."""
+def flt(q, k, v, weights, frequencies, projection, causal):
+    """FLT attention, causal in chunks, with learned waves."""
+    batch, heads, length, _ = q.shape
+    positions = torch.arange(length, device=q.device, dtype=torch.float32)
+    angle = 2 * math.pi * positions[:, None] * frequencies
+    waves = weights.sqrt() * torch.stack([angle.cos(), angle.sin()])
+    waves = torch.cat([waves[0], waves[1]], -1)
     phi_q, phi_k, values = features(q, waves, projection), features(k, waves, projection), v.float()
     if not causal:
         content = phi_k.transpose(-1, -2) @ values
         return (phi_q @ content / (phi_q @ phi_k.sum(2)[..., None])).to(v.dtype)
-    batch, heads, length, _ = q.shape
     phi_q, phi_k, values = (
         x.reshape(batch, heads, length // CHUNK, CHUNK, -1) for x in (phi_q, phi_k, values)
     )
@@ -75,24 +86,26 @@ def graphed(call, device):
     if device != "cuda":
         return call
     stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(WARM_UP):
             call()
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        call()
-    return graph.replay
+        kept = call()
+    replay = graph.replay
+    return lambda: (replay(), kept)[0]
 
 
-def flex(q, k, v, frequencies, weight, causal):
+def flex(tensors, frequencies, weights, causal):
     """Returns a call of FlexAttention with the mask as a table of offsets."""
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-    length = q.shape[2]
-    offsets = torch.arange(1 - length, length, device=q.device, dtype=torch.float64)
+    length, device = tensors[0].shape[2], tensors[0].device
+    offsets = torch.arange(1 - length, length, device=device, dtype=torch.float64)
     angle = 2 * math.pi * offsets[:, None] * frequencies.double()
-    table = (weight * angle.cos().sum(-1)).float()
+    table = (angle.cos() @ weights.double()).float()
 
     def add_mask(score, _batch, _head, query, key):
         return score + table[query - key + length - 1]
@@ -100,17 +113,117 @@ def flex(q, k, v, frequencies, weight, causal):
     block_mask = None
     if causal:
         block_mask = create_block_mask(
-            lambda _b, _h, query, key: query >= key, None, None, length, length, device=q.device
+            lambda _b, _h, query, key: query >= key, None, None, length, length, device=device
         )
     compiled = torch.compile(flex_attention)
-    return lambda: compiled(q, k, v, score_mod=add_mask, block_mask=block_mask)
+    return lambda q, k, v: compiled(q, k, v, score_mod=add_mask, block_mask=block_mask)
 
 
-def measure(name, call, device, length, kind, causal):
-    """Prints the time of a peer."""
-    median, least = milliseconds(call, device)
-    figures = {"flt": name, "length": length, "type": kind, "causal": causal}
-    print(json.dumps({**figures, "median_ms": median, "shortest_ms": least}), flush=True)
+def fla_attention(causal, projection):
+    """Returns a call of fla's linear attention, with features as they are made above; or None."""
+    if not causal or importlib.util.find_spec("fla") is None:
+        return None
+    from fla.ops.linear_attn import chunk_linear_attn
+
+    def run(q, k, v):
+        nothing = torch.zeros(q.shape[2], 2 * WAVES, device=q.device)
+        phi_q, phi_k = (features(x, nothing, projection).to(v.dtype) for x in (q, k))
+        swapped = [x.transpose(1, 2) for x in (phi_q, phi_k, v)]
+        return chunk_linear_attn(*swapped, scale=1.0, normalize=True)[0].transpose(1, 2)
+
+    return run
+
+
+def copied_bytes_per_second(device):
+    """Returns the bytes that a copy on the device reads and writes in a second."""
+    numbers = torch.zeros(1 << (28 if device == "cuda" else 20), device=device)
+    other = torch.empty_like(numbers)
+    median, _ = milliseconds(lambda: other.copy_(numbers), device)
+    return 2 * numbers.numel() * numbers.element_size() / median * 1e3
+
+
+class Measurement:
+    """Prints times until the time is used up."""
+
+    def __init__(self, device, seconds):
+        """Starts the clock."""
+        self.device, self.end = device, time.perf_counter() + seconds
+
+    def __call__(self, name, make, **of_call):
+        """Prints the time of what `make` returns; errors are printed in its place."""
+        line = {"flt": name, **of_call}
+        if time.perf_counter() > self.end:
+            print(json.dumps({**line, "skipped": "no time left"}), flush=True)
+            return
+        try:
+            call = make()
+            median, least = milliseconds(call, self.device)
+            line |= {"median_ms": median, "shortest_ms": least}
+        except Exception as error:
+            line["skipped"] = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+        print(json.dumps(line), flush=True)
+
+
+def both_passes(run, tensors, learned):
+    """Returns a call of both passes of run(*tensors)."""
+    upstream = torch.randn_like(tensors[2])
+    inputs = [*tensors, *learned]
+
+    def call():
+        return torch.autograd.grad(run(*tensors), inputs, upstream)
+
+    return call
+
+
+def measure_all(measure, device, kind, length, causal, plain, learned, projection):
+    """Measures all peers for one shape."""
+    shape = (1, HEADS, length, DIM)
+    weights, frequencies = learned
+    for backward in (False, True):
+        tensors = [
+            0.5 * torch.randn(shape, device=device, dtype=getattr(torch, kind)) for _ in range(3)
+        ]
+        for tensor in tensors:
+            tensor.requires_grad_(backward)
+        of_call = {
+            "length": length,
+            "type": kind,
+            "causal": causal,
+            "pass": "forward and backward" if backward else "forward",
+        }
+
+        def step(run, of_kernel=(), tensors=tensors, backward=backward):
+            if backward:
+                return both_passes(run, tensors, of_kernel)
+            return torch.no_grad()(lambda: run(*tensors))
+
+        def ours(q, k, v):
+            return plain(q, k, v, weights, frequencies, projection, causal)
+
+        if not backward or length <= LINEAR_MAX:
+            measure(
+                "compiled FLT",
+                lambda step=step, ours=ours: graphed(step(ours, (weights, frequencies)), device),
+                **of_call,
+            )
+        fla = fla_attention(causal, projection)
+        if fla is not None:
+            measure("fla", lambda step=step, fla=fla: step(fla), **of_call)
+        if length > QUADRATIC_MAX[kind]:
+            continue
+
+        def exact(q, k, v):
+            return torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=causal)
+
+        measure("SDPA", lambda step=step, exact=exact: step(exact), **of_call)
+        if device == "cuda" and length % 1024 == 0:
+            measure(
+                "FlexAttention",
+                lambda step=step, tensors=tensors: step(
+                    flex(tensors, frequencies.detach(), weights.detach(), causal)
+                ),
+                **of_call,
+            )
 
 
 def main():
@@ -118,52 +231,28 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cuda")
     parser.add_argument(
-        "--lengths", type=int, nargs="+", default=[1024, 4096, 16384, 65536, 262144, 1048576]
+        "--lengths", type=int, nargs="+", default=[65536, 1024, 16384, 1048576, 4096, 262144]
     )
+    parser.add_argument("--seconds", type=float, default=170)
     arguments = parser.parse_args()
     device = arguments.device
+    measure = Measurement(device, arguments.seconds)
     torch.manual_seed(0)
+    if device == "cuda":
+        torch._dynamo.config.cache_size_limit = 64
     projection = torch.randn(FEATURES, DIM + 2 * WAVES, device=device)
     projection *= math.sqrt(DIM + 2 * WAVES) / projection.norm(dim=-1, keepdim=True)
-    frequencies = 0.02 * torch.randn(WAVES, device=device)
-    weight = 0.3 / WAVES
-    plain = torch.compile(flt) if device == "cuda" else flt
-    has_flex = (
-        device == "cuda"
-        and importlib.util.find_spec("torch.nn.attention") is not None
-        and importlib.util.find_spec("torch.nn.attention.flex_attention") is not None
-    )
+    weights = torch.full((WAVES,), 0.3 / WAVES, device=device, requires_grad=True)
+    frequencies = (0.02 * torch.randn(WAVES, device=device)).requires_grad_()
+    plain = torch.compile(flt, dynamic=True) if device == "cuda" else flt
+    line = {"flt": "copy", "bytes_per_second": copied_bytes_per_second(device)}
+    print(json.dumps(line), flush=True)
     for length in arguments.lengths:
-        angle = 2 * math.pi * torch.arange(float(length), device=device)[:, None] * frequencies
-        waves = weight**0.5 * torch.cat([angle.cos(), angle.sin()], -1)
         for kind in ("bfloat16", "float32"):
-            shape = (1, HEADS, length, DIM)
-            tensors = [
-                0.5 * torch.randn(shape, device=device, dtype=getattr(torch, kind))
-                for _ in range(3)
-            ]
             for causal in (False, True):
-
-                def run_flt(tensors=tensors, waves=waves, causal=causal):
-                    return plain(*tensors, waves, projection, causal)
-
-                def run_exact(tensors=tensors, causal=causal):
-                    return torch.nn.functional.scaled_dot_product_attention(
-                        *tensors, is_causal=causal
-                    )
-
-                with torch.no_grad():
-                    compiled = graphed(run_flt, device)
-                    measure("compiled FLT", compiled, device, length, kind, causal)
-                    del compiled
-                    if length > QUADRATIC_MAX:
-                        continue
-                    if hasattr(torch.nn.functional, "scaled_dot_product_attention"):
-                        measure("SDPA", run_exact, device, length, kind, causal)
-                    if has_flex:
-                        call = flex(*tensors, frequencies, weight, causal)
-                        measure("FlexAttention", call, device, length, kind, causal)
-            del tensors
+                measure_all(
+                    measure, device, kind, length, causal, plain, (weights, frequencies), projection
+                )
 
 
 if __name__ == "__main__":

@@ -20,7 +20,5 @@ python3 "$here/gpu_peers.py" "$out/shapes.json" | tee "$out/peers.jsonl"
 "$programs/device_bench" --device cuda:0 --models "$here/../models" | tee "$out/ours.jsonl"
 "$programs/device_bench" --device cuda:0 --models "$here/../models" --sessions 1000 |
   tee "$out/sessions.jsonl"
-"$programs/flt_bench" --device cuda:0 | tee "$out/flt.jsonl"
-python3 "$here/gpu_flt_peers.py" | tee "$out/flt_peers.jsonl"
 python3 "$here/gpu_table.py" "$out"
-python3 "$here/gpu_flt_table.py" "$out"
+"$here/gpu_flt_report.sh" "$programs" "$out"

@@ -6,18 +6,16 @@
 // each row but what the forward pass left, and no state is undone; docs/flt.md has the equations.
 #include <algorithm>
 #include <cmath>
-#include <numbers>
 #include <vector>
 
 #include "base/error.h"
 #include "base/status_macros.h"
 #include "kernels/cpu/flt_attention.h"
 #include "kernels/cpu/flt_units.h"
+#include "kernels/flt/flt_gradients.h"
 
 namespace mnemosyne::kernels::cpu {
 namespace {
-
-constexpr double kMagnitudeSmoothing = 1e-12;  // As in flt_kernel.cc.
 
 // Units whose gradients are held at once.
 constexpr size_t kUnitsAtOnce = 128;
@@ -110,11 +108,11 @@ class Worker {
       return;
     }
     ForEachTile(unit, tile_rows_, false, [&](const FltSpan& tile) {
-      LoadKeys(tile);
+      LoadKeys(tile, /*count=*/true);
       TakeInKeys(tile, 0, tile.count);
     });
     ForEachTile(unit, tile_rows_, false, [&](const FltSpan& tile) {
-      LoadQueries(tile);
+      LoadQueries(tile, /*count=*/true);
       ShiftQueries(tile);
       // Relative to the keys' maxima for what queries get, to their own for what keys get.
       CopyFeatures(tile_.queries.features, tile.count, copy_);
@@ -125,7 +123,7 @@ class Worker {
       TakeInQueries(0, tile.count);
     });
     ForEachTile(unit, tile_rows_, false, [&](const FltSpan& tile) {
-      LoadKeys(tile);
+      LoadKeys(tile, /*count=*/false);
       ExponentiateKeysBelow(tile, 0, tile.count);
       ReadForKeys(0, tile.count);
       FinishKeys(tile);
@@ -153,15 +151,20 @@ class Worker {
   bool Exponential() const { return IsExponential(sizes_.map.shape); }
   bool Masked() const { return padded_.masks > 1; }
 
-  void LoadKeys(const FltSpan& tile) {
+  // Each pass loads tiles anew; faults are counted once.
+  void LoadKeys(const FltSpan& tile, bool count) {
     head_ = tile.head;
-    gradients_.faults.keys += tile_.Load(tile, args_.k, /*of_keys=*/true, tile_.keys);
-    gradients_.faults.values += tile_.LoadRows(tile, args_.v, sizes_.value_dim, 1, values_);
+    const size_t keys = tile_.Load(tile, args_.k, /*of_keys=*/true, tile_.keys);
+    const size_t values = tile_.LoadRows(tile, args_.v, sizes_.value_dim, 1, values_);
+    if (!count) return;
+    gradients_.faults.keys += keys;
+    gradients_.faults.values += values;
   }
 
   // Queries with g^ in `upstream_`, e in `weights_`, and e of clamped rows apart.
-  void LoadQueries(const FltSpan& tile) {
-    FltFaults& faults = gradients_.faults;
+  void LoadQueries(const FltSpan& tile, bool count) {
+    FltFaults uncounted;
+    FltFaults& faults = count ? gradients_.faults : uncounted;
     head_ = tile.head;
     faults.queries += tile_.Load(tile, args_.q, /*of_keys=*/false, tile_.queries);
     faults.outputs += tile_.LoadRows(tile, args_.out, sizes_.value_dim, 1, outputs_);
@@ -383,8 +386,8 @@ class Worker {
   }
 
   void CausalQueries(const FltSpan& tile) {
-    LoadKeys(tile);
-    LoadQueries(tile);
+    LoadKeys(tile, /*count=*/true);
+    LoadQueries(tile, /*count=*/true);
     ShiftQueries(tile);
     const FltSums running = {of_keys_.maxima, nullptr, nullptr};
     for (size_t begin = 0; begin < tile.count;) {
@@ -407,8 +410,8 @@ class Worker {
   }
 
   void CausalKeys(const FltSpan& tile) {
-    LoadKeys(tile);
-    LoadQueries(tile);
+    LoadKeys(tile, /*count=*/false);
+    LoadQueries(tile, /*count=*/false);
     ShiftQueries(tile);
     for (size_t end = tile.count; end > 0;) {
       const size_t begin = PartBegin(end);
@@ -455,6 +458,11 @@ class Worker {
   // Gradients of a side's inputs from those of its features, which are used up, and of W.
   void FeatureGradient(const FltSpan& tile, const FltSide& side) {
     const size_t count = tile.count, columns = padded_.features;
+    for (size_t r = 0; r < count; ++r) {
+      // Waves of padding are numbers like others.
+      if (tile_.Valid(tile, r)) continue;
+      std::fill_n(feature_gradient_.data + r * feature_gradient_.stride, columns, 0.0F);
+    }
     const FeatureMapShape shape = sizes_.map.shape;
     if (shape == FeatureMapShape::kElu || shape == FeatureMapShape::kDpfp) {
       for (size_t r = 0; r < count; ++r) DirectGradient(side, r);
@@ -616,106 +624,36 @@ class Worker {
   BackSums of_keys_, of_queries_;
 };
 
-// Adds up what the units found, in their order, and writes it.
-class Totals {
- public:
-  explicit Totals(const FltBackwardArgs& args)
-      : args_(args),
-        kernel_(*args.kernel),
-        sizes_(args.kernel->sizes),
-        projections_(ProjectionCount(sizes_.map)),
-        width_(PaddedSizes(sizes_).inputs),
-        weights_(kernel_.projection_sets * projections_ * width_),
-        bias_(kernel_.projection_sets * projections_),
-        waves_(sizes_.heads) {
-    for (UnitGradients& head : waves_) {
-      for (auto* sum : {&head.query_a, &head.query_b, &head.key_a, &head.key_b}) {
-        sum->assign(sizes_.waves, 0);
-      }
-      head.frequencies.assign(sizes_.waves * sizes_.positions, 0);
-    }
+// Adds what a unit found.
+void AddUnit(const FltKernel& kernel, const FltSpan& span, const UnitGradients& unit,
+             FltGradientSums& sums) {
+  const size_t set = kernel.projection_sets > 1 ? span.head : 0;
+  const size_t projections = kernel.projection_sets == 0 ? 0 : ProjectionCount(kernel.sizes.map);
+  const size_t each = projections * sums.width;
+  for (size_t i = 0; i < each; ++i) {
+    sums.weights[set * each + i] += static_cast<double>(unit.weights[i]);
   }
-
-  void Add(const FltSpan& span, const UnitGradients& unit) {
-    const size_t set = kernel_.projection_sets > 1 ? span.head : 0;
-    const size_t each = projections_ * width_;
-    for (size_t i = 0; i < each; ++i)
-      weights_[set * each + i] += static_cast<double>(unit.weights[i]);
-    for (size_t i = 0; i < projections_; ++i) {
-      bias_[set * projections_ + i] += static_cast<double>(unit.bias[i]);
-    }
-    UnitGradients& head = waves_[span.head];
-    const auto add = [](const std::vector<double>& from, std::vector<double>& to) {
-      for (size_t i = 0; i < to.size(); ++i) to[i] += from[i];
-    };
-    add(unit.query_a, head.query_a);
-    add(unit.query_b, head.query_b);
-    add(unit.key_a, head.key_a);
-    add(unit.key_b, head.key_b);
-    add(unit.frequencies, head.frequencies);
-    head.constant += unit.constant;
+  for (size_t i = 0; i < projections; ++i) {
+    sums.bias[set * projections + i] += static_cast<double>(unit.bias[i]);
   }
-
-  void Write() const {
-    if (args_.projection_gradient != nullptr) WriteProjection();
-    const size_t waves = sizes_.waves, l = sizes_.positions;
-    for (size_t h = 0; h < sizes_.heads; ++h) {
-      for (size_t m = 0; m < waves; ++m) WriteWave(h, m);
-      for (size_t i = 0; i < waves * l && args_.frequency_gradient != nullptr; ++i) {
-        args_.frequency_gradient[h * waves * l + i] =
-            static_cast<float>(2 * std::numbers::pi * waves_[h].frequencies[i % l * waves + i / l]);
-      }
-      if (args_.constant_gradient != nullptr && waves > 0) {
-        args_.constant_gradient[h] = static_cast<float>(waves_[h].constant);
-      }
-    }
-  }
-
- private:
-  void WriteProjection() const {
-    const size_t inputs = FltInputCount(sizes_);
-    for (size_t row = 0; row < kernel_.projection_sets * projections_; ++row) {
-      for (size_t i = 0; i < inputs; ++i) {
-        const double w = kernel_.projection[row * inputs + i];
-        args_.projection_gradient[row * inputs + i] =
-            static_cast<float>(kernel_.projection_factor * weights_[row * width_ + i] +
-                               2 * kernel_.bias_factor * w * bias_[row]);
-      }
-    }
-  }
-
-  void WriteWave(size_t h, size_t m) const {
-    const UnitGradients& sums = waves_[h];
-    const size_t at = h * sizes_.waves + m;
-    double real = sums.query_a[m], imaginary = -sums.query_b[m];
-    if (sizes_.form == MaskForm::kAdditive) {
-      const double a = kernel_.waves.real[at], b = kernel_.waves.imaginary[at];
-      const double size = std::sqrt(a * a + b * b + kMagnitudeSmoothing), root = std::sqrt(size);
-      const double of_root = sums.query_a[m] - (sums.key_a[m] * a + sums.key_b[m] * b) / size;
-      const double of_size = of_root / (2 * root);
-      real = sums.key_a[m] / root + of_size * a / size;
-      imaginary = sums.key_b[m] / root + of_size * b / size;
-    }
-    if (args_.real_gradient != nullptr) args_.real_gradient[at] = static_cast<float>(real);
-    if (args_.imaginary_gradient != nullptr) {
-      args_.imaginary_gradient[at] = static_cast<float>(imaginary);
-    }
-  }
-
-  const FltBackwardArgs& args_;
-  const FltKernel& kernel_;
-  const FltSizes& sizes_;
-  const size_t projections_, width_;
-  std::vector<double> weights_, bias_;
-  std::vector<UnitGradients> waves_;
-};
+  FltGradientSums::OfHead& head = sums.heads[span.head];
+  const auto add = [](const std::vector<double>& from, std::vector<double>& to) {
+    for (size_t i = 0; i < to.size(); ++i) to[i] += from[i];
+  };
+  add(unit.query_a, head.query_a);
+  add(unit.query_b, head.query_b);
+  add(unit.key_a, head.key_a);
+  add(unit.key_b, head.key_b);
+  add(unit.frequencies, head.frequencies);
+  head.constant += unit.constant;
+}
 
 }  // namespace
 
 absl::Status FltBackward(const FltTable& loops, BlockRunner& runner, const FltBackwardArgs& args) {
   MNEMO_RETURN_IF_ERROR(CheckPositions(*args.kernel, args.rows));
   const std::vector<FltSpan> units = FltUnits(args.kernel->sizes, args.rows);
-  Totals totals(args);
+  FltGradientSums sums(*args.kernel);
   for (size_t first = 0; first < units.size(); first += kUnitsAtOnce) {
     const size_t count = std::min(kUnitsAtOnce, units.size() - first);
     std::vector<UnitGradients> gradients(count);
@@ -726,10 +664,10 @@ absl::Status FltBackward(const FltTable& loops, BlockRunner& runner, const FltBa
     for (size_t i = 0; i < count; ++i) {
       const FltSpan& unit = units[first + i];
       MNEMO_RETURN_IF_ERROR(FaultError(gradients[i].faults, unit.batch, unit.head));
-      totals.Add(unit, gradients[i]);
+      AddUnit(*args.kernel, unit, gradients[i], sums);
     }
   }
-  totals.Write();
+  WriteGradients(args, sums);
   return absl::OkStatus();
 }
 

@@ -15,6 +15,15 @@ struct BlockThreads {
     __syncthreads();
   }
 
+  static __device__ __forceinline__ uint32_t Warps() { return blockDim.x / 32; }
+
+  // The same for warps, of which the block has no part.
+  template <typename F>
+  static __device__ __forceinline__ void ForEachWarp(uint32_t count, const F& f) {
+    for (uint32_t i = threadIdx.x / 32; i < count; i += blockDim.x / 32) f(i);
+    __syncthreads();
+  }
+
   // The same, but returns before others have: for what a barrier of a team follows.
   template <typename F>
   static __device__ __forceinline__ void Spread(uint32_t count, const F& f) {

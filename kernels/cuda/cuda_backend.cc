@@ -396,9 +396,8 @@ absl::Status CudaBackend::FltAttention(const FltAttentionArgs& args) {
 
 absl::Status CudaBackend::FltAttentionBackward(const FltBackwardArgs& args) {
   MNEMO_RETURN_IF_ERROR(Check(args));
-  return MakeError(absl::StatusCode::kUnimplemented,
-                   "the backward pass of FLT attention does not run on CUDA devices yet; use the "
-                   "device cpu");
+  MNEMO_RETURN_IF_ERROR(ToStatus(cudaSetDevice(ordinal_)));
+  return flt_.Differentiate(args);
 }
 
 absl::Status CudaBackend::Synchronize() {

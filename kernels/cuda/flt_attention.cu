@@ -17,14 +17,14 @@ extern __shared__ float4 scratch[];
 __global__ void __launch_bounds__(kFltThreads) AddFltKeys(const __grid_constant__ FltCall call) {
   const FltPart part = call.parts[blockIdx.x];
   if (call.arrays.causal && part.is_last) return;
-  FltBlock<BlockThreads> block(call, part, reinterpret_cast<float*>(scratch));
+  FltBlock<BlockThreads, WarpLanes> block(call, part, reinterpret_cast<float*>(scratch));
   block.AddKeys(call.sums + blockIdx.x * static_cast<size_t>(call.shape.SumCount()),
                 !call.arrays.causal);
 }
 
 __global__ void __launch_bounds__(kFltThreads) AnswerFlt(const __grid_constant__ FltCall call) {
   const FltPart part = call.parts[blockIdx.x];
-  FltBlock<BlockThreads> block(call, part, reinterpret_cast<float*>(scratch));
+  FltBlock<BlockThreads, WarpLanes> block(call, part, reinterpret_cast<float*>(scratch));
   const size_t count = call.shape.SumCount();
   if (call.arrays.causal) {
     block.AnswerCausal(call.starts + blockIdx.x * count);

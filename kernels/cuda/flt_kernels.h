@@ -60,6 +60,18 @@ class FltKernels final : public FltPrograms {
   absl::Status WriteState(const FltCall& call) override {
     return ToStatus(LaunchFltState(call, stream_));
   }
+  absl::Status DifferentiateQueries(const FltBackCall& call) override {
+    return ToStatus(LaunchFltBackQueries(call, stream_));
+  }
+  absl::Status MergeQueries(const FltBackCall& call) override {
+    return ToStatus(LaunchFltBackMerge(call, stream_));
+  }
+  absl::Status DifferentiateKeys(const FltBackCall& call) override {
+    return ToStatus(LaunchFltBackKeys(call, stream_));
+  }
+  absl::Status AddTotals(const FltBackCall& call) override {
+    return ToStatus(LaunchFltBackTotals(call, stream_));
+  }
 
  private:
   static absl::Status ToStatus(cudaError_t error) {

@@ -31,11 +31,11 @@ size_t PartRows(size_t count, size_t all, size_t parts_that_fit) {
 
 }  // namespace
 
-std::vector<FltLaunchPlan> PlanFlt(const FltSizes& sizes, const FltRows& rows) {
+std::vector<FltLaunchPlan> PlanFlt(const FltSizes& sizes, const FltRows& rows, size_t floats) {
   const size_t one[] = {0, rows.length};
   const std::span<const size_t> starts = rows.sequence_starts.empty() ? one : rows.sequence_starts;
   const size_t all = rows.batch * sizes.heads * rows.length;
-  const size_t fit = std::max<size_t>(1, kSumsMax / FltShape::Of(sizes).SumCount());
+  const size_t fit = std::max<size_t>(1, kSumsMax / floats);
   std::vector<FltLaunchPlan> launches;
   FltLaunchPlan launch;
   const auto add = [&](size_t batch, size_t head, size_t start, size_t end) {

@@ -17,8 +17,8 @@ struct FltLaunchPlan {
   std::vector<FltUnit> units;
 };
 
-// Sequences without rows are left out. The workspace of a launch, sums of all its parts twice, is
-// at most some 512 MB, or one part's.
-std::vector<FltLaunchPlan> PlanFlt(const FltSizes& sizes, const FltRows& rows);
+// Sequences without rows are left out. The workspace of a launch, of which a part needs twice
+// `floats`, is at most some 512 MB, or one part's.
+std::vector<FltLaunchPlan> PlanFlt(const FltSizes& sizes, const FltRows& rows, size_t floats);
 
 }  // namespace mnemosyne::kernels::cuda

@@ -7,6 +7,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "kernels/cuda/flt_back_tables.h"
 #include "kernels/cuda/flt_tables.h"
 
 namespace mnemosyne::kernels::cuda {
@@ -46,6 +47,13 @@ class FltPrograms {
 
   // The state, after Answer.
   virtual absl::Status WriteState(const FltCall& call) = 0;
+
+  // Of the backward pass, after AddKeys and Merge: what queries get, with the sums over them; what
+  // parts read of these; what keys and values get; and the sums of the parts' gradients.
+  virtual absl::Status DifferentiateQueries(const FltBackCall& call) = 0;
+  virtual absl::Status MergeQueries(const FltBackCall& call) = 0;
+  virtual absl::Status DifferentiateKeys(const FltBackCall& call) = 0;
+  virtual absl::Status AddTotals(const FltBackCall& call) = 0;
 };
 
 }  // namespace mnemosyne::kernels::cuda

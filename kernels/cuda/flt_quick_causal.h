@@ -74,8 +74,8 @@ class FltQuickCausal {
     const uint32_t own = warp_ * kOwn;
     if (rows <= own) return;
     typename Queries::Weights phi;
-    F below[1][2];
-    queries_.template Exponentiate<true>(query_logs_, phi, below);
+    F below[1][2], most[1][2];
+    queries_.template Exponentiate<true>(query_logs_, phi, below, most);
     // Of 32 keys, weights are the left sides of two products.
     U weights[kBlocks][2][kParts][4];
     F within[2] = {F(0.0F), F(0.0F)};
@@ -89,7 +89,9 @@ class FltQuickCausal {
       within[h] = within[h] + W::Exchange(within[h], 2);
       below[0][h] = below[0][h] + within[h];
     }
-    queries_.template Finish<false>(first + own, rows - own < kOwn ? rows - own : kOwn, phi, below,
+    const uint32_t own_rows = rows - own < kOwn ? rows - own : kOwn;
+    queries_.WriteNormalizers(first + own, own_rows, most, below);
+    queries_.template Finish<false>(first + own, own_rows, phi, below,
                                     [&](int tile, F(&sums)[1][4]) {
                                       MNEMOSYNE_UNROLL_ALL
                                       for (int block = 0; block < kBlocks; ++block) {

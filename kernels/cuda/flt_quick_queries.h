@@ -110,8 +110,9 @@ class FltQuickQueries {
     if (next_rows > 0) Fetch(next, next_rows);
     if (space_.call.shape.waves > 0) MeasureWaves(first, rows, logs);
     Weights phi;
-    F below[kGroups][2];
-    Exponentiate<false>(logs, phi, below);
+    F below[kGroups][2], most[kGroups][2];
+    Exponentiate<false>(logs, phi, below, most);
+    WriteNormalizers(first, rows, most, below);
     Finish<true>(first, rows, phi, below, [](int, F(&)[kGroups][4]) {});
   }
 
@@ -289,14 +290,16 @@ class FltQuickQueries {
   }
 
   // Logarithms become weights, in parts; `below` has the sums of each row's, times Psi if that is
-  // no part of the lifts.
+  // no part of the lifts, and `greatest` what was taken off the logarithms.
   template <bool kWithPsi>
-  MNEMOSYNE_DEVICE void Exponentiate(Logs& logs, Weights& phi, F (&below)[kGroups][2]) const {
+  MNEMOSYNE_DEVICE void Exponentiate(Logs& logs, Weights& phi, F (&below)[kGroups][2],
+                                     F (&greatest)[kGroups][2]) const {
     const float* const lifts = space_.Floats(space_.at.lifts);
     const float* const psi = space_.Floats(space_.at.psi);
     MNEMOSYNE_UNROLL_ALL
     for (int g = 0; g < kGroups; ++g) {
-      F most[2] = {F(3 * kFltNoKey), F(3 * kFltNoKey)};
+      F(&most)[2] = greatest[g];
+      most[0] = most[1] = F(3 * kFltNoKey);
       W::Each([&](auto here) {
         MNEMOSYNE_UNROLL_ALL
         for (int m = 0; m < kTiles; ++m) {
@@ -348,6 +351,43 @@ class FltQuickQueries {
       for (int h = 0; h < 2; ++h) {
         below[g][h] = below[g][h] + W::Exchange(below[g][h], 1);
         below[g][h] = below[g][h] + W::Exchange(below[g][h], 2);
+      }
+    }
+  }
+
+  // What the backward pass needs, if it is wanted. Logarithms lack the halves of the queries'
+  // squares, which are no part of outputs; the queries are read again for them.
+  MNEMOSYNE_DEVICE void WriteNormalizers(uint32_t first, uint32_t rows, const F (&most)[kGroups][2],
+                                         const F (&below)[kGroups][2]) const {
+    const FltCall& call = space_.call;
+    if (call.arrays.normalizers == nullptr) return;
+    MNEMOSYNE_UNROLL_ALL
+    for (int g = 0; g < kGroups; ++g) {
+      MNEMOSYNE_UNROLL_ALL
+      for (int h = 0; h < 2; ++h) {
+        F square;
+        W::Each([&](auto here) {
+          const auto row = static_cast<uint32_t>(16 * g + here.lane / 4 + 8 * h);
+          here(square) = 0;
+          if (row >= rows || !space_.Valid(first + row)) return;
+          const size_t at = ElementAt(call.arrays.q, space_.part, first + row);
+          for (auto d = static_cast<uint32_t>(here.lane % 4); d < call.shape.dim; d += 4) {
+            const float x = ReadElement(Sizes::kType, call.arrays.q.data, at + d);
+            here(square) = fmaf(x, x, here(square));
+          }
+        });
+        square = square + W::Exchange(square, 1);
+        square = square + W::Exchange(square, 2);
+        const float half = 0.5F * call.weights.root_scale * call.weights.root_scale;
+        W::Each([&](auto here) {
+          const auto row = static_cast<uint32_t>(16 * g + here.lane / 4 + 8 * h);
+          if (row >= rows || here.lane % 4 != 0) return;
+          const size_t head = size_t{space_.part.batch} * call.shape.heads + space_.part.head;
+          float* const to = call.arrays.normalizers + 2 * (head * call.arrays.length + first + row);
+          const float sum = here(below[g][h]);
+          to[0] = fmaf(-half, here(square), here(most[g][h]));
+          to[1] = sum > 0 && space_.Valid(first + row) ? sum : 0.0F;
+        });
       }
     }
   }

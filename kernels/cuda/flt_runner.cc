@@ -57,6 +57,7 @@ absl::Status FaultError(const FltCounts& counts, size_t batch, size_t head) {
   if (counts.queries > 0) return not_finite("q", counts.queries);
   if (counts.keys > 0) return not_finite("k", counts.keys);
   if (counts.values > 0) return not_finite("v", counts.values);
+  if (counts.gradients > 0) return not_finite("out_gradient", counts.gradients);
   if (counts.states > 0) {
     return InvalidArgument(
         "not finite: the running state of batch entry {}, head {} has numbers that are NaN or "
@@ -75,13 +76,16 @@ absl::Status FaultError(const FltCounts& counts, size_t batch, size_t head) {
 }  // namespace
 
 absl::Status FltRunner::KeepWeights(const FltKernel& kernel) {
-  const std::vector<float>* const arrays[] = {
-      &kernel.weights, &kernel.bias,  &kernel.frequencies, &kernel.query_a, &kernel.query_b,
-      &kernel.key_a,   &kernel.key_b, &kernel.constants,   &kernel.floors};
-  const float** const places[] = {
-      &weights_at_.weights, &weights_at_.bias,      &weights_at_.frequencies,
-      &weights_at_.query_a, &weights_at_.query_b,   &weights_at_.key_a,
-      &weights_at_.key_b,   &weights_at_.constants, &weights_at_.floors};
+  const std::vector<float>* const arrays[] = {&kernel.weights,     &kernel.bias,
+                                              &kernel.frequencies, &kernel.query_a,
+                                              &kernel.query_b,     &kernel.key_a,
+                                              &kernel.key_b,       &kernel.constants,
+                                              &kernel.floors,      &kernel.transposed_weights};
+  const float** const places[] = {&weights_at_.weights,     &weights_at_.bias,
+                                  &weights_at_.frequencies, &weights_at_.query_a,
+                                  &weights_at_.query_b,     &weights_at_.key_a,
+                                  &weights_at_.key_b,       &weights_at_.constants,
+                                  &weights_at_.floors,      &weights_at_.transposed};
   constexpr size_t kAlignment = 16;  // Floats.
   const auto padded = [](size_t count) {
     return (count + kAlignment - 1) / kAlignment * kAlignment;
@@ -117,31 +121,50 @@ absl::Status FltRunner::KeepWeights(const FltKernel& kernel) {
     at += padded(arrays[i]->size());
   }
   weights_at_.projection_sets = static_cast<uint32_t>(kernel.projection_sets);
+  weights_at_.transposed_stride =
+      static_cast<uint32_t>((FltInputCount(kernel.sizes) + 15) / 16 * 16);
   weights_at_.root_scale = kernel.root_scale;
   return absl::OkStatus();
 }
 
-absl::Status FltRunner::KeepPlan(const FltAttentionArgs& args) {
+absl::Status FltRunner::KeepPlan(const FltAttentionArgs& args, size_t floats, KeptPlan& plan) {
   const FltRows& rows = args.rows;
-  const PlannedRows now = {FltShape::Of(args.kernel->sizes).SumCount(),
-                           args.kernel->sizes.heads,
-                           rows.batch,
-                           rows.length,
-                           {rows.sequence_starts.begin(), rows.sequence_starts.end()}};
-  if (planned_ == now) return absl::OkStatus();
-  planned_.reset();
-  std::vector<FltLaunchPlan> plan = PlanFlt(args.kernel->sizes, args.rows);
-  tables_.Clear();
-  parts_at_.clear();
-  units_at_.clear();
-  for (const FltLaunchPlan& launch : plan) {
-    parts_at_.push_back(tables_.Add(launch.parts));
-    units_at_.push_back(tables_.Add(launch.units));
+  const KeptPlan::Rows now = {floats,
+                              FltShape::Of(args.kernel->sizes).SumCount(),
+                              args.kernel->sizes.heads,
+                              rows.batch,
+                              rows.length,
+                              {rows.sequence_starts.begin(), rows.sequence_starts.end()}};
+  if (plan.planned == now) return absl::OkStatus();
+  plan.planned.reset();
+  std::vector<FltLaunchPlan> launches = PlanFlt(args.kernel->sizes, args.rows, floats);
+  plan.tables.Clear();
+  plan.parts_at.clear();
+  plan.units_at.clear();
+  for (const FltLaunchPlan& launch : launches) {
+    plan.parts_at.push_back(plan.tables.Add(launch.parts));
+    plan.units_at.push_back(plan.tables.Add(launch.units));
   }
-  MNEMO_RETURN_IF_ERROR(tables_.Upload(backend_));
-  kept_plan_ = std::move(plan);
-  planned_ = now;
+  MNEMO_RETURN_IF_ERROR(plan.tables.Upload(backend_));
+  plan.launches = std::move(launches);
+  plan.planned = now;
   return absl::OkStatus();
+}
+
+void FltRunner::Point(const KeptPlan& plan, size_t i, FltCall& call) {
+  call.parts = plan.tables.At<FltPart>(plan.parts_at[i]);
+  call.units = plan.tables.At<FltUnit>(plan.units_at[i]);
+  call.part_count = static_cast<uint32_t>(plan.launches[i].parts.size());
+  call.unit_count = static_cast<uint32_t>(plan.launches[i].units.size());
+}
+
+FltCall FltRunner::CallOf(const FltAttentionArgs& args) const {
+  FltCall call = {};
+  call.shape = FltShape::Of(args.kernel->sizes);
+  call.tile_rows = FltScratchLayout::TileRows(call.shape);
+  call.weights = weights_at_;
+  call.arrays = ArraysOf(args);
+  return call;
 }
 
 absl::Status FltRunner::KeepPrepared(FltCall& call) {
@@ -164,66 +187,70 @@ absl::Status FltRunner::KeepPrepared(FltCall& call) {
 }
 
 absl::Status FltRunner::Place(size_t i, FltCall& call) {
-  const FltLaunchPlan& plan = kept_plan_[i];
+  const FltLaunchPlan& plan = forward_plan_.launches[i];
   const size_t each = call.shape.SumCount();
   Places places;
   const size_t sums_at = places.Take<float>(plan.parts.size() * each);
   const size_t start_count = call.arrays.causal ? plan.parts.size() : plan.units.size();
   const size_t starts_at = places.Take<float>(start_count * each);
   MNEMO_ASSIGN_OR_RETURN(std::byte* const space, space_.Get(backend_, places.end()));
-  call.parts = tables_.At<FltPart>(parts_at_[i]);
-  call.units = tables_.At<FltUnit>(units_at_[i]);
-  call.part_count = static_cast<uint32_t>(plan.parts.size());
-  call.unit_count = static_cast<uint32_t>(plan.units.size());
+  Point(forward_plan_, i, call);
   call.sums = reinterpret_cast<float*>(space + sums_at);
   call.starts = reinterpret_cast<float*>(space + starts_at);
   return absl::OkStatus();
 }
 
-absl::StatusOr<bool> FltRunner::LaunchQuickly(FltCall call) {
+absl::StatusOr<bool> FltRunner::PrepareQuickly(FltCall& call) {
   call.quick = true;
-  // A state is left alone if numbers are wrong, and all launches have to be known for that.
-  const bool has_state = call.arrays.state != nullptr;
-  if (call.arrays.normalizers != nullptr || (has_state && kept_plan_.size() > 1) ||
-      !WithFltQuick(call, [](auto) {})) {
-    return false;
-  }
+  if (!WithFltQuick(call, [](auto) {})) return false;
   MNEMO_ASSIGN_OR_RETURN(call.flag, programs_.Flag());
   if (call.flag == nullptr) return false;
   MNEMO_RETURN_IF_ERROR(KeepPrepared(call));
-  for (size_t i = 0; i < kept_plan_.size(); ++i) {
+  return true;
+}
+
+absl::StatusOr<bool> FltRunner::LaunchQuickly(FltCall call) {
+  // A state is left alone if numbers are wrong, and all launches have to be known for that.
+  const bool has_state = call.arrays.state != nullptr;
+  if (has_state && forward_plan_.launches.size() > 1) return false;
+  MNEMO_ASSIGN_OR_RETURN(const bool takes, PrepareQuickly(call));
+  if (!takes) return false;
+  for (size_t i = 0; i < forward_plan_.launches.size(); ++i) {
     MNEMO_RETURN_IF_ERROR(Place(i, call));
     MNEMO_RETURN_IF_ERROR(programs_.AddKeys(call));
     MNEMO_RETURN_IF_ERROR(programs_.Merge(call));
     MNEMO_RETURN_IF_ERROR(programs_.Answer(call));
   }
   MNEMO_ASSIGN_OR_RETURN(const bool raised, programs_.Wait());
-  if (!raised && has_state && !kept_plan_.empty()) {
+  if (!raised && has_state && !forward_plan_.launches.empty()) {
     MNEMO_RETURN_IF_ERROR(programs_.WriteState(call));
     MNEMO_RETURN_IF_ERROR(backend_.Synchronize());
   }
   return !raised;
 }
 
-absl::Status FltRunner::LaunchCarefully(const FltAttentionArgs& args, FltCall call) {
+absl::Status FltRunner::ClearCounts(const FltAttentionArgs& args, FltCall& call) {
   const size_t heads = args.rows.batch * args.kernel->sizes.heads;
   const size_t size = sizeof(uint64_t) + heads * sizeof(FltCounts);
   MNEMO_ASSIGN_OR_RETURN(std::byte* const counts, counts_.Get(backend_, size));
   call.counts = reinterpret_cast<FltCounts*>(counts + sizeof(uint64_t));
   MNEMO_RETURN_IF_ERROR(programs_.Clear(counts, size));
   const size_t positions = PositionCount(args);
-  if (positions > 0) {
-    MNEMO_RETURN_IF_ERROR(programs_.CheckPositions(args.rows.positions, positions,
-                                                   reinterpret_cast<uint64_t*>(counts)));
-  }
-  for (size_t i = 0; i < kept_plan_.size(); ++i) {
+  if (positions == 0) return absl::OkStatus();
+  return programs_.CheckPositions(args.rows.positions, positions,
+                                  reinterpret_cast<uint64_t*>(counts));
+}
+
+absl::Status FltRunner::LaunchCarefully(const FltAttentionArgs& args, FltCall call) {
+  MNEMO_RETURN_IF_ERROR(ClearCounts(args, call));
+  for (size_t i = 0; i < forward_plan_.launches.size(); ++i) {
     MNEMO_RETURN_IF_ERROR(Place(i, call));
     MNEMO_RETURN_IF_ERROR(programs_.AddKeys(call));
     MNEMO_RETURN_IF_ERROR(programs_.Merge(call));
     MNEMO_RETURN_IF_ERROR(programs_.Answer(call));
     // A state is left alone if numbers are wrong.
-    if (args.state != nullptr || i + 1 == kept_plan_.size()) {
-      MNEMO_RETURN_IF_ERROR(ReadCounts(args, positions));
+    if (args.state != nullptr || i + 1 == forward_plan_.launches.size()) {
+      MNEMO_RETURN_IF_ERROR(ReadCounts(args));
     }
     if (args.state != nullptr) MNEMO_RETURN_IF_ERROR(programs_.WriteState(call));
   }
@@ -242,7 +269,7 @@ absl::Status FltRunner::PositionError(const FltAttentionArgs& args, size_t index
       index % width, index % (args.rows.length * width) / width, number, kFltPositionLimit);
 }
 
-absl::Status FltRunner::ReadCounts(const FltAttentionArgs& args, size_t positions) {
+absl::Status FltRunner::ReadCounts(const FltAttentionArgs& args) {
   const size_t heads = args.kernel->sizes.heads, count = args.rows.batch * heads;
   const size_t size = sizeof(uint64_t) + count * sizeof(FltCounts);
   std::vector<std::byte> bytes(size);
@@ -252,7 +279,7 @@ absl::Status FltRunner::ReadCounts(const FltAttentionArgs& args, size_t position
   std::memcpy(&first_bad, bytes.data(), sizeof(first_bad));
   found_.resize(count);
   std::memcpy(found_.data(), bytes.data() + sizeof(uint64_t), count * sizeof(FltCounts));
-  if (first_bad > 0) return PositionError(args, positions - first_bad);
+  if (first_bad > 0) return PositionError(args, PositionCount(args) - first_bad);
   for (size_t i = 0; i < count; ++i) {
     MNEMO_RETURN_IF_ERROR(FaultError(found_[i], i / heads, i % heads));
   }
@@ -261,18 +288,14 @@ absl::Status FltRunner::ReadCounts(const FltAttentionArgs& args, size_t position
 
 absl::Status FltRunner::Attend(const FltAttentionArgs& args) {
   MNEMO_RETURN_IF_ERROR(KeepWeights(*args.kernel));
-  MNEMO_RETURN_IF_ERROR(KeepPlan(args));
   found_.clear();
-  FltCall call = {};
-  call.shape = FltShape::Of(args.kernel->sizes);
-  call.tile_rows = FltScratchLayout::TileRows(call.shape);
-  call.weights = weights_at_;
-  call.arrays = ArraysOf(args);
+  const FltCall call = CallOf(args);
+  MNEMO_RETURN_IF_ERROR(KeepPlan(args, call.shape.SumCount(), forward_plan_));
   MNEMO_ASSIGN_OR_RETURN(const bool done, LaunchQuickly(call));
   if (!done) MNEMO_RETURN_IF_ERROR(LaunchCarefully(args, call));
   if (args.report == nullptr) return absl::OkStatus();
   *args.report = {};
-  for (const FltLaunchPlan& plan : kept_plan_) {
+  for (const FltLaunchPlan& plan : forward_plan_.launches) {
     for (const FltPart& part : plan.parts) args.report->rows += part.count;
   }
   for (const FltCounts& found : found_) args.report->clamped_rows += found.clamped;

@@ -61,7 +61,8 @@ struct FltShape {
 // The arrays of a FltKernel, on the device.
 struct FltWeights {
   const float *weights, *bias, *frequencies, *query_a, *query_b, *key_a, *key_b, *constants,
-      *floors;
+      *floors, *transposed;
+  uint32_t transposed_stride;  // Of a row of `transposed` [sets, P, ...].
   uint32_t projection_sets;
   float root_scale;
 };
@@ -101,7 +102,7 @@ struct FltUnit {
 
 // What was found in a head of a batch entry: numbers that are not finite, and clamped rows.
 struct FltCounts {
-  uint32_t queries, keys, values, outputs, states, clamped;
+  uint32_t queries, keys, values, gradients, outputs, states, clamped;
 };
 
 // One launch, over the parts of some units.

@@ -95,6 +95,21 @@ struct HostLanes {
     Multiply(c, a, b, [](uint16_t bits) { return static_cast<double>(FromFloat16(bits)); });
   }
 
+  // Digits that tf32 lacks are dropped.
+  static void MmaSplit(Floats (&c)[4], const Floats (&a)[4], const Floats (&b)[2]) {
+    const auto cut = [](float x) { return static_cast<double>(FloatOf(BitsOf(x) & 0xFFFFE000U)); };
+    double left[16][8], right[8][8];  // Of b a column a row.
+    for (size_t k = 0; k < 8; ++k) {
+      for (size_t row = 0; row < 16; ++row) {
+        left[row][k] = cut(a[row / 8 + 2 * (k / 4)][4 * (row % 8) + k % 4]);
+      }
+      for (size_t column = 0; column < 8; ++column) {
+        right[column][k] = cut(b[k / 4][4 * column + k % 4]);
+      }
+    }
+    Multiply(c, left, right);
+  }
+
   static void LoadMatrices(Words (&x)[4], const uint32_t* from, const Ints& at) {
     for (size_t i = 0; i < 4; ++i) {
       x[i] = Words::Make(
@@ -244,11 +259,16 @@ struct HostLanes {
         right[column][k] = half(b[upper][4 * column + place], k);
       }
     }
+    Multiply(c, left, right);
+  }
+  template <size_t kInner>
+  static void Multiply(Floats (&c)[4], const double (&left)[16][kInner],
+                       const double (&right)[8][kInner]) {
     for (size_t row = 0; row < 16; ++row) {
       for (size_t column = 0; column < 8; ++column) {
         float& to = c[2 * (row / 8) + column % 2].lane[4 * (row % 8) + column / 2];
         auto sum = static_cast<double>(to);
-        for (size_t k = 0; k < 16; ++k) sum += left[row][k] * right[column][k];
+        for (size_t k = 0; k < kInner; ++k) sum += left[row][k] * right[column][k];
         to = TowardZero(sum);
       }
     }

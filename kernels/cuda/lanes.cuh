@@ -55,6 +55,16 @@ struct WarpLanes {
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
   }
 
+  // c [16, 8] += a [16, 8] b [8, 8] of numbers that tf32 has, in the layout of mma.m16n8k8.
+  static __device__ __forceinline__ void MmaSplit(Floats (&c)[4], const Floats (&a)[4],
+                                                  const Floats (&b)[2]) {
+    asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 "
+        "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(Bits(a[0])), "r"(Bits(a[1])), "r"(Bits(a[2])), "r"(Bits(a[3])), "r"(Bits(b[0])),
+          "r"(Bits(b[1])));
+  }
+
   // Four matrices of 8 rows of 4 words of shared memory; lane 8 i + r says where row r of matrix i
   // is. Lane 4 g + t gets word t of row g of each; or, transposed, halves g of rows 2 t and 2 t
   // + 1.

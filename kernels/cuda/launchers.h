@@ -10,6 +10,7 @@
 #include <cstdint>
 
 #include "kernels/cuda/coordinate_tables.h"
+#include "kernels/cuda/flt_back_tables.h"
 #include "kernels/cuda/flt_tables.h"
 #include "kernels/cuda/mnemosyne_tables.h"
 #include "kernels/lstm_sizes.h"
@@ -129,5 +130,9 @@ cudaError_t LaunchFltKeys(const FltCall& call, cudaStream_t stream);
 cudaError_t LaunchFltMerge(const FltCall& call, cudaStream_t stream);
 cudaError_t LaunchFltAnswer(const FltCall& call, cudaStream_t stream);
 cudaError_t LaunchFltState(const FltCall& call, cudaStream_t stream);
+cudaError_t LaunchFltBackQueries(const FltBackCall& call, cudaStream_t stream);
+cudaError_t LaunchFltBackMerge(const FltBackCall& call, cudaStream_t stream);
+cudaError_t LaunchFltBackKeys(const FltBackCall& call, cudaStream_t stream);
+cudaError_t LaunchFltBackTotals(const FltBackCall& call, cudaStream_t stream);
 
 }  // namespace mnemosyne::kernels::cuda

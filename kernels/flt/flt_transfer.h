@@ -12,4 +12,7 @@ namespace mnemosyne::kernels {
 // writes them itself. ResourceExhausted if the device has no room.
 absl::Status FltAttentionOfHost(Backend& backend, const FltAttentionArgs& args);
 
+// The same of backend.FltAttentionBackward.
+absl::Status FltAttentionBackwardOfHost(Backend& backend, const FltBackwardArgs& args);
+
 }  // namespace mnemosyne::kernels

@@ -3,7 +3,10 @@
 #include <functional>
 #include <limits>
 
+#include "kernels/cuda/flt_runner.h"
+#include "kernels/flt/flt_transfer.h"
 #include "tests/kernels/backend_param.h"
+#include "tests/kernels/cuda/flt_emulation.h"
 #include "tests/kernels/flt_example.h"
 
 namespace mnemosyne::kernels {
@@ -12,6 +15,9 @@ namespace {
 using testing::IsError;
 
 constexpr MaskForm kTimes = MaskForm::kMultiplicative;
+
+// The programs of a GPU, run on the CPU.
+const BackendParam kEmulated = {"cpu", "emulated_cuda"};
 
 // |a - b| over the root of the mean square.
 constexpr double kTolerance = 2e-4;
@@ -24,8 +30,24 @@ struct Gradients {
 class FltBackwardTest : public BackendTest {
  protected:
   void SetUp() override {
-    BackendTest::SetUp();
-    if (!IsSkipped() && !backend_->host_accessible()) GTEST_SKIP() << "runs on the host only";
+    if (GetParam().isa != kEmulated.isa) return BackendTest::SetUp();
+    auto created = CreateBackend("cpu", {.threads = 1});
+    ASSERT_OK(created);
+    backend_ = *std::move(created);
+    programs_ = std::make_unique<cuda::EmulatedFlt>(cuda::FltProgramKind::kQuick);
+    emulated_ = std::make_unique<cuda::FltRunner>(*backend_, *programs_);
+  }
+
+  // With arrays of the host.
+  absl::Status Attend(const FltAttentionArgs& args) {
+    if (emulated_ == nullptr) return FltAttentionOfHost(*backend_, args);
+    MNEMO_RETURN_IF_ERROR(Check(args));
+    return emulated_->Attend(args);
+  }
+  absl::Status Differentiate(const FltBackwardArgs& args) {
+    if (emulated_ == nullptr) return FltAttentionBackwardOfHost(*backend_, args);
+    MNEMO_RETURN_IF_ERROR(Check(args));
+    return emulated_->Differentiate(args);
   }
 
   // Of the sum of the outputs times `upstream`.
@@ -34,7 +56,7 @@ class FltBackwardTest : public BackendTest {
     std::vector<float> normalizers(2 * c.batch * c.heads * c.length);
     FltAttentionArgs forward = example.Args();
     forward.normalizers = normalizers.data();
-    EXPECT_OK(backend_->FltAttention(forward));
+    EXPECT_OK(Attend(forward));
     Gradients g;
     const FltSizes& sizes = example.kernel.sizes;
     g.q.resize(example.q.size());
@@ -61,7 +83,7 @@ class FltBackwardTest : public BackendTest {
                             .real_gradient = g.real.data(),
                             .imaginary_gradient = g.imaginary.data(),
                             .constant_gradient = g.constant.data()};
-    EXPECT_OK(backend_->FltAttentionBackward(args));
+    EXPECT_OK(Differentiate(args));
     return g;
   }
 
@@ -125,6 +147,15 @@ class FltBackwardTest : public BackendTest {
       ExpectDifferences(example, upstream, &P::constant, g.constant, "constant");
     }
   }
+
+  static float Largest(const std::vector<float>& numbers) {
+    float most = 0;
+    for (const float number : numbers) most = std::max(most, std::abs(number));
+    return most;
+  }
+
+  std::unique_ptr<cuda::EmulatedFlt> programs_;
+  std::unique_ptr<cuda::FltRunner> emulated_, other_;
 };
 
 TEST_P(FltBackwardTest, MatchesFiniteDifferencesWithEveryFeatureMap) {
@@ -190,6 +221,78 @@ TEST_P(FltBackwardTest, MatchesFiniteDifferencesWithPaddingPackingAndSeveralHead
   }
 }
 
+TEST_P(FltBackwardTest, WavesOfPaddingTakeNoPartWithAnyFeatureMap) {
+  for (const char* map : {"hyperbolic", "relu", "elu", "dpfp"}) {
+    for (const MaskForm form : {MaskForm::kAdditive, kTimes}) {
+      ExpectGradients({.map = map,
+                       .form = form,
+                       .batch = 1,
+                       .heads = 1,
+                       .length = 20,
+                       .dim = 3,
+                       .value_dim = 3,
+                       .features = 6,
+                       .waves = 2,
+                       .padded = true});
+    }
+  }
+}
+
+// Several parts, and tiles whose logarithms rise by more than a part may.
+TEST_P(FltBackwardTest, CutSequencesHaveTheGradientsOfTheCpu) {
+  auto cpu = CreateBackend("cpu", {.threads = 1});
+  ASSERT_OK(cpu);
+  for (const bool causal : {false, true}) {
+    for (const MaskForm form : {MaskForm::kAdditive, kTimes}) {
+      for (const float size : {1.0F, 6.0F}) {
+        FltExample example({.is_signed = true,
+                            .form = form,
+                            .causal = causal,
+                            .batch = 1,
+                            .length = 500,
+                            .value_dim = 20,
+                            .features = 24,
+                            .size = size,
+                            .padded = true,
+                            .packed = true});
+        const std::vector<float> upstream = FltNumbers(example.out.size(), 5, 1);
+        const Gradients actual = Run(example, upstream);
+        std::swap(backend_, *cpu);
+        std::swap(emulated_, other_);
+        const Gradients expected = Run(example, upstream);
+        std::swap(backend_, *cpu);
+        std::swap(emulated_, other_);
+
+        const double tolerance = size > 1 ? 5e-3 : 1e-4;
+        for (const auto member : {&Gradients::q, &Gradients::k, &Gradients::v,
+                                  &Gradients::projection, &Gradients::frequencies, &Gradients::real,
+                                  &Gradients::imaginary, &Gradients::constant}) {
+          if (Largest(expected.*member) < 1e-3) continue;
+          EXPECT_LE(Distance(actual.*member, expected.*member), tolerance);
+        }
+      }
+    }
+  }
+}
+
+TEST_P(FltBackwardTest, TakesLargeSizes) {
+  ExpectGradients({.batch = 1,
+                   .heads = 1,
+                   .length = 9,
+                   .dim = 128,
+                   .value_dim = 128,
+                   .features = 256,
+                   .waves = 128});
+  ExpectGradients({.causal = true,
+                   .batch = 1,
+                   .heads = 1,
+                   .length = 9,
+                   .dim = 64,
+                   .value_dim = 64,
+                   .features = 64,
+                   .waves = 32});
+}
+
 TEST_P(FltBackwardTest, StaysFiniteWithLargeNorms) {
   for (const bool causal : {false, true}) {
     FltExample example({.causal = causal, .length = 100, .size = 10});
@@ -211,11 +314,30 @@ TEST_P(FltBackwardTest, SaysWhatIsWrongWithItsInput) {
   args.k = example.Args().k;
   args.v = args.out = args.out_gradient = example.Args().v;
 
-  EXPECT_THAT(backend_->FltAttentionBackward(args),
+  EXPECT_THAT(Differentiate(args),
               IsError(absl::StatusCode::kInvalidArgument, "normalizers is null"));
+
+  std::vector<float> upstream(example.out.size(), 1), normalizers(4 * example.example.length * 2);
+  FltAttentionArgs forward = example.Args();
+  forward.normalizers = normalizers.data();
+  ASSERT_OK(Attend(forward));
+  args.normalizers = normalizers.data();
+  args.out = args.out_gradient = Dense(upstream.data(), 2, example.example.length, 16);
+  const auto refused = [&](std::vector<float>& numbers, std::string_view message) {
+    const float good = std::exchange(numbers[7], std::nanf(""));
+    EXPECT_THAT(Differentiate(args), IsError(absl::StatusCode::kInvalidArgument, message));
+    numbers[7] = good;
+  };
+  refused(upstream, "out_gradient has 1 numbers that are NaN or infinite");
+  refused(example.q, "q has 1 numbers");
+  refused(example.k, "k has 1 numbers");
+  refused(example.v, "v has 1 numbers");
+  refused(example.positions, "coordinate 0 of row 7 is nan");
+  EXPECT_OK(Differentiate(args));
 }
 
 INSTANTIATE_TEST_SUITE_P(Backends, FltBackwardTest, kAllBackends, BackendParamName);
+INSTANTIATE_TEST_SUITE_P(Programs, FltBackwardTest, ::testing::Values(kEmulated), BackendParamName);
 
 }  // namespace
 }  // namespace mnemosyne::kernels

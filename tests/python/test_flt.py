@@ -94,6 +94,27 @@ def test_gives_what_plain_pytorch_gives_and_its_gradients(causal):
         assert float((actual.double() - expected.double()).abs().max()) <= 1e-4 * scale
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_gpu_gives_the_outputs_and_gradients_of_the_cpu(causal):
+    q, k, v = tensors(length=300)
+    spec = FltSpec(2, 8, 6, RPE, features=16)
+    learned = spec.initial_parameters(), spec.draw_projection()
+    base, upstream = spec.draw_frequencies(), torch.randn(2, 2, 300, 6)
+    results = []
+    for device in ("cpu", "cuda"):
+        inputs = [x.clone().to(device).requires_grad_() for x in (q, k, v, *learned)]
+        out = flt_attention(
+            *inputs[:3], None, RPE, parameters=inputs[3], projection=inputs[4],
+            base=base.to(device), causal=causal, features=16,
+        )  # fmt: skip
+        (out * upstream.to(device)).sum().backward()
+        results.append([x.cpu() for x in (out.detach(), *(x.grad for x in inputs))])
+    for actual, expected in zip(results[1], results[0]):
+        scale = float(expected.double().square().mean().sqrt())
+        assert float((actual - expected).abs().max()) <= 1e-4 * scale
+
+
 def test_takes_sixteen_bit_tensors_and_strides():
     q, k, v = tensors(dtype=torch.bfloat16)
     swapped = [x.transpose(1, 2).contiguous().transpose(1, 2) for x in (q, k, v)]

@@ -7,6 +7,8 @@
 #include <utility>
 #include <vector>
 
+#include "kernels/cuda/flt_back_block.h"
+#include "kernels/cuda/flt_back_merge.h"
 #include "kernels/cuda/flt_block.h"
 #include "kernels/cuda/flt_merge.h"
 #include "kernels/cuda/flt_programs.h"
@@ -27,6 +29,11 @@ struct OneThread {
   template <typename F>
   static void ForEach(size_t count, const F& f) {
     for (size_t i = 0; i < count; ++i) f(backwards ? count - 1 - i : i);
+  }
+  static uint32_t Warps() { return 8; }
+  template <typename F>
+  static void ForEachWarp(uint32_t count, const F& f) {
+    Spread(count, f);
   }
   template <typename F>
   static void Spread(uint32_t count, const F& f) {
@@ -137,7 +144,7 @@ class EmulatedFlt : public FltPrograms {
       });
       if (done) continue;
       std::vector<float> scratch = Scratch(call);
-      FltBlock<OneThread>(call, part, scratch.data()).AddKeys(sums, count);
+      FltBlock<OneThread, HostLanes>(call, part, scratch.data()).AddKeys(sums, count);
     }
     return absl::OkStatus();
   }
@@ -177,7 +184,7 @@ class EmulatedFlt : public FltPrograms {
                 });
       if (done) continue;
       std::vector<float> scratch = Scratch(call);
-      FltBlock<OneThread> block(call, part, scratch.data());
+      FltBlock<OneThread, HostLanes> block(call, part, scratch.data());
       if (causal) {
         block.AnswerCausal(sums);
       } else {
@@ -196,6 +203,35 @@ class EmulatedFlt : public FltPrograms {
     return absl::OkStatus();
   }
 
+  absl::Status DifferentiateQueries(const FltBackCall& call) override {
+    const bool causal = call.forward.arrays.causal;
+    ForEachPart(call, [&](FltBackBlock<OneThread, HostLanes>& block, uint32_t p, uint32_t unit) {
+      block.RunQueries(call.forward.starts + (causal ? p : unit) * call.forward.shape.SumCount(),
+                       call.sums + p * call.QuerySumCount());
+    });
+    return absl::OkStatus();
+  }
+  absl::Status MergeQueries(const FltBackCall& call) override {
+    for (uint32_t u = 0; u < call.forward.unit_count; ++u) {
+      for (uint32_t i = 0; i < call.QuerySumCount(); ++i) MergeQueryNumber(call, u, i);
+    }
+    return absl::OkStatus();
+  }
+  absl::Status DifferentiateKeys(const FltBackCall& call) override {
+    const bool causal = call.forward.arrays.causal;
+    ForEachPart(call, [&](FltBackBlock<OneThread, HostLanes>& block, uint32_t p, uint32_t unit) {
+      block.RunKeys(call.starts + (causal ? p : unit) * call.QuerySumCount());
+    });
+    return absl::OkStatus();
+  }
+  absl::Status AddTotals(const FltBackCall& call) override {
+    const uint32_t count = GradientCount(call);
+    for (uint32_t h = 0; h < call.forward.shape.heads; ++h) {
+      for (uint32_t i = 0; i < count; ++i) AddToTotal(call, count, h, i);
+    }
+    return absl::OkStatus();
+  }
+
   // Parts that teams have taken, and those that the quick program has.
   size_t team_parts() const { return team_parts_; }
   size_t quick_parts() const { return quick_parts_; }
@@ -203,6 +239,22 @@ class EmulatedFlt : public FltPrograms {
   size_t careful_calls() const { return careful_calls_; }
 
  private:
+  static uint32_t GradientCount(const FltBackCall& call) {
+    return FltGradientPlaces(call.forward.shape, call.of_waves, call.of_projection).end;
+  }
+  template <typename F>
+  static void ForEachPart(const FltBackCall& call, const F& f) {
+    const FltCall& forward = call.forward;
+    const FltBackScratchLayout at(forward.shape, call.tile_rows, forward.arrays.causal);
+    for (uint32_t p = 0; p < forward.part_count; ++p) {
+      // Nothing may be read before it is written.
+      std::vector<float> scratch(at.end, std::nanf(""));
+      FltBackBlock<OneThread, HostLanes> block(call, forward.parts[p], scratch.data(),
+                                               call.gradients + p * size_t{GradientCount(call)});
+      f(block, p, forward.parts[p].unit);
+    }
+  }
+
   template <class Sizes>
   void AddKeysOf(const FltCall& call) {
     using Warp = FltQuickKeys<OneThread, HostLanes, Sizes>;

@@ -24,6 +24,8 @@ constexpr FltProgramKind kBlocks = FltProgramKind::kBlocks, kTeams = FltProgramK
                          kQuick = FltProgramKind::kQuick;
 constexpr FltProgramKind kKinds[] = {kBlocks, kTeams, kQuick};
 
+size_t SumCount(const FltExample& example) { return FltShape::Of(example.kernel.sizes).SumCount(); }
+
 // The CPU's memory, and the programs.
 class FltProgramsTest : public ::testing::Test {
  protected:
@@ -52,7 +54,8 @@ TEST_F(FltProgramsTest, PartsOfLongSequencesAnswerAsTheReference) {
                           .length = 700,
                           .features = 16,
                           .padded = true});
-      ASSERT_GT(PlanFlt(example.kernel.sizes, example.Rows()).front().parts.size(), 2);
+      ASSERT_GT(
+          PlanFlt(example.kernel.sizes, example.Rows(), SumCount(example)).front().parts.size(), 2);
 
       EXPECT_EQ(Attend(example.Args(), kind) > 0, kind != kBlocks);
 
@@ -231,6 +234,46 @@ TEST_F(FltProgramsTest, StepsDoNotDependOnTheOrderOfThreads) {
   }
 }
 
+TEST_F(FltProgramsTest, GradientsDoNotDependOnTheOrderOfThreads) {
+  for (const char* map : {"favor_plus", "dpfp"}) {
+    for (const bool causal : {false, true}) {
+      for (const MaskForm form : {MaskForm::kAdditive, MaskForm::kMultiplicative}) {
+        const FltCase c = {
+            .map = map, .form = form, .causal = causal, .length = 70, .waves = 3, .padded = true};
+        FltExample example(c);
+        std::vector<float> normalizers(2 * 2 * 2 * 70);
+        FltAttentionArgs forward = example.Args();
+        forward.normalizers = normalizers.data();
+        ASSERT_OK(cpu_->FltAttention(forward));
+        const auto run = [&](bool backwards) {
+          std::vector<float> numbers(3 * example.q.size() + 3 * 2);
+          const auto to = [&](size_t i) {
+            return DenseOut(numbers.data() + i * example.q.size(), 2, 70, 16);
+          };
+          FltBackwardArgs args = {.kernel = &example.kernel,
+                                  .rows = example.Rows(),
+                                  .q = forward.q,
+                                  .k = forward.k,
+                                  .v = forward.v,
+                                  .out = Dense(example.out.data(), 2, 70, 16),
+                                  .normalizers = normalizers.data(),
+                                  .out_gradient = forward.v,
+                                  .q_gradient = to(0),
+                                  .k_gradient = to(1),
+                                  .v_gradient = to(2),
+                                  .real_gradient = numbers.data() + 3 * example.q.size()};
+          EmulatedFlt programs(kQuick);
+          OneThread::backwards = backwards;
+          EXPECT_OK(FltRunner(*cpu_, programs).Differentiate(args));
+          OneThread::backwards = false;
+          return numbers;
+        };
+        EXPECT_EQ(run(false), run(true));
+      }
+    }
+  }
+}
+
 TEST(FltPlanTest, TakesEachRowOnce) {
   const std::vector<size_t> starts = {0, 5, 5, 9000, 50000};
   for (const size_t features : {size_t{16}, size_t{256}}) {
@@ -241,7 +284,7 @@ TEST(FltPlanTest, TakesEachRowOnce) {
       rows.length = 50000;
       rows.sequence_starts = starts;
       std::vector<uint8_t> taken(4 * 50000);
-      for (const FltLaunchPlan& launch : PlanFlt(example.kernel.sizes, rows)) {
+      for (const FltLaunchPlan& launch : PlanFlt(example.kernel.sizes, rows, SumCount(example))) {
         size_t next = 0;
         for (size_t u = 0; u < launch.units.size(); ++u) {
           EXPECT_EQ(launch.units[u].first_part, next);

@@ -175,6 +175,12 @@ def _rows(tensor: torch.Tensor) -> torch.Tensor:
     return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
 
 
+def _wait_for(tensor: torch.Tensor) -> None:
+    """Waits for what PyTorch has queued: the library has a stream of its own, and waits for that."""
+    if tensor.is_cuda:
+        torch.cuda.current_stream(tensor.device).synchronize()
+
+
 class _Pointers:
     """Keeps the DLPack capsules of a call alive."""
 
@@ -250,8 +256,7 @@ class _FltAttention(torch.autograd.Function):
             normalizers = torch.empty(*q.shape[:3], 2, dtype=torch.float32, device=q.device)
         pointers = _Pointers()
         call = options.call(pointers, [q, k, v, out], positions, normalizers)
-        if q.is_cuda:  # The library has a stream of its own, and waits for that itself.
-            torch.cuda.current_stream(q.device).synchronize()
+        _wait_for(q)
         kernel.forward(call)
         options.clamped_rows = int(call.clamped_rows)
         ctx.options, ctx.kernel, ctx.positions = options, kernel, positions
@@ -284,6 +289,7 @@ class _FltAttention(torch.autograd.Function):
             None if of_parameters is None else of_parameters.data_ptr(),
             None if of_projection is None else of_projection.data_ptr(),
         )
+        _wait_for(q)
         ctx.kernel.backward(call, wanted)
         like_parameters, like_projection = ctx.like
         return (
