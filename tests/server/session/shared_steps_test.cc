@@ -2,6 +2,8 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstddef>
+#include <latch>
 #include <limits>
 #include <memory>
 #include <numeric>
@@ -51,20 +53,22 @@ class Sessions {
     }));
     busy.WaitForNotification();
     std::vector<Outcome> outcomes(sessions.size());
+    std::latch pending(static_cast<std::ptrdiff_t>(sessions.size()));
     for (size_t k = 0; k < sessions.size(); ++k) {
       const bool breaks = std::ranges::find(broken, k) != broken.end();
-      Submit(sessions[k], k, breaks, outcomes[k]);
+      Submit(sessions[k], k, breaks, outcomes[k], pending);
     }
     released.Notify();
-    bench_.Settle();
+    pending.wait();
     return outcomes;
   }
 
   std::vector<Outcome> StepApart(const std::vector<std::shared_ptr<Session>>& sessions) {
     std::vector<Outcome> outcomes(sessions.size());
     for (size_t k = 0; k < sessions.size(); ++k) {
-      Submit(sessions[k], k, false, outcomes[k]);
-      bench_.Settle();
+      std::latch pending(1);
+      Submit(sessions[k], k, false, outcomes[k], pending);
+      pending.wait();
     }
     return outcomes;
   }
@@ -72,7 +76,8 @@ class Sessions {
   const StepExecutor& executor() const { return bench_.executor; }
 
  private:
-  void Submit(const std::shared_ptr<Session>& session, size_t k, bool breaks, Outcome& outcome) {
+  void Submit(const std::shared_ptr<Session>& session, size_t k, bool breaks, Outcome& outcome,
+              std::latch& pending) {
     const int64_t number = session->state().last_step + 1;
     std::vector<float> gradients(session->layout().element_count());
     for (size_t i = 0; i < gradients.size(); ++i) {
@@ -85,14 +90,18 @@ class Sessions {
         PendingStep::FromLog(session, std::move(request), std::as_bytes(std::span(gradients)));
     ASSERT_OK(step);
     ASSERT_OK(bench_.executor.SubmitStep(
-        *std::move(step),
-        [session, &outcome](std::unique_ptr<PendingStep> done, const absl::Status& status) {
+        *std::move(step), [session, &outcome, &pending](std::unique_ptr<PendingStep> done,
+                                                        const absl::Status& status) {
           outcome.status = status;
-          if (!status.ok()) return;
-          const auto* const updates = session->state().staging.as<float>();
-          outcome.updates.assign(updates, updates + session->layout().arena_size());
-          outcome.update_norm = done->outcome().update_norm;
+          if (status.ok()) Read(*session, *done, outcome);
+          pending.count_down();
         }));
+  }
+
+  static void Read(const Session& session, PendingStep& step, Outcome& outcome) {
+    const auto* const updates = session.state().staging.as<float>();
+    outcome.updates.assign(updates, updates + session.layout().arena_size());
+    outcome.update_norm = step.outcome().update_norm;
   }
 
   TestBench bench_;
