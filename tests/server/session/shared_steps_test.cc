@@ -22,6 +22,7 @@ struct Outcome {
   absl::Status status;
   std::vector<float> updates;
   double update_norm = 0;
+  std::shared_ptr<Notification> done = std::make_shared<Notification>();
 };
 
 // Sessions on a device.
@@ -56,7 +57,7 @@ class Sessions {
       Submit(sessions[k], k, breaks, outcomes[k]);
     }
     released.Notify();
-    bench_.Settle();
+    for (Outcome& outcome : outcomes) outcome.done->WaitForNotification();
     return outcomes;
   }
 
@@ -64,7 +65,7 @@ class Sessions {
     std::vector<Outcome> outcomes(sessions.size());
     for (size_t k = 0; k < sessions.size(); ++k) {
       Submit(sessions[k], k, false, outcomes[k]);
-      bench_.Settle();
+      outcomes[k].done->WaitForNotification();
     }
     return outcomes;
   }
@@ -88,10 +89,12 @@ class Sessions {
         *std::move(step),
         [session, &outcome](std::unique_ptr<PendingStep> done, const absl::Status& status) {
           outcome.status = status;
-          if (!status.ok()) return;
-          const auto* const updates = session->state().staging.as<float>();
-          outcome.updates.assign(updates, updates + session->layout().arena_size());
-          outcome.update_norm = done->outcome().update_norm;
+          if (status.ok()) {
+            const auto* const updates = session->state().staging.as<float>();
+            outcome.updates.assign(updates, updates + session->layout().arena_size());
+            outcome.update_norm = done->outcome().update_norm;
+          }
+          outcome.done->Notify();
         }));
   }
 
