@@ -205,7 +205,6 @@ __global__ void __launch_bounds__(kTeamThreads, kTeams)
     warp.WriteMemory();
     __syncthreads();
     const float cap = warp.Bound();
-    __syncthreads();
     warp.WriteUpdate(cap);
     __syncthreads();
     if (thread == 0) warp.Finish(cap, square_sums + at.item, capped + at.item);
@@ -248,8 +247,10 @@ __global__ void SumTileChunks(const ChunkTile* __restrict__ tiles, size_t tile_c
                               const uint32_t* __restrict__ capped, TileResult* __restrict__ to) {
   const size_t tile = static_cast<size_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (tile >= tile_count) return;
+  const size_t first = tile * kTileChunks, end = first + tiles[tile].count;
   TileResult result = {0, 0};
-  for (size_t i = tile * kTileChunks; i < tile * kTileChunks + tiles[tile].count; ++i) {
+#pragma unroll 8
+  for (size_t i = first; i < end; ++i) {
     result.square_sum += square_sums[i];
     result.capped += capped[i];
   }

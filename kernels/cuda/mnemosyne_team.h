@@ -134,13 +134,15 @@ class TeamWarp : private WarpFunctions<W> {
         AddSquare(sharp_[j][i], sum);
       }
     }
-    KeepPart(sum);
+    KeepPart(sum, scratch_.parts);
   }
 
-  // Bounds the update by what all warps have found; returns its factor.
+  // Bounds the update by what all warps have found; returns its factor. WriteUpdate() may follow at
+  // once.
   MNEMOSYNE_DEVICE float Bound() const {
     const double limit = static_cast<double>(at_.step->limit);
-    const double most = limit * limit * static_cast<double>(slice_.count()), total = TotalOfParts();
+    const double most = limit * limit * static_cast<double>(slice_.count()),
+                 total = TotalOf(scratch_.parts);
     return total > most ? sqrtf(static_cast<float>(most / total)) : 1.0F;
   }
 
@@ -156,7 +158,7 @@ class TeamWarp : private WarpFunctions<W> {
       }
       slice_.Store(at_.values, j, sharp_[j]);
     }
-    KeepPart(sum);
+    KeepPart(sum, scratch_.bounded);
   }
 
   // For one thread of the team alone: the sum of the update's squares, whether it was capped, and
@@ -166,7 +168,7 @@ class TeamWarp : private WarpFunctions<W> {
     scratch_.next.cap = cap;
     *at_.choice = scratch_.next;
     memory_.KeepScale();
-    *square_sum = TotalOfParts();
+    *square_sum = TotalOf(scratch_.bounded);
     *capped = cap < 1;
   }
 
@@ -193,12 +195,12 @@ class TeamWarp : private WarpFunctions<W> {
       }
       slice_.Store(at_.values, j, values);
     }
-    KeepPart(sum);
+    KeepPart(sum, scratch_.bounded);
   }
 
   // For one thread of the team alone, after Replay().
   MNEMOSYNE_DEVICE void FinishReplay(double* square_sum, uint32_t* capped) const {
-    *square_sum = TotalOfParts();
+    *square_sum = TotalOf(scratch_.bounded);
     *capped = choice_.cap < 1;
   }
 
@@ -309,13 +311,13 @@ class TeamWarp : private WarpFunctions<W> {
     }
   }
 
-  // The warp's part of the sum of squares.
-  MNEMOSYNE_DEVICE void KeepPart(D sum) const {
-    W::StoreIf(slice_.lane() == I(0), scratch_.parts + slice_.warp(), Total(sum));
+  // The warp's part of a sum of squares.
+  MNEMOSYNE_DEVICE void KeepPart(D sum, double (&parts)[TeamSizes::kWarps]) const {
+    W::StoreIf(slice_.lane() == I(0), parts + slice_.warp(), Total(sum));
   }
-  MNEMOSYNE_DEVICE double TotalOfParts() const {
+  static MNEMOSYNE_DEVICE double TotalOf(const double (&parts)[TeamSizes::kWarps]) {
     double total = 0;
-    for (int i = 0; i < TeamSizes::kWarps; ++i) total += scratch_.parts[i];
+    for (int i = 0; i < TeamSizes::kWarps; ++i) total += parts[i];
     return total;
   }
 

@@ -108,7 +108,8 @@ struct alignas(16) TeamScratch {
   float slow[TeamSizes::kCoordinates];  // r2 before the step.
   float maxima[TeamSizes::kWarps];      // Of s.
   float inverse_scale;                  // Of the roots of s, in a state of 16 bits.
-  double parts[TeamSizes::kWarps];      // Sums of the update's squares.
+  double parts[TeamSizes::kWarps];      // Sums of the squares of the update before its bound,
+  double bounded[TeamSizes::kWarps];    // and after it.
   MnemosyneChoice next;                 // What is decided in this step.
   float growth;                         // kappa
 };

@@ -16,7 +16,7 @@ from mnemosyne_client import Client
 JOBS = 3
 STEPS = 12
 # Gradients and tables that reach the GPU before it traps: some steps of each job.
-UPLOADS = 25
+UPLOADS = 20
 
 
 @contextlib.contextmanager
