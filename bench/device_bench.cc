@@ -2,11 +2,13 @@
 // gradients on the device, one call of Optimizer::Update, which returns when the step is done.
 //
 //   device_bench --device cuda:0 [--optimizer NAME ...] [--set NAME ...] [--models FOLDER]
-//                [--seconds 2] [--shapes]
+//                [--seconds 2] [--shapes] [--sessions N]
 //
 // Prints a line of JSON for each pair, and another for a state of 16 bits where the optimizer has
 // one: the set, the optimizer, its parameters and tensors, the median and the shortest milliseconds
 // of a step, and the bytes of state a parameter. With --shapes it prints the sets' shapes and ends.
+// With --sessions it times N sessions of 10,000 parameters each in place of the sets: N calls of
+// Update, and one of UpdateMany.
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <chrono>
@@ -93,18 +95,80 @@ nlohmann::json Time(const optim::OptimizerFactory& factory, kernels::Backend& ba
       {"state_bytes_per_parameter", static_cast<double>(optimizer->StateBytes(layout)) / count}};
 }
 
+// N small sessions, stepped one by one and together.
+nlohmann::json TimeSessions(const optim::OptimizerFactory& factory, kernels::Backend& backend,
+                            size_t sessions, double seconds) {
+  using Clock = std::chrono::steady_clock;
+  const auto optimizer = OrDie(factory.Create(backend));
+  const optim::ParameterLayout layout = MakeLayout(
+      {.name = "small", .shapes = {{96, 96}, {96}, {6, 96}, {112}}}, optim::StatePrecision::kFull);
+  const size_t bytes = layout.arena_size() * sizeof(float);
+  const std::vector<float> gradients(layout.arena_size(), 0.25F);
+  std::vector<std::unique_ptr<optim::OptimizerState>> states;
+  std::vector<kernels::Buffer> values;
+  std::vector<optim::StepPlan> plans(sessions);
+  std::vector<std::vector<double>> sums(sessions);
+  std::vector<optim::Optimizer::SharedStep> steps;
+  for (size_t k = 0; k < sessions; ++k) {
+    states.push_back(OrDie(optimizer->Init(layout)));
+    values.push_back(OrDie(backend.Allocate(bytes)));
+    OrDie(backend.Upload(reinterpret_cast<const std::byte*>(gradients.data()), values[k].data(),
+                         bytes));
+    plans[k].parameters.resize(layout.parameters().size());
+    plans[k].groups = {
+        {1, OrDie(optim::ResolveHyperparameters(factory.info().hyperparameters, {}, {}))}};
+    sums[k].resize(plans[k].parameters.size());
+    steps.push_back({*states[k], plans[k], values[k].as<float>(), sums[k], {}});
+  }
+  const auto next = [&] {
+    for (optim::StepPlan& plan : plans) {
+      ++plan.step;
+      for (optim::ParameterStep& part : plan.parameters) part.clock = plan.step;
+    }
+  };
+  const auto median = [&](const auto& step) {
+    std::vector<double> times;
+    const auto end = Clock::now() + std::chrono::duration<double>(seconds);
+    while (Clock::now() < end || times.size() < 5) {
+      next();
+      const auto start = Clock::now();
+      step();
+      OrDie(backend.Synchronize());
+      const std::chrono::duration<double, std::milli> time = Clock::now() - start;
+      times.push_back(time.count());
+    }
+    std::sort(times.begin(), times.end());
+    return times[times.size() / 2];
+  };
+  const double apart = median([&] {
+    for (const auto& step : steps) {
+      OrDie(optimizer->Update(step.state, step.plan, step.values, step.square_sums));
+    }
+  });
+  const double together = median([&] {
+    optimizer->UpdateMany(steps);
+    for (const auto& step : steps) OrDie(step.status);
+  });
+  return {{"sessions", sessions},     {"optimizer", factory.info().name},
+          {"device", backend.name()}, {"parameters", layout.element_count()},
+          {"one_by_one_ms", apart},   {"together_ms", together},
+          {"ratio", apart / together}};
+}
+
 int Main(int argc, char** argv) {
   CLI::App app("Times the steps of optimizers over the parameters of well-known networks.");
   std::string device = "cpu", models = "models";
   std::vector<std::string> optimizers, sets;
   double seconds = 2;
   bool shapes = false;
+  size_t sessions = 0;
   app.add_option("--device", device, "cpu or cuda:N")->capture_default_str();
   app.add_option("--optimizer", optimizers, "Only these; default all.");
   app.add_option("--set", sets, "Only these sets; default all.");
   app.add_option("--models", models, "Folder of meta-trained weights.")->capture_default_str();
   app.add_option("--seconds", seconds, "Time for each pair.")->capture_default_str();
   app.add_flag("--shapes", shapes, "Print the sets' shapes and end.");
+  app.add_option("--sessions", sessions, "Time so many small sessions.");
   CLI11_PARSE(app, argc, argv);
   const auto wanted = [](const std::vector<std::string>& names, const std::string& name) {
     return names.empty() || std::find(names.begin(), names.end(), name) != names.end();
@@ -118,6 +182,13 @@ int Main(int argc, char** argv) {
   server::ModelRegistry registry({models});
   registry.Reload();
   const auto backend = OrDie(kernels::CreateBackend(device));
+  for (const optim::OptimizerFactoryPtr& factory : registry.optimizers()->factories()) {
+    if (sessions == 0 || !wanted(optimizers, std::string(factory->info().name))) continue;
+    if (absl::IsUnimplemented(factory->Create(*backend).status())) continue;
+    std::printf("%s\n", TimeSessions(*factory, *backend, sessions, seconds).dump().c_str());
+    std::fflush(stdout);
+  }
+  if (sessions > 0) return 0;
   for (const TensorSet& set : AllTensorSets()) {
     if (!wanted(sets, set.name)) continue;
     for (const optim::OptimizerFactoryPtr& factory : registry.optimizers()->factories()) {

@@ -10,13 +10,24 @@ import sys
 BYTES_OF_GRADIENT_AND_UPDATE = 8
 
 
+def print_sessions(measured):
+    """Prints what many small sessions take, one by one and together."""
+    print("\n| optimizer | sessions | parameters each | one by one, ms | together, ms | ratio |")
+    print("|---|---|---|---|---|---|")
+    for line in measured:
+        print(
+            f"| {line['optimizer']} | {line['sessions']} | {line['parameters']} |"
+            f" {line['one_by_one_ms']:.2f} | {line['together_ms']:.3f} | {line['ratio']:.1f} |"
+        )
+
+
 def lines(path):
     """Returns the objects of a file of JSON lines."""
     return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
 
 
 def main():
-    """Reads peers.jsonl and ours.jsonl of the folder."""
+    """Reads peers.jsonl, ours.jsonl and sessions.jsonl of the folder."""
     folder = pathlib.Path(sys.argv[1])
     peers = lines(folder / "peers.jsonl")
     device = next(line for line in peers if line["peer"] == "device")
@@ -48,6 +59,7 @@ def main():
             f"| {name} | {optimizer} | {ms:.3f} | {ms * 1e6 / count:.4f} |"
             f" {'' if moved is None else f'{moved:.1f}'} | {share} | {ms / fused[name]:.2f} |"
         )
+    print_sessions(lines(folder / "sessions.jsonl"))
 
 
 if __name__ == "__main__":

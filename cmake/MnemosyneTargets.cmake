@@ -37,9 +37,12 @@ if(MNEMOSYNE_BENCHMARKS)
   find_package(benchmark CONFIG REQUIRED)
 endif()
 if(MNEMOSYNE_CUDA)
+  # Code for A100, L4 and L40, and H100 and H200, and what the driver compiles for later chips.
+  # -DCMAKE_CUDA_ARCHITECTURES=90 is a third of the work for who develops on one of the last.
   if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
     set(CMAKE_CUDA_ARCHITECTURES 80-real 89-real 90)
   endif()
+  add_compile_options($<$<COMPILE_LANGUAGE:CUDA>:--compress-mode=size>)
   enable_language(CUDA)
   set(CMAKE_CUDA_STANDARD 17)
   find_package(CUDAToolkit REQUIRED)
@@ -81,12 +84,18 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
 endif()
 add_link_options($<$<CONFIG:Release>:LINKER:-z,relro,-z,now,-z,noexecstack>)
 
-# mnemosyne_library(NAME n SRCS ... DEPS ...): the library of one folder, `mnemosyne::n`. DEPS is
-# the whole list of what the folder may use.
+# mnemosyne_library(NAME n [SHARED] SRCS ... DEPS ...): the library of one folder, `mnemosyne::n`,
+# which programs load if it is SHARED. DEPS is the whole list of what the folder may use.
 function(mnemosyne_library)
-  cmake_parse_arguments(ARG "" "NAME" "SRCS;DEPS" ${ARGN})
+  cmake_parse_arguments(ARG "SHARED" "NAME" "SRCS;DEPS" ${ARGN})
+  set(_kind STATIC)
+  if(ARG_SHARED)
+    set(_kind SHARED)
+  endif()
   if(ARG_SRCS)
-    add_library(mnemosyne_${ARG_NAME} STATIC ${ARG_SRCS})
+    add_library(mnemosyne_${ARG_NAME} ${_kind} ${ARG_SRCS})
+    set_target_properties(mnemosyne_${ARG_NAME} PROPERTIES
+      LIBRARY_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/lib)
     target_link_libraries(mnemosyne_${ARG_NAME} PUBLIC ${ARG_DEPS} PRIVATE mnemosyne_options)
     target_include_directories(mnemosyne_${ARG_NAME} PUBLIC ${PROJECT_SOURCE_DIR})
     target_compile_features(mnemosyne_${ARG_NAME} PUBLIC cxx_std_20)

@@ -8,10 +8,13 @@
 // Thread-safety: not thread-safe, but for Allocate and freeing a Buffer, which any thread may do.
 // Each StepExecutor owns one Backend and is the only caller of its ops.
 // Errors: InvalidArgument for shapes that do not agree, ResourceExhausted when the device is out of
-// memory, Internal for a device fault, after which the Backend must not be used again.
+// memory, after both of which all states are as they were; Internal for a device fault, after which
+// the Backend must not be used again.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <optional>
 #include <span>
@@ -54,12 +57,37 @@ class Backend {
   // The same in host memory, from where this device copies fastest.
   virtual absl::StatusOr<Buffer> AllocateHost(size_t size) = 0;
 
-  // Copies `size` bytes between host and device. Download waits for all earlier calls.
+  // Whether steps of several states in one call take less than one after the other.
+  virtual bool shares_launches() const { return false; }
+
+  // How often memory was asked for; any thread.
+  uint64_t allocation_count() const { return allocation_count_.load(std::memory_order_relaxed); }
+
+  // Copies `size` bytes between host and device, whose part memory of AllocateHost may play as
+  // well. Download waits for all earlier calls.
   virtual absl::Status Upload(const std::byte* host, std::byte* device, size_t size) = 0;
   virtual absl::Status Download(const std::byte* device, std::byte* host, size_t size) = 0;
 
+  // The same for `host` that AllocateHost has made, and may return before the copy is done: `host`
+  // is left alone until a later call has waited, as wait_count() tells.
+  virtual absl::Status UploadLater(const std::byte* host, std::byte* device, size_t size) {
+    return Upload(host, device, size);
+  }
+  virtual absl::Status DownloadLater(const std::byte* device, std::byte* host, size_t size) {
+    return Download(device, host, size);
+  }
+
+  // How often a call has waited for all earlier ones.
+  virtual uint64_t wait_count() const { return 0; }
+
   // Measures gradients; returns when `args.statistics` is written.
   virtual absl::Status MeasureGradients(const GradientStatisticsArgs& args) = 0;
+
+  // The same of several states: one after the other, or together where that is faster.
+  virtual absl::Status MeasureManyGradients(std::span<const GradientStatisticsArgs> all) {
+    return EachOf(all,
+                  [this](const GradientStatisticsArgs& args) { return MeasureGradients(args); });
+  }
 
   // Sets elements that are NaN or infinite to 0.
   virtual absl::Status ZeroNonFinite(std::span<const Segment> segments, float* values) = 0;
@@ -71,6 +99,18 @@ class Backend {
   virtual absl::Status SgdStep(const SgdStepArgs& args) = 0;
   virtual absl::Status AdamStep(const AdamStepArgs& args) = 0;
   virtual absl::Status LionStep(const LionStepArgs& args) = 0;
+
+  // The same of several states: one after the other, or together where that is faster. Each gets
+  // the bits that it would get alone. No two share memory.
+  virtual absl::Status SgdSteps(std::span<const SgdStepArgs> all) {
+    return EachOf(all, [this](const SgdStepArgs& args) { return SgdStep(args); });
+  }
+  virtual absl::Status AdamSteps(std::span<const AdamStepArgs> all) {
+    return EachOf(all, [this](const AdamStepArgs& args) { return AdamStep(args); });
+  }
+  virtual absl::Status LionSteps(std::span<const LionStepArgs> all) {
+    return EachOf(all, [this](const LionStepArgs& args) { return LionStep(args); });
+  }
 
   // One step of a coordinate-wise LSTM over all segments; see lstm_step.h.
   virtual absl::Status LstmStep(const LstmStepArgs& args) = 0;
@@ -91,6 +131,18 @@ class Backend {
   virtual absl::Status MnemosyneContext(const MnemosyneContextArgs& args) = 0;
   virtual absl::Status MnemosyneStep(const MnemosyneStepArgs& args) = 0;
 
+  // Both for several states of one model, no two of which share memory: one after the other, or
+  // together where that is faster. Each gets the bits that it would get alone.
+  virtual absl::Status MnemosyneUpdates(const MnemosyneModel& model,
+                                        std::span<const MnemosyneUpdateArgs> all) {
+    return EachOf(all, [&](const MnemosyneUpdateArgs& args) {
+      absl::Status status = MnemosyneContext({model, args.memory, args.sums});
+      if (!status.ok()) return status;
+      return MnemosyneStep({model, args.memory, args.parameters, args.steps, args.sums, args.values,
+                            args.square_sums, args.capped, /*replay=*/false});
+    });
+  }
+
   // FLT attention, forward and backward; see flt/flt_attention.h. A device that lacks them answers
   // Unimplemented.
   virtual absl::Status FltAttention(const FltAttentionArgs& args) = 0;
@@ -100,6 +152,20 @@ class Backend {
 
   // Why the device cannot be used any more, which is Internal; ok while it can.
   virtual absl::Status Fault() const { return absl::OkStatus(); }
+
+ protected:
+  void CountAllocation() { allocation_count_.fetch_add(1, std::memory_order_relaxed); }
+
+ private:
+  template <typename Args, typename Call>
+  static absl::Status EachOf(std::span<const Args> all, const Call& call) {
+    for (const Args& args : all) {
+      if (absl::Status status = call(args); !status.ok()) return status;
+    }
+    return absl::OkStatus();
+  }
+
+  std::atomic<uint64_t> allocation_count_ = 0;
 };
 
 // Options of a backend on the CPU.

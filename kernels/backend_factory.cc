@@ -54,6 +54,11 @@ absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(std::string_view device,
   if (const auto uploads = NumberAfter("failing:", device)) {
     return cpu::ApartBackend::CreateFailing(*uploads, options);
   }
+#if MNEMOSYNE_CUDA
+  if (const auto uploads = NumberAfter("trapping:", device)) {
+    return cuda::CudaBackend::CreateTrapping(*uploads);
+  }
+#endif
 #endif
   return InvalidArgument("unknown device: {}, expected cpu or cuda:<ordinal>", device);
 }

@@ -85,4 +85,9 @@ absl::Status Check(const MnemosyneStepArgs& args) {
   return absl::OkStatus();
 }
 
+absl::Status Check(const MnemosyneModel& model, const MnemosyneUpdateArgs& args) {
+  return Check(MnemosyneStepArgs{model, args.memory, args.parameters, args.steps, args.sums,
+                                 args.values, args.square_sums, args.capped, /*replay=*/false});
+}
+
 }  // namespace mnemosyne::kernels

@@ -73,4 +73,15 @@ struct MnemosyneStepArgs {
   bool replay = false;  // Only the update, once more, from the state after the step.
 };
 
+// Both for a state: what MnemosyneContext says is what the step is told, and is said to the caller.
+struct MnemosyneUpdateArgs {
+  const MnemosyneMemory& memory;
+  std::span<const size_t> parameters;          // As MnemosyneStepArgs, and so on.
+  std::span<const MnemosyneTensorStep> steps;  // [k], host.
+  float* values = nullptr;
+  std::span<MnemosyneTensorSums> sums;  // [T], host; out.
+  std::span<double> square_sums;        // [k], host; out.
+  std::span<size_t> capped;             // [k], host; out.
+};
+
 }  // namespace mnemosyne::kernels

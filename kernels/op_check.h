@@ -24,6 +24,7 @@ absl::Status Check(const LstmStepArgs& args);
 absl::Status Check(const CoordinateStepArgs& args);
 absl::Status Check(const MnemosyneContextArgs& args);
 absl::Status Check(const MnemosyneStepArgs& args);
+absl::Status Check(const MnemosyneModel& model, const MnemosyneUpdateArgs& args);
 absl::Status Check(const DenseLayerArgs& args);
 absl::Status Check(const FeatureMapArgs& args);
 absl::Status Check(const BidirectionalAttentionArgs& args);

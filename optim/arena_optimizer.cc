@@ -17,43 +17,72 @@ absl::StatusOr<std::unique_ptr<OptimizerState>> ArenaOptimizer::Init(
 
 absl::Status ArenaOptimizer::Update(OptimizerState& state, const StepPlan& plan, float* values,
                                     std::span<double> square_sums) {
-  return Take(static_cast<const ArenaState&>(state), plan, /*replay=*/false, values, square_sums);
+  SharedStep step = {state, plan, values, square_sums, {}};
+  Take({&step, 1}, /*replay=*/false);
+  return step.status;
 }
+
+void ArenaOptimizer::UpdateMany(std::span<SharedStep> steps) { Take(steps, /*replay=*/false); }
 
 absl::Status ArenaOptimizer::Replay(const OptimizerState& state, const StepPlan& plan,
                                     float* values, std::span<double> square_sums) {
-  return Take(static_cast<const ArenaState&>(state), plan, /*replay=*/true, values, square_sums);
+  // A replay leaves the state alone.
+  SharedStep step = {const_cast<OptimizerState&>(state), plan, values, square_sums, {}};
+  Take({&step, 1}, /*replay=*/true);
+  return step.status;
 }
 
-absl::Status ArenaOptimizer::Take(const ArenaState& state, const StepPlan& plan, bool replay,
-                                  float* values, std::span<double> square_sums) {
-  const ParameterLayout& layout = state.layout();
-  MNEMO_RETURN_IF_ERROR(CheckPlan(layout, plan, square_sums));
-  parameters_.clear();
-  segments_.clear();
-  idle_segments_.clear();
+absl::Status ArenaOptimizer::Begin(const SharedStep& step, Work& work) {
+  const ParameterLayout& layout = static_cast<const ArenaState&>(step.state).layout();
+  MNEMO_RETURN_IF_ERROR(CheckPlan(layout, step.plan, step.square_sums));
+  work.parameters.clear();
+  work.segments.clear();
+  work.idle.clear();
   for (size_t i = 0; i < layout.runs().size(); ++i) {
     const kernels::Segment segment = {layout.runs()[i].offset, layout.runs()[i].count};
-    if (plan.parameters[i].takes_part) {
-      parameters_.push_back(i);
-      segments_.push_back(segment);
+    if (step.plan.parameters[i].takes_part) {
+      work.parameters.push_back(i);
+      work.segments.push_back(segment);
     } else {
-      idle_segments_.push_back(segment);
+      work.idle.push_back(segment);
     }
   }
+  work.square_sums.resize(work.segments.size());
+  return backend_.SetZero(work.idle, step.values);
+}
 
-  MNEMO_RETURN_IF_ERROR(backend_.SetZero(idle_segments_, values));
-  step_square_sums_.resize(segments_.size());
-  MNEMO_RETURN_IF_ERROR(
-      Run({state, plan, parameters_, segments_, values, step_square_sums_, replay}));
-
-  std::fill(square_sums.begin(), square_sums.end(), 0.0);
-  for (size_t k = 0; k < parameters_.size(); ++k) {
-    const size_t i = parameters_[k];
-    const double scale = Rule(plan.groups[layout.parameters()[i].group]).scale;
-    square_sums[i] = step_square_sums_[k] * scale * scale;
+void ArenaOptimizer::End(const SharedStep& step, const Work& work) const {
+  const ParameterLayout& layout = static_cast<const ArenaState&>(step.state).layout();
+  std::fill(step.square_sums.begin(), step.square_sums.end(), 0.0);
+  for (size_t k = 0; k < work.parameters.size(); ++k) {
+    const size_t i = work.parameters[k];
+    const double scale = Rule(step.plan.groups[layout.parameters()[i].group]).scale;
+    step.square_sums[i] = work.square_sums[k] * scale * scale;
   }
-  return absl::OkStatus();
+}
+
+void ArenaOptimizer::Take(std::span<SharedStep> steps, bool replay) {
+  if (works_.size() < steps.size()) works_.resize(steps.size());
+  steps_.clear();
+  begun_.clear();
+  for (size_t k = 0; k < steps.size(); ++k) {
+    Work& work = works_[k];
+    steps[k].status = Begin(steps[k], work);
+    if (!steps[k].status.ok()) continue;
+    begun_.push_back(k);
+    steps_.push_back({static_cast<const ArenaState&>(steps[k].state), steps[k].plan,
+                      work.parameters, work.segments, steps[k].values, work.square_sums, replay});
+  }
+  if (steps_.empty()) return;
+  const bool together = steps_.size() == 1 || runs_many();
+  const absl::Status shared = together ? Run(steps_) : absl::OkStatus();
+  // Where there is no room for all, there may be for each.
+  const bool apart = !together || (steps_.size() > 1 && absl::IsResourceExhausted(shared));
+  for (size_t i = 0; i < begun_.size(); ++i) {
+    SharedStep& step = steps[begun_[i]];
+    step.status = apart ? Run(std::span(steps_).subspan(i, 1)) : shared;
+    if (step.status.ok()) End(step, works_[begun_[i]]);
+  }
 }
 
 }  // namespace mnemosyne::optim

@@ -18,6 +18,7 @@ class ArenaOptimizer : public Optimizer {
   absl::StatusOr<std::unique_ptr<OptimizerState>> Init(const ParameterLayout& layout) final;
   absl::Status Update(OptimizerState& state, const StepPlan& plan, float* values,
                       std::span<double> square_sums) final;
+  void UpdateMany(std::span<SharedStep> steps) final;
   absl::Status Replay(const OptimizerState& state, const StepPlan& plan, float* values,
                       std::span<double> square_sums) final;
 
@@ -38,37 +39,51 @@ class ArenaOptimizer : public Optimizer {
                  kernels::Backend& backend)
       : backend_(backend), info_(info), slots_(slots) {}
 
-  // Runs the op.
-  virtual absl::Status Run(const Step& step) = 0;
+  // Runs the op of all steps: of one at a time, unless the rule has one for several.
+  virtual absl::Status Run(std::span<const Step> steps) = 0;
+  virtual bool runs_many() const { return true; }
 
-  // Writes what make(group, clock) returns for each parameter of `step` to `coefficients`, calling
+  // Appends what make(group, clock) returns for each parameter of `step` to `coefficients`, calling
   // it once for neighbours that share both, since powers are dear. The gradient scale is set here;
   // its sign is turned where the group's value at position `maximize` is not 0.
   template <typename Coefficients, typename Make>
   static void FillCoefficients(const Step& step, size_t maximize,
                                std::vector<Coefficients>& coefficients, const Make& make);
 
+  // The same for all steps, one behind the other, in place of what was in `coefficients`; then
+  // the arguments of the op on each, by bind(step, its coefficients).
+  template <typename Coefficients, typename Make, typename Bind>
+  static auto BindSteps(std::span<const Step> steps, size_t maximize,
+                        std::vector<Coefficients>& coefficients, const Make& make,
+                        const Bind& bind);
+
   kernels::Backend& backend_;
 
  private:
-  absl::Status Take(const ArenaState& state, const StepPlan& plan, bool replay, float* values,
-                    std::span<double> square_sums);
+  // What a step works with until it is done.
+  struct Work {
+    std::vector<size_t> parameters;
+    std::vector<kernels::Segment> segments;
+    std::vector<kernels::Segment> idle;
+    std::vector<double> square_sums;
+  };
+
+  void Take(std::span<SharedStep> steps, bool replay);
+  absl::Status Begin(const SharedStep& step, Work& work);
+  void End(const SharedStep& step, const Work& work) const;
 
   const OptimizerInfo& info_;
   const std::span<const SlotSpec> slots_;
 
-  // Workspace.
-  std::vector<size_t> parameters_;
-  std::vector<kernels::Segment> segments_;
-  std::vector<kernels::Segment> idle_segments_;
-  std::vector<double> step_square_sums_;
+  // Workspace, kept from step to step.
+  std::vector<Work> works_;
+  std::vector<Step> steps_;
+  std::vector<size_t> begun_;  // Positions of steps_ among those that share.
 };
 
 template <typename Coefficients, typename Make>
 void ArenaOptimizer::FillCoefficients(const Step& step, size_t maximize,
                                       std::vector<Coefficients>& coefficients, const Make& make) {
-  coefficients.clear();
-  coefficients.reserve(step.parameters.size());
   Coefficients current;
   size_t last_group = 0;
   int64_t last_clock = 0;  // That of no step.
@@ -85,6 +100,22 @@ void ArenaOptimizer::FillCoefficients(const Step& step, size_t maximize,
     current.gradient_scale = climbs ? -part.gradient_scale : part.gradient_scale;
     coefficients.push_back(current);
   }
+}
+
+template <typename Coefficients, typename Make, typename Bind>
+auto ArenaOptimizer::BindSteps(std::span<const Step> steps, size_t maximize,
+                               std::vector<Coefficients>& coefficients, const Make& make,
+                               const Bind& bind) {
+  coefficients.clear();
+  for (const Step& step : steps) FillCoefficients(step, maximize, coefficients, make);
+  std::vector<decltype(bind(steps[0], std::span<const Coefficients>()))> all;
+  all.reserve(steps.size());
+  std::span<const Coefficients> left = coefficients;
+  for (const Step& step : steps) {
+    all.push_back(bind(step, left.first(step.parameters.size())));
+    left = left.subspan(step.parameters.size());
+  }
+  return all;
 }
 
 }  // namespace mnemosyne::optim

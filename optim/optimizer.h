@@ -32,13 +32,13 @@ struct OptimizerInfo {
   bool has_half_state = false;         // Whether it serves StatePrecision::kHalf.
 };
 
-// One tensor of a state: a part of the device memory that the state owns.
+// One tensor of a state: a part of the memory that the state owns.
 struct StateTensor {
   std::string_view slot;  // Such as `exp_avg`.
   size_t parameter;       // Position in the layout.
   std::vector<int64_t> shape;
   DataType data_type;
-  std::byte* data;  // On the backend's device.
+  std::byte* data;  // On the backend's device, or of its AllocateHost.
   size_t byte_count;
 };
 
@@ -101,6 +101,23 @@ class Optimizer {
   // On an error `state` must no longer be used.
   virtual absl::Status Update(OptimizerState& state, const StepPlan& plan, float* values,
                               std::span<double> square_sums) = 0;
+
+  // A session's part of a step that several take together.
+  struct SharedStep {
+    OptimizerState& state;
+    const StepPlan& plan;
+    float* values;
+    std::span<double> square_sums;
+    absl::Status status;  // What Update would have said.
+  };
+
+  // Update for several states, no two of which are the same, in one launch where the device and the
+  // rule have such. Each gets the bits and the status that it would get alone.
+  virtual void UpdateMany(std::span<SharedStep> steps) {
+    for (SharedStep& step : steps) {
+      step.status = Update(step.state, step.plan, step.values, step.square_sums);
+    }
+  }
 
   // Answers a resend: as Update, with the state after the step and the plan and gradients of the
   // step, gives the same bits in `values` and `square_sums`, and leaves the state alone.

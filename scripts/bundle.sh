@@ -40,6 +40,7 @@ for program in "${programs[@]}"; do ldd "build/$preset/bin/$program"; done |
   while read -r library; do
     cp -L "$library" "$out/lib/"
     chmod u+w "$out/lib/$(basename "$library")"
+    strip --strip-unneeded "$out/lib/$(basename "$library")"
     # shellcheck disable=SC2016
     patchelf --set-rpath '$ORIGIN' "$out/lib/$(basename "$library")"
   done

@@ -28,6 +28,7 @@ class ApartBackend final : public CpuBackend {
 
   std::string_view name() const override { return name_; }
   bool host_accessible() const override { return false; }
+  bool shares_launches() const override { return true; }
   std::optional<size_t> FreeMemory() const override { return size_ - used_->load(); }
 
   absl::StatusOr<Buffer> Allocate(size_t size) override;

@@ -97,6 +97,7 @@ std::string CpuBackend::description() const {
 }
 
 absl::StatusOr<Buffer> CpuBackend::Allocate(size_t size) {
+  CountAllocation();
   if (size == 0) return Buffer();
   const size_t alignment = size >= 2 * kHugePage ? kHugePage : kCacheLine;
   void* data = nullptr;

@@ -244,9 +244,13 @@ double LionStep(const LionCoefficients& c, bool replay, size_t count, float* val
 #include "kernels/cpu/cell_loops.h"
 #include "kernels/cpu/flt_loops.h"
 #include "kernels/cpu/token_loops.h"
-// After these two.
+// After these: the flagship's workspace,
+#include "kernels/cpu/mnemosyne_coordinates.h"
+// a chunk,
+#include "kernels/cpu/mnemosyne_chunk_loops.h"
+// a batch of chunks,
 #include "kernels/cpu/mnemosyne_loops.h"
-// After what it is made of, once more.
+// and the coordinate-wise form.
 #include "kernels/cpu/coordinate_loops.h"
 
 constexpr KernelTable MakeTable(const char* name) {

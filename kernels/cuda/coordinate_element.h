@@ -55,19 +55,43 @@ MNEMOSYNE_DEVICE size_t PaddedTo16(size_t count) {
   return (count + kWeightColumns - 1) / kWeightColumns * kWeightColumns;
 }
 
+// The sizes of the shipped model, but for the scale of the map.
+inline bool AreShipped(const CoordinateSizes& s) {
+  return s.key_width == 4 && s.value_width == 4 && s.heads == 2 && s.map.inputs == 4 &&
+         s.map.features == 4 && s.map.shape == FeatureMapShape::kExponential && !s.map_bias &&
+         s.hidden == 24;
+}
+
+// The sizes of a model: those that loops are over are known to the compiler if they are kShipped.
+template <bool kShipped>
+MNEMOSYNE_DEVICE CoordinateSizes SizesOf(const CoordinateModel& model) {
+  CoordinateSizes sizes = model.sizes;
+  if (!kShipped) return sizes;
+  sizes.key_width = sizes.value_width = 4;
+  sizes.heads = 2;
+  sizes.map.inputs = sizes.map.features = 4;
+  sizes.map.shape = FeatureMapShape::kExponential;
+  sizes.map_bias = false;
+  sizes.hidden = 24;
+  return sizes;
+}
+
 // Writes the token to the memory of the coordinate, and what it reads to `read` [J D]. Returns the
 // weights behind those it has used.
+template <bool kShipped>
 MNEMOSYNE_DEVICE const float* RecallCoordinate(const CoordinateModel& model,
                                                const CoordinateArrays& arrays,
                                                const Segment& segment, size_t i, const float* x,
                                                const float* weights, float* read) {
-  const CoordinateSizes& sizes = model.sizes;
+  const CoordinateSizes sizes = SizesOf<kShipped>(model);
   const size_t features = sizes.map.features, width = sizes.value_width, key = sizes.key_width;
   const size_t joined_width = 2 * key + width;
   float joined[3 * kCoordinateWidthMax];
   const float* const bias = weights + kCoordinateFeatureCount * joined_width;
+  MNEMOSYNE_UNROLL_ALL
   for (size_t k = 0; k < joined_width; ++k) {
     float sum = bias[k];
+    MNEMOSYNE_UNROLL_ALL
     for (size_t f = 0; f < kCoordinateFeatureCount; ++f) {
       sum = fmaf(x[f], weights[f * joined_width + k], sum);
     }
@@ -89,6 +113,7 @@ MNEMOSYNE_DEVICE const float* RecallCoordinate(const CoordinateModel& model,
   if (sizes.map.shape == FeatureMapShape::kElu || sizes.map.shape == FeatureMapShape::kDpfp) {
     projection = 0;
   }
+  MNEMOSYNE_UNROLL_ALL
   for (size_t head = 0; head < sizes.heads; ++head) {
     MapWeights map;
     map.w = weights;
@@ -99,6 +124,7 @@ MNEMOSYNE_DEVICE const float* RecallCoordinate(const CoordinateModel& model,
     }
     const float discount = model.discounts[head];
     float above[kCoordinateWidthMax] = {}, below = 0;
+    MNEMOSYNE_UNROLL_ALL
     for (size_t m = 0; m < features; ++m) {
       const float phi_q = FeatureOf(sizes.map, map, joined, m);
       const float phi_k = FeatureOf(sizes.map, map, joined + key, m);
@@ -106,23 +132,26 @@ MNEMOSYNE_DEVICE const float* RecallCoordinate(const CoordinateModel& model,
       float& psi = mass[row * tile_width];
       psi = fmaf(discount, psi, phi_k);
       below = fmaf(phi_q, psi, below);
+      MNEMOSYNE_UNROLL_ALL
       for (size_t k = 0; k < width; ++k) {
         float& number = content[(row * width + k) * tile_width];
         number = fmaf(phi_k, value[k], discount * number);
         above[k] = fmaf(phi_q, number, above[k]);
       }
     }
+    MNEMOSYNE_UNROLL_ALL
     for (size_t k = 0; k < width; ++k) read[head * width + k] = QuotientOrZero(above[k], below);
   }
   return weights;
 }
 
 // The rest of the step of element `i`, once the means are known.
+template <bool kShipped>
 MNEMOSYNE_DEVICE void DecideCoordinate(const CoordinateModel& model, const CoordinateTensor& tensor,
                                        const CoordinateArrays& arrays, const Segment& segment,
                                        size_t i, float mean, float factored, const float* told) {
   const CoordinateKnobs& knobs = model.knobs;
-  const CoordinateSizes& sizes = model.sizes;
+  const CoordinateSizes sizes = SizesOf<kShipped>(model);
   const size_t at = segment.offset + i;
   const bool alive = mean > kCoordinateSquareMin;
   const float ratio = fmaxf(fminf(arrays.square[at] / (alive ? mean : 1.0F), kCoordinateRatioMax),
@@ -148,19 +177,23 @@ MNEMOSYNE_DEVICE void DecideCoordinate(const CoordinateModel& model, const Coord
   x[9] = 0.25F * arrays.log_step[at];
   float* const read = x + kCoordinateFeatureCount;
   const float* const hidden_w =
-      RecallCoordinate(model, arrays, segment, i, x, arrays.weights, read);
+      RecallCoordinate<kShipped>(model, arrays, segment, i, x, arrays.weights, read);
   const size_t reads = sizes.heads * sizes.value_width, inputs = kCoordinateFeatureCount + reads;
+  MNEMOSYNE_UNROLL_ALL
   for (size_t k = 0; k < reads; ++k) read[k] *= knobs.gate_cam;
 
   const float* const decision_w = hidden_w + inputs * sizes.hidden;
   float decision[kCoordinateDecisionCount];
+  MNEMOSYNE_UNROLL_ALL
   for (size_t k = 0; k < kCoordinateDecisionCount; ++k) {
     decision[k] = decision_w[sizes.hidden * kCoordinateDecisionCount + k];
   }
   for (size_t h = 0; h < sizes.hidden; ++h) {
     float sum = told[h];
+    MNEMOSYNE_UNROLL_ALL
     for (size_t k = 0; k < inputs; ++k) sum = fmaf(x[k], hidden_w[k * sizes.hidden + h], sum);
     const float hidden = tanhf(sum);
+    MNEMOSYNE_UNROLL_ALL
     for (size_t k = 0; k < kCoordinateDecisionCount; ++k) {
       decision[k] = fmaf(hidden, decision_w[h * kCoordinateDecisionCount + k], decision[k]);
     }
@@ -172,6 +205,7 @@ MNEMOSYNE_DEVICE void DecideCoordinate(const CoordinateModel& model, const Coord
   const float change = knobs.eta_smoothing * (knobs.eta_temper * bent - before);
   const float log_step = before + fminf(change, knobs.eta_rise);
   float sum = adam;
+  MNEMOSYNE_UNROLL_ALL
   for (size_t k = 0; k < kCoordinateDirectionCount; ++k) {
     sum = fmaf(knobs.correction * tanhf(decision[1 + k]), directions[k], sum);
   }

@@ -33,8 +33,9 @@ class CoordinateRunner {
   std::vector<uint32_t> first_blocks_;
   std::vector<CoordinatePlace> places_;
   std::vector<CoordinateAxis> axes_;
-  std::vector<uint32_t> axis_of_;
-  std::vector<double> partial_;
+  std::vector<CoordinateMeans> axis_blocks_;
+  size_t axis_mean_count_ = 0;
+  Landing landing_;
   Staging staging_;
   Reserve space_;
 };

@@ -35,41 +35,72 @@ __global__ void SumSegments(const uint32_t* __restrict__ first_blocks,
       static_cast<float>(sum / static_cast<double>(places[blockIdx.x].segment.count));
 }
 
-// A block takes an index of an axis; `axis_of` [means] says of which.
+// A block takes one of `blocks`. Where indices have short strides, threads read the elements of all
+// of its indices that lie in a row, and a thread adds up what they have found of an index.
 __global__ void AverageAxes(const CoordinateAxis* __restrict__ axes,
-                            const uint32_t* __restrict__ axis_of,
+                            const CoordinateMeans* __restrict__ blocks,
                             const CoordinatePlace* __restrict__ places,
                             const float* __restrict__ squares, const float* __restrict__ means,
                             float* __restrict__ axis_means) {
-  const CoordinateAxis axis = axes[axis_of[blockIdx.x]];
+  const CoordinateMeans of = blocks[blockIdx.x];
+  const CoordinateAxis axis = axes[of.axis];
   const Segment segment = places[axis.segment].segment;
   const float mean = means[axis.segment], unit = mean > kCoordinateSquareMin ? mean : 1.0F;
-  const size_t index = blockIdx.x - axis.first, count = segment.count / axis.length;
+  const size_t count = segment.count / axis.length;
+  float* const to = axis_means + axis.first + of.first;
   double sum = 0;
-  for (size_t i = threadIdx.x; i < count; i += kThreads) {
-    const float square = squares[segment.offset + AxisElement(axis, index, i)];
-    sum += static_cast<double>(square / unit);
+  if (axis.stride >= kCoordinateRow) {
+    for (size_t i = threadIdx.x; i < count; i += kThreads) {
+      const float square = squares[segment.offset + AxisElement(axis, of.first, i)];
+      sum += static_cast<double>(square / unit);
+    }
+    sum = SumOverThreads(sum);
+    if (threadIdx.x == 0) *to = static_cast<float>(sum / static_cast<double>(count));
+    return;
   }
-  sum = SumOverThreads(sum);
-  if (threadIdx.x == 0) {
-    axis_means[blockIdx.x] = static_cast<float>(sum / static_cast<double>(count));
+  __shared__ double sums[kThreads];
+  const unsigned stride = static_cast<unsigned>(axis.stride), row = of.count * stride;
+  const unsigned rows = kThreads / row;  // That are read at once.
+  const size_t length = axis.length * axis.stride, row_count = segment.count / length;
+  if (threadIdx.x < rows * row) {
+    const float* from = squares + segment.offset + of.first * stride + threadIdx.x % row;
+    for (size_t r = threadIdx.x / row; r < row_count; r += rows) {
+      sum += static_cast<double>(from[r * length] / unit);
+    }
   }
+  sums[threadIdx.x] = sum;
+  __syncthreads();
+  if (threadIdx.x >= of.count) return;
+  sum = 0;
+  for (unsigned r = 0; r < rows; ++r) {
+    for (unsigned i = 0; i < stride; ++i) sum += sums[r * row + threadIdx.x * stride + i];
+  }
+  to[threadIdx.x] = static_cast<float>(sum / static_cast<double>(count));
 }
 
+// Blocks of a model of the shipped sizes have its weights in shared memory.
+template <bool kShipped>
 __global__ void Decide(const Block* __restrict__ blocks,
                        const CoordinateTensor* __restrict__ tensors,
                        const CoordinatePlace* __restrict__ places,
                        const CoordinateAxis* __restrict__ axes,
                        const float* __restrict__ axis_means, const float* __restrict__ means,
                        const float* __restrict__ told,
-                       const __grid_constant__ CoordinateModel model, CoordinateArrays arrays) {
+                       const __grid_constant__ CoordinateModel model, CoordinateArrays arrays,
+                       size_t weight_count) {
+  extern __shared__ float weights[];
+  if (kShipped) {
+    for (size_t i = threadIdx.x; i < weight_count; i += kThreads) weights[i] = arrays.weights[i];
+    __syncthreads();
+    arrays.weights = weights;
+  }
   const Block block = blocks[blockIdx.x];
   const CoordinatePlace place = places[block.segment];
   for (size_t k = threadIdx.x; k < block.count; k += kThreads) {
     const size_t i = block.offset + k - place.segment.offset;
-    DecideCoordinate(model, tensors[block.segment], arrays, place.segment, i, means[block.segment],
-                     FactoredRatio(place, axes, axis_means, i),
-                     told + block.segment * model.sizes.hidden);
+    DecideCoordinate<kShipped>(model, tensors[block.segment], arrays, place.segment, i,
+                               means[block.segment], FactoredRatio(place, axes, axis_means, i),
+                               told + block.segment * model.sizes.hidden);
   }
 }
 
@@ -95,14 +126,17 @@ cudaError_t LaunchCoordinateStep(const CoordinateTables& tables, const Coordinat
                                                   tables.square_sums);
     SumSegments<<<static_cast<unsigned>(tables.segment_count), kThreads, 0, stream>>>(
         tables.first_blocks, tables.places, tables.square_sums, tables.means);
-    if (tables.axis_mean_count > 0) {
-      AverageAxes<<<static_cast<unsigned>(tables.axis_mean_count), kThreads, 0, stream>>>(
-          tables.axes, tables.axis_of, tables.places, arrays.square, tables.means,
+    if (tables.axis_block_count > 0) {
+      AverageAxes<<<static_cast<unsigned>(tables.axis_block_count), kThreads, 0, stream>>>(
+          tables.axes, tables.axis_blocks, tables.places, arrays.square, tables.means,
           tables.axis_means);
     }
-    Decide<<<blocks, kThreads, 0, stream>>>(tables.blocks, tables.tensors, tables.places,
-                                            tables.axes, tables.axis_means, tables.means,
-                                            tables.told, model, arrays);
+    const bool shipped = AreShipped(model.sizes);
+    const auto decide = shipped ? Decide<true> : Decide<false>;
+    const size_t weight_count = CoordinateWeightCount(model.sizes);
+    decide<<<blocks, kThreads, shipped ? weight_count * sizeof(float) : 0, stream>>>(
+        tables.blocks, tables.tensors, tables.places, tables.axes, tables.axis_means, tables.means,
+        tables.told, model, arrays, weight_count);
   }
   TellUpdates<<<blocks, kThreads, 0, stream>>>(tables.blocks, arrays.update, arrays.values,
                                                tables.square_sums);

@@ -32,6 +32,16 @@ struct CoordinateAxis {
   size_t stride;   // Elements from an index to the next.
 };
 
+// Means of neighbouring indices of an axis, for one block of threads.
+struct CoordinateMeans {
+  uint32_t axis;
+  uint32_t first;  // Index.
+  uint32_t count;  // Indices: count * stride is at most kCoordinateRow if it is above 1.
+};
+
+// Elements in a row that are read together where an axis has short strides.
+inline constexpr size_t kCoordinateRow = 64;
+
 // A tensor's place in the arenas and among the axes.
 struct CoordinatePlace {
   Segment segment;
@@ -46,13 +56,13 @@ struct CoordinateTables {
   const CoordinatePlace* places;    // [segment_count]
   const float* told;                // [segment_count, H]
   const CoordinateAxis* axes;
-  const uint32_t* axis_of;  // [axis_mean_count]
-  float* axis_means;        // [axis_mean_count]
-  float* means;             // [segment_count]: of s.
-  double* square_sums;      // [block_count]
+  const CoordinateMeans* axis_blocks;  // [axis_block_count]
+  float* axis_means;                   // Of all axes.
+  float* means;                        // [segment_count]: of s.
+  double* square_sums;                 // [block_count]
   size_t block_count;
   size_t segment_count;
-  size_t axis_mean_count;
+  size_t axis_block_count;
 };
 
 }  // namespace mnemosyne::kernels::cuda

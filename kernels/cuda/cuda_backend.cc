@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
 #include <utility>
 
 #include "base/error.h"
@@ -12,10 +13,6 @@
 
 namespace mnemosyne::kernels::cuda {
 namespace {
-
-constexpr size_t kAlignment = 64;
-
-size_t AlignUp(size_t size) { return (size + kAlignment - 1) / kAlignment * kAlignment; }
 
 absl::Status ToStatus(cudaError_t error) {
   if (error == cudaSuccess) return absl::OkStatus();
@@ -50,58 +47,88 @@ absl::StatusOr<std::unique_ptr<Backend>> CudaBackend::Create(int ordinal) {
     return FailedPrecondition("device not available: cuda:{}, this machine has {}", ordinal, count);
   }
   cudaDeviceProp properties;
-  cudaStream_t stream = nullptr;
   MNEMO_RETURN_IF_ERROR(ToStatus(cudaGetDeviceProperties(&properties, ordinal)));
   MNEMO_RETURN_IF_ERROR(ToStatus(cudaSetDevice(ordinal)));
-  MNEMO_RETURN_IF_ERROR(ToStatus(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking)));
-  return std::unique_ptr<Backend>(new CudaBackend(
-      ordinal, properties.name, static_cast<unsigned>(properties.multiProcessorCount), stream));
+  auto resources = std::make_shared<Resources>();
+  MNEMO_RETURN_IF_ERROR(
+      ToStatus(cudaStreamCreateWithFlags(&resources->stream, cudaStreamNonBlocking)));
+  cudaMemPoolProps pool = {};
+  pool.allocType = cudaMemAllocationTypePinned;
+  pool.location = {.type = cudaMemLocationTypeDevice, .id = ordinal};
+  if (const cudaError_t made = cudaMemPoolCreate(&resources->pool, &pool); made != cudaSuccess) {
+    cudaGetLastError();
+    return FailedPrecondition("device not available: cuda:{} has no pools of memory: {}", ordinal,
+                              cudaGetErrorString(made));
+  }
+  uint64_t kept = std::numeric_limits<uint64_t>::max();
+  MNEMO_RETURN_IF_ERROR(
+      ToStatus(cudaMemPoolSetAttribute(resources->pool, cudaMemPoolAttrReleaseThreshold, &kept)));
+  return std::unique_ptr<Backend>(
+      new CudaBackend(ordinal, properties.name,
+                      static_cast<unsigned>(properties.multiProcessorCount), std::move(resources)));
+}
+
+absl::StatusOr<std::unique_ptr<Backend>> CudaBackend::CreateTrapping(int uploads) {
+  MNEMO_ASSIGN_OR_RETURN(std::unique_ptr<Backend> backend, Create(0));
+  static_cast<CudaBackend&>(*backend).uploads_left_ = uploads;
+  return backend;
+}
+
+CudaBackend::Resources::~Resources() {
+  cudaStreamSynchronize(stream);
+  if (pool != nullptr) cudaMemPoolDestroy(pool);
+  cudaStreamDestroy(stream);
 }
 
 CudaBackend::CudaBackend(int ordinal, std::string description, unsigned processors,
-                         cudaStream_t stream)
+                         std::shared_ptr<Resources> resources)
     : ordinal_(ordinal),
       name_(fmt::format("cuda:{}", ordinal)),
       description_(std::move(description)),
-      stream_(stream),
-      coordinate_(*this, stream),
-      mnemosyne_(*this, stream, processors),
-      flt_kernels_(stream),
+      resources_(std::move(resources)),
+      stream_(resources_->stream),
+      coordinate_(*this, stream_),
+      mnemosyne_(*this, stream_, processors),
+      flt_kernels_(stream_),
       flt_(*this, flt_kernels_) {}
 
-CudaBackend::~CudaBackend() {
-  cudaSetDevice(ordinal_);
-  cudaStreamSynchronize(stream_);
-  cudaStreamDestroy(stream_);
-}
+CudaBackend::~CudaBackend() { cudaSetDevice(ordinal_); }
 
 std::optional<size_t> CudaBackend::FreeMemory() const {
-  size_t available = 0;
-  size_t total = 0;
+  size_t available = 0, total = 0;
+  uint64_t reserved = 0, used = 0;
   if (cudaSetDevice(ordinal_) != cudaSuccess) return 0;
-  return cudaMemGetInfo(&available, &total) == cudaSuccess ? available : 0;
+  if (cudaMemGetInfo(&available, &total) != cudaSuccess) return 0;
+  cudaMemPoolGetAttribute(resources_->pool, cudaMemPoolAttrReservedMemCurrent, &reserved);
+  cudaMemPoolGetAttribute(resources_->pool, cudaMemPoolAttrUsedMemCurrent, &used);
+  return available + reserved - used;
 }
 
 absl::StatusOr<Buffer> CudaBackend::Allocate(size_t size) {
+  CountAllocation();
   if (size == 0) return Buffer();
   MNEMO_RETURN_IF_ERROR(ToStatus(cudaSetDevice(ordinal_)));
+  // Any thread may allocate: its own stream keeps out of the way of the executor's.
   void* data = nullptr;
-  const cudaError_t error = cudaMalloc(&data, size);
+  const cudaError_t error =
+      cudaMallocFromPoolAsync(&data, size, resources_->pool, cudaStreamPerThread);
   if (error == cudaErrorMemoryAllocation || error == cudaErrorInvalidValue) {
     return OutOfMemory(size);
   }
   MNEMO_RETURN_IF_ERROR(ToStatus(error));
-  Buffer buffer(static_cast<std::byte*>(data), size, [ordinal = ordinal_](std::byte* freed) {
-    cudaSetDevice(ordinal);
-    cudaFree(freed);
-  });
-  // Any thread may allocate: its own stream keeps out of the way of the executor's.
+  // What is queued may still use it when it is freed.
+  Buffer buffer(static_cast<std::byte*>(data), size,
+                [ordinal = ordinal_, resources = resources_](std::byte* freed) {
+                  cudaSetDevice(ordinal);
+                  cudaFreeAsync(freed, resources->stream);
+                });
   MNEMO_RETURN_IF_ERROR(ToStatus(cudaMemsetAsync(data, 0, size, cudaStreamPerThread)));
   MNEMO_RETURN_IF_ERROR(ToStatus(cudaStreamSynchronize(cudaStreamPerThread)));
   return buffer;
 }
 
 absl::StatusOr<Buffer> CudaBackend::AllocateHost(size_t size) {
+  CountAllocation();
   if (size == 0) return Buffer();
   MNEMO_RETURN_IF_ERROR(ToStatus(cudaSetDevice(ordinal_)));
   void* data = nullptr;
@@ -110,61 +137,91 @@ absl::StatusOr<Buffer> CudaBackend::AllocateHost(size_t size) {
   return Buffer(static_cast<std::byte*>(data), size, [](std::byte* freed) { cudaFreeHost(freed); });
 }
 
+void CudaBackend::CountUpload() {
+  if (uploads_left_ > 0 && --uploads_left_ == 0) LaunchTrap(stream_);
+}
+
 absl::Status CudaBackend::Upload(const std::byte* host, std::byte* device, size_t size) {
+  CountUpload();
   if (size == 0) return absl::OkStatus();
   MNEMO_RETURN_IF_ERROR(ToStatus(cudaSetDevice(ordinal_)));
-  MNEMO_RETURN_IF_ERROR(
-      ToStatus(cudaMemcpyAsync(device, host, size, cudaMemcpyHostToDevice, stream_)));
+  MNEMO_RETURN_IF_ERROR(ToStatus(cudaMemcpyAsync(device, host, size, cudaMemcpyDefault, stream_)));
   return Synchronize();  // `host` is the caller's again.
 }
 
 absl::Status CudaBackend::Download(const std::byte* device, std::byte* host, size_t size) {
   if (size == 0) return absl::OkStatus();
   MNEMO_RETURN_IF_ERROR(ToStatus(cudaSetDevice(ordinal_)));
-  MNEMO_RETURN_IF_ERROR(
-      ToStatus(cudaMemcpyAsync(host, device, size, cudaMemcpyDeviceToHost, stream_)));
+  MNEMO_RETURN_IF_ERROR(ToStatus(cudaMemcpyAsync(host, device, size, cudaMemcpyDefault, stream_)));
   return Synchronize();
 }
 
-std::byte* CudaBackend::device_extra() const { return workspace_.data() + extra_offset_; }
-std::byte* CudaBackend::device_results() const { return workspace_.data() + results_offset_; }
+absl::Status CudaBackend::UploadLater(const std::byte* host, std::byte* device, size_t size) {
+  CountUpload();
+  if (size == 0) return absl::OkStatus();
+  MNEMO_RETURN_IF_ERROR(ToStatus(cudaSetDevice(ordinal_)));
+  return ToStatus(cudaMemcpyAsync(device, host, size, cudaMemcpyHostToDevice, stream_));
+}
+
+absl::Status CudaBackend::DownloadLater(const std::byte* device, std::byte* host, size_t size) {
+  if (size == 0) return absl::OkStatus();
+  MNEMO_RETURN_IF_ERROR(ToStatus(cudaSetDevice(ordinal_)));
+  return ToStatus(cudaMemcpyAsync(host, device, size, cudaMemcpyDeviceToHost, stream_));
+}
 
 absl::Status CudaBackend::PrepareWorkspace(std::span<const Segment> segments, const void* extra,
                                            size_t extra_size, size_t result_size) {
-  CutIntoBlocks(segments, kBlockElements, blocks_);
-  extra_offset_ = AlignUp(blocks_.size() * sizeof(Block));
-  results_offset_ = extra_offset_ + AlignUp(extra_size);
-  const size_t size = results_offset_ + blocks_.size() * result_size;
-  if (workspace_.size() < size) {
-    workspace_ = Buffer();  // Free before asking for more.
-    MNEMO_ASSIGN_OR_RETURN(workspace_, Allocate(size));
+  MNEMO_RETURN_IF_ERROR(ToStatus(cudaSetDevice(ordinal_)));
+  const auto same = [](const Segment& a, const Segment& b) {
+    return a.offset == b.offset && a.count == b.count;
+  };
+  if (!std::ranges::equal(segments, segments_, same)) {
+    segments_.clear();
+    CutIntoBlocks(segments, kBlockElements, blocks_);
+    block_table_.Clear();
+    block_table_.Add(blocks_);
+    MNEMO_RETURN_IF_ERROR(block_table_.Upload(*this));
+    segments_.assign(segments.begin(), segments.end());
   }
-  MNEMO_RETURN_IF_ERROR(Upload(reinterpret_cast<const std::byte*>(blocks_.data()),
-                               workspace_.data(), blocks_.size() * sizeof(Block)));
-  return Upload(static_cast<const std::byte*>(extra), device_extra(), extra_size);
+  extra_.Clear();
+  extra_.Add(std::span(static_cast<const std::byte*>(extra), extra_size));
+  MNEMO_RETURN_IF_ERROR(extra_.Upload(*this));
+  MNEMO_ASSIGN_OR_RETURN(results_, results_reserve_.Get(*this, blocks_.size() * result_size));
+  return landing_.Prepare(*this, blocks_.size() * result_size);
 }
 
 absl::Status CudaBackend::MeasureGradients(const GradientStatisticsArgs& args) {
-  MNEMO_RETURN_IF_ERROR(Check(args));
-  if (args.segments.empty()) return absl::OkStatus();
+  return MeasureManyGradients({&args, 1});
+}
+
+absl::Status CudaBackend::MeasureManyGradients(std::span<const GradientStatisticsArgs> all) {
+  for (const GradientStatisticsArgs& args : all) {
+    MNEMO_RETURN_IF_ERROR(Check(args));
+    std::fill(args.statistics.begin(), args.statistics.end(), GradientStatistics());
+  }
+  MNEMO_RETURN_IF_ERROR(ToStatus(cudaSetDevice(ordinal_)));
+  MNEMO_ASSIGN_OR_RETURN(const StepBlocks* const table, step_blocks_.Get(*this, all));
+  const std::span<const StepBlock> blocks = table->blocks();
+  if (blocks.empty()) return absl::OkStatus();
+  const size_t size = blocks.size() * (sizeof(double) + sizeof(int64_t));
+  MNEMO_ASSIGN_OR_RETURN(results_, results_reserve_.Get(*this, size));
+  auto* const sums = reinterpret_cast<double*>(results_);
+  auto* const counts = reinterpret_cast<int64_t*>(sums + blocks.size());
   MNEMO_RETURN_IF_ERROR(
-      PrepareWorkspace(args.segments, nullptr, 0, sizeof(double) + sizeof(int64_t)));
-  auto* const sums = reinterpret_cast<double*>(device_results());
-  auto* const counts = reinterpret_cast<int64_t*>(sums + blocks_.size());
-  MNEMO_RETURN_IF_ERROR(ToStatus(
-      LaunchMeasureGradients(device_blocks(), blocks_.size(), args.values, sums, counts, stream_)));
-  partial_.resize(blocks_.size());
-  counts_.resize(blocks_.size());
-  MNEMO_RETURN_IF_ERROR(Download(reinterpret_cast<const std::byte*>(sums),
-                                 reinterpret_cast<std::byte*>(partial_.data()),
-                                 blocks_.size() * sizeof(double)));
-  MNEMO_RETURN_IF_ERROR(Download(reinterpret_cast<const std::byte*>(counts),
-                                 reinterpret_cast<std::byte*>(counts_.data()),
-                                 blocks_.size() * sizeof(int64_t)));
-  std::fill(args.statistics.begin(), args.statistics.end(), GradientStatistics());
-  for (size_t i = 0; i < blocks_.size(); ++i) {
-    args.statistics[blocks_[i].segment].square_sum += partial_[i];
-    args.statistics[blocks_[i].segment].non_finite_count += counts_[i];
+      ToStatus(LaunchMeasureGradients(table->on_device(), blocks.size(), sums, counts, stream_)));
+  MNEMO_ASSIGN_OR_RETURN(const std::span<const std::byte> fetched,
+                         landing_.Fetch<std::byte>(*this, sums, size));
+  const auto* const host_sums = reinterpret_cast<const double*>(fetched.data());
+  const auto* const host_counts = reinterpret_cast<const int64_t*>(host_sums + blocks.size());
+  size_t i = 0, first_segment = 0;
+  for (const GradientStatisticsArgs& args : all) {
+    const size_t end = first_segment + args.segments.size();
+    for (; i < blocks.size() && blocks[i].segment < end; ++i) {
+      GradientStatistics& statistics = args.statistics[blocks[i].segment - first_segment];
+      statistics.square_sum += host_sums[i];
+      statistics.non_finite_count += host_counts[i];
+    }
+    first_segment = end;
   }
   return absl::OkStatus();
 }
@@ -190,48 +247,73 @@ absl::Status CudaBackend::Launched(const Launch& launch) {
 }
 
 template <typename Args, typename Launch>
-absl::Status CudaBackend::RunStep(const Args& args, const Launch& launch) {
-  MNEMO_RETURN_IF_ERROR(Check(args));
-  if (args.segments.empty()) return absl::OkStatus();
-  using Coefficients = typename decltype(args.coefficients)::value_type;
-  MNEMO_RETURN_IF_ERROR(PrepareWorkspace(args.segments, args.coefficients.data(),
-                                         args.coefficients.size_bytes(), sizeof(double)));
-  MNEMO_RETURN_IF_ERROR(ToStatus(launch(reinterpret_cast<const Coefficients*>(device_extra()),
-                                        reinterpret_cast<double*>(device_results()))));
-  partial_.resize(blocks_.size());
-  MNEMO_RETURN_IF_ERROR(Download(device_results(), reinterpret_cast<std::byte*>(partial_.data()),
-                                 blocks_.size() * sizeof(double)));
-  SumBlocks(blocks_, partial_, args.square_sums);
+absl::Status CudaBackend::RunSteps(std::span<const Args> all, const Launch& launch) {
+  using Coefficients = typename decltype(Args::coefficients)::value_type;
+  for (const Args& args : all) MNEMO_RETURN_IF_ERROR(Check(args));
+  // Those that replay are few, and take their steps alone.
+  const auto differs = [&](const Args& args) { return args.replay != all.front().replay; };
+  if (std::ranges::any_of(all, differs)) {
+    for (const Args& args : all) MNEMO_RETURN_IF_ERROR(RunSteps(std::span(&args, 1), launch));
+    return absl::OkStatus();
+  }
+  size_t segment_count = 0;
+  for (const Args& args : all) segment_count += args.segments.size();
+  if (segment_count == 0) return absl::OkStatus();
+  MNEMO_RETURN_IF_ERROR(ToStatus(cudaSetDevice(ordinal_)));
+  MNEMO_ASSIGN_OR_RETURN(const StepBlocks* const table, step_blocks_.Get(*this, all));
+  std::vector<Coefficients> coefficients;
+  coefficients.reserve(segment_count);
+  for (const Args& args : all) {
+    coefficients.insert(coefficients.end(), args.coefficients.begin(), args.coefficients.end());
+  }
+  extra_.Clear();
+  extra_.Add(coefficients);
+  MNEMO_RETURN_IF_ERROR(extra_.Upload(*this));
+  const std::span<const StepBlock> blocks = table->blocks();
+  MNEMO_ASSIGN_OR_RETURN(results_, results_reserve_.Get(*this, blocks.size() * sizeof(double)));
+  MNEMO_RETURN_IF_ERROR(landing_.Prepare(*this, blocks.size() * sizeof(double)));
+  MNEMO_RETURN_IF_ERROR(ToStatus(launch(
+      table->on_device(), blocks.size(), reinterpret_cast<const Coefficients*>(device_extra()),
+      all.front().replay, reinterpret_cast<double*>(results_), stream_)));
+  MNEMO_ASSIGN_OR_RETURN(const std::span<const double> fetched,
+                         landing_.Fetch<double>(*this, results_, blocks.size()));
+  sums_.assign(segment_count, 0);
+  for (size_t i = 0; i < blocks.size(); ++i) sums_[blocks[i].segment] += fetched[i];
+  auto next = sums_.begin();
+  for (const Args& args : all) {
+    const auto count = static_cast<std::ptrdiff_t>(args.segments.size());
+    std::copy(next, next + count, args.square_sums.begin());
+    next += count;
+  }
   return absl::OkStatus();
 }
 
-absl::Status CudaBackend::SgdStep(const SgdStepArgs& args) {
-  return RunStep(args, [&](const SgdCoefficients* coefficients, double* square_sums) {
-    return LaunchSgdStep(device_blocks(), blocks_.size(), coefficients, args.replay, args.values,
-                         args.momentum, square_sums, stream_);
-  });
+absl::Status CudaBackend::SgdSteps(std::span<const SgdStepArgs> all) {
+  return RunSteps(all, &LaunchSgdStep);
 }
-
-absl::Status CudaBackend::AdamStep(const AdamStepArgs& args) {
-  return RunStep(args, [&](const AdamCoefficients* coefficients, double* square_sums) {
-    return LaunchAdamStep(device_blocks(), blocks_.size(), coefficients, args.replay, args.values,
-                          args.first_moment, args.second_moment, square_sums, stream_);
-  });
+absl::Status CudaBackend::AdamSteps(std::span<const AdamStepArgs> all) {
+  return RunSteps(all, &LaunchAdamStep);
 }
-
-absl::Status CudaBackend::LionStep(const LionStepArgs& args) {
-  return RunStep(args, [&](const LionCoefficients* coefficients, double* square_sums) {
-    return LaunchLionStep(device_blocks(), blocks_.size(), coefficients, args.replay, args.values,
-                          args.momentum, args.signs, square_sums, stream_);
-  });
+absl::Status CudaBackend::LionSteps(std::span<const LionStepArgs> all) {
+  return RunSteps(all, &LaunchLionStep);
 }
+absl::Status CudaBackend::SgdStep(const SgdStepArgs& args) { return SgdSteps({&args, 1}); }
+absl::Status CudaBackend::AdamStep(const AdamStepArgs& args) { return AdamSteps({&args, 1}); }
+absl::Status CudaBackend::LionStep(const LionStepArgs& args) { return LionSteps({&args, 1}); }
 
 absl::Status CudaBackend::LstmStep(const LstmStepArgs& args) {
-  return RunStep(args, [&](const LstmCoefficients* coefficients, double* square_sums) {
-    return LaunchLstmStep(device_blocks(), blocks_.size(), coefficients, args.sizes, args.weights,
-                          args.replay, args.values, args.hidden, args.cell, args.mean, args.square,
-                          square_sums, stream_);
-  });
+  MNEMO_RETURN_IF_ERROR(Check(args));
+  if (args.segments.empty()) return absl::OkStatus();
+  MNEMO_RETURN_IF_ERROR(PrepareWorkspace(args.segments, args.coefficients.data(),
+                                         args.coefficients.size_bytes(), sizeof(double)));
+  MNEMO_RETURN_IF_ERROR(ToStatus(LaunchLstmStep(
+      device_blocks(), blocks_.size(), reinterpret_cast<const LstmCoefficients*>(device_extra()),
+      args.sizes, args.weights, args.replay, args.values, args.hidden, args.cell, args.mean,
+      args.square, reinterpret_cast<double*>(device_results()), stream_)));
+  MNEMO_ASSIGN_OR_RETURN(const std::span<const double> fetched,
+                         landing_.Fetch<double>(*this, device_results(), blocks_.size()));
+  SumBlocks(blocks_, fetched, args.square_sums);
+  return absl::OkStatus();
 }
 
 absl::Status CudaBackend::DenseLayer(const DenseLayerArgs& args) {
@@ -299,6 +381,13 @@ absl::Status CudaBackend::MnemosyneStep(const MnemosyneStepArgs& args) {
   return mnemosyne_.Step(args);
 }
 
+absl::Status CudaBackend::MnemosyneUpdates(const MnemosyneModel& model,
+                                           std::span<const MnemosyneUpdateArgs> all) {
+  for (const MnemosyneUpdateArgs& args : all) MNEMO_RETURN_IF_ERROR(Check(model, args));
+  MNEMO_RETURN_IF_ERROR(ToStatus(cudaSetDevice(ordinal_)));
+  return mnemosyne_.Updates(model, all);
+}
+
 absl::Status CudaBackend::FltAttention(const FltAttentionArgs& args) {
   MNEMO_RETURN_IF_ERROR(Check(args));
   MNEMO_RETURN_IF_ERROR(ToStatus(cudaSetDevice(ordinal_)));
@@ -313,7 +402,9 @@ absl::Status CudaBackend::FltAttentionBackward(const FltBackwardArgs& args) {
 
 absl::Status CudaBackend::Synchronize() {
   MNEMO_RETURN_IF_ERROR(ToStatus(cudaSetDevice(ordinal_)));
-  return ToStatus(cudaStreamSynchronize(stream_));
+  MNEMO_RETURN_IF_ERROR(ToStatus(cudaStreamSynchronize(stream_)));
+  ++wait_count_;
+  return absl::OkStatus();
 }
 
 // What ends a context shows in every call after it; it says nothing of work still to be done.

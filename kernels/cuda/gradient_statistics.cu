@@ -8,14 +8,14 @@ namespace {
 
 __device__ bool IsFinite(float x) { return (__float_as_uint(x) & 0x7F800000U) != 0x7F800000U; }
 
-__global__ void MeasureGradients(const Block* __restrict__ blocks, const float* __restrict__ values,
+__global__ void MeasureGradients(const StepBlock* __restrict__ blocks,
                                  double* __restrict__ square_sums,
                                  int64_t* __restrict__ non_finite_counts) {
-  const Block block = blocks[blockIdx.x];
+  const StepBlock block = blocks[blockIdx.x];
   double square_sum = 0;
   int64_t non_finite = 0;
-  for (size_t i = threadIdx.x; i < block.count; i += kThreads) {
-    const float g = values[block.offset + i];
+  for (uint32_t i = threadIdx.x; i < block.count; i += kThreads) {
+    const float g = block.values[i];
     if (IsFinite(g)) {
       square_sum = __fma_rn(static_cast<double>(g), static_cast<double>(g), square_sum);
     } else {
@@ -39,13 +39,19 @@ __global__ void Zero(const Block* __restrict__ blocks, float* __restrict__ value
   }
 }
 
+__global__ void Trap() { asm("trap;"); }
+
 }  // namespace
 
-cudaError_t LaunchMeasureGradients(const Block* blocks, size_t block_count, const float* values,
-                                   double* square_sums, int64_t* non_finite_counts,
-                                   cudaStream_t stream) {
-  MeasureGradients<<<static_cast<unsigned>(block_count), kThreads, 0, stream>>>(
-      blocks, values, square_sums, non_finite_counts);
+cudaError_t LaunchTrap(cudaStream_t stream) {
+  Trap<<<1, 1, 0, stream>>>();
+  return cudaGetLastError();
+}
+
+cudaError_t LaunchMeasureGradients(const StepBlock* blocks, size_t block_count, double* square_sums,
+                                   int64_t* non_finite_counts, cudaStream_t stream) {
+  MeasureGradients<<<static_cast<unsigned>(block_count), kThreads, 0, stream>>>(blocks, square_sums,
+                                                                                non_finite_counts);
   return cudaGetLastError();
 }
 

@@ -23,10 +23,8 @@ namespace mnemosyne::kernels::cuda {
 // Elements of a block of work, one for each block of threads: a multiple of a warp's.
 inline constexpr size_t kBlockElements = 4096;
 
-// square_sums, non_finite_counts: [block_count]
-cudaError_t LaunchMeasureGradients(const Block* blocks, size_t block_count, const float* values,
-                                   double* square_sums, int64_t* non_finite_counts,
-                                   cudaStream_t stream);
+// A kernel that fails, for tests.
+cudaError_t LaunchTrap(cudaStream_t stream);
 
 cudaError_t LaunchZeroNonFinite(const Block* blocks, size_t block_count, float* values,
                                 cudaStream_t stream);
@@ -34,19 +32,32 @@ cudaError_t LaunchZeroNonFinite(const Block* blocks, size_t block_count, float* 
 cudaError_t LaunchSetZero(const Block* blocks, size_t block_count, float* values,
                           cudaStream_t stream);
 
-// coefficients: [segments]; square_sums: [block_count]
-cudaError_t LaunchSgdStep(const Block* blocks, size_t block_count,
-                          const SgdCoefficients* coefficients, bool replay, float* values,
-                          float* momentum, double* square_sums, cudaStream_t stream);
+// Elements in a row of the arenas of a state, for one block of threads. Arenas that the rule has
+// not are null.
+struct StepBlock {
+  float* values;
+  float* first;
+  float* second;
+  uint32_t* signs;
+  uint32_t segment;  // Whose coefficients these elements have.
+  uint32_t count;
+};
 
-cudaError_t LaunchAdamStep(const Block* blocks, size_t block_count,
-                           const AdamCoefficients* coefficients, bool replay, float* values,
-                           float* first_moment, float* second_moment, double* square_sums,
+// square_sums, non_finite_counts: [block_count]
+cudaError_t LaunchMeasureGradients(const StepBlock* blocks, size_t block_count, double* square_sums,
+                                   int64_t* non_finite_counts, cudaStream_t stream);
+
+// coefficients: [segments]; square_sums: [block_count]
+cudaError_t LaunchSgdStep(const StepBlock* blocks, size_t block_count,
+                          const SgdCoefficients* coefficients, bool replay, double* square_sums,
+                          cudaStream_t stream);
+
+cudaError_t LaunchAdamStep(const StepBlock* blocks, size_t block_count,
+                           const AdamCoefficients* coefficients, bool replay, double* square_sums,
                            cudaStream_t stream);
 
-cudaError_t LaunchLionStep(const Block* blocks, size_t block_count,
-                           const LionCoefficients* coefficients, bool replay, float* values,
-                           float* momentum, uint32_t* signs, double* square_sums,
+cudaError_t LaunchLionStep(const StepBlock* blocks, size_t block_count,
+                           const LionCoefficients* coefficients, bool replay, double* square_sums,
                            cudaStream_t stream);
 
 // mean, square: null unless sizes.normalized
@@ -94,21 +105,17 @@ cudaError_t LaunchDeltaMemory(const MemoryArgsOnDevice& args, size_t memories, c
 cudaError_t LaunchCoordinateStep(const CoordinateTables& tables, const CoordinateModel& model,
                                  const CoordinateArrays& arrays, bool replay, cudaStream_t stream);
 
-// Rows of contents that LaunchMnemosyneContext needs beside its parts.
-size_t ContextRowCount(size_t tile_count);
-
-// first_tiles: [T + 1]; parts: [tile_count, 2, contents]; rows: [ContextRowCount, contents];
-// sums: [tile_count]
-cudaError_t LaunchMnemosyneContext(const MnemosyneModel& model, const MnemosyneArrays& arrays,
-                                   const ChunkTile* tiles, size_t tile_count,
-                                   const uint32_t* first_tiles, float* parts, float* rows,
-                                   TileSums* sums, cudaStream_t stream);
+// level_counts: [level_count], host: sums of each level of tables.sums.
+cudaError_t LaunchMnemosyneContext(const MnemosyneModel& model, const MnemosyneStates& states,
+                                   const MnemosyneContextTables& tables,
+                                   const uint32_t* level_counts, size_t level_count,
+                                   const MnemosyneContextSpace& space, cudaStream_t stream);
 
 // Floats of scratch that a block of the step needs; 0 if the model has the shipped sizes.
 size_t StepScratchCount(const MnemosyneSizes& sizes);
 
 // processors: multiprocessors of the device.
-cudaError_t LaunchMnemosyneStep(const MnemosyneModel& model, const MnemosyneArrays& arrays,
+cudaError_t LaunchMnemosyneStep(const MnemosyneModel& model, const MnemosyneStates& states,
                                 const MnemosyneStepTables& tables, const MnemosyneStepSpace& space,
                                 bool replay, unsigned processors, cudaStream_t stream);
 

@@ -1,6 +1,7 @@
-// What a chunk decides in a step, as the program of one warp for models of the shipped sizes: level
-// 1 over its cells, one to each lane, the chunk's token, its memory in time, the contexts, the
-// decoder.
+// What a chunk decides in a step, as the program of some warps of its team for models of the
+// shipped sizes: level 1 over its cells, one to each lane, the chunk's token, its memory in time,
+// the contexts, the decoder. What depends on each other is the work of the first warp; the others
+// take off it what does not.
 //
 // Written in the lanes of `W`; see warp_functions.h.
 #pragma once
@@ -43,17 +44,41 @@ class ChunkDecision : private WarpFunctions<W> {
         cells_(static_cast<int>(at.chunk->cells)),
         choice_(before) {}
 
-  // Leaves the gains of cells, the growth of keys, and the choice but for its floor and cap in the
-  // scratch; gains, token and memory also in the state.
-  MNEMOSYNE_DEVICE void Run() {
+  // The parts of a decision. The team calls them in this order, all warps a part before any of them
+  // the next one. After them the gains of cells, the growth of keys, and the choice but for its
+  // floor and cap are in the scratch; gains, token and memory also in the state.
+
+  // What can be known of the sums alone, by kFirstWarps warps.
+  static constexpr int kFirstWarps = 5;
+  MNEMOSYNE_DEVICE void First(int warp) {
+    if (warp == 3) return AttendToOthers();
+    if (warp == 4) return FetchMemory();
     F means[kSums], sums[kSums];
     ReadSums(sums, means);
-    EncodeCells(sums, means);
-    Describe(means);
+    if (warp == 2) return Describe(means);
+    EncodeCells(sums, means, warp);
+  }
+
+  // The token, by the first warp.
+  MNEMOSYNE_DEVICE void Second() {
+    AttendToCells();
     MakeToken();
-    Remember();
-    AttendToOthers();
-    Decide();
+  }
+
+  // What the memory says to it, and what the decoder makes of the rest, by kThirdWarps warps.
+  static constexpr int kThirdWarps = 2;
+  MNEMOSYNE_DEVICE void Third(int warp) {
+    if (warp == 0) return Remember();
+    const F rest = Across<32>(scratch_.decoder_inputs + 64, TeamWeights::kDecoder + 64 * 32) +
+                   W::Load(weights_ + TeamWeights::kDecoder + 96 * 32, lane_);
+    const F token = Across<32>(scratch_.decoder_inputs, TeamWeights::kDecoder);
+    W::StoreIf(B(true), scratch_.hidden, lane_, token + rest);
+  }
+
+  // The decoder, and what follows from its numbers, by the first warp.
+  MNEMOSYNE_DEVICE void Last() {
+    const F reads = Across<32>(scratch_.decoder_inputs + 32, TeamWeights::kDecoder + 32 * 32);
+    Decide(Tanh(W::Load(scratch_.hidden, lane_) + reads));
   }
 
  private:
@@ -71,9 +96,6 @@ class ChunkDecision : private WarpFunctions<W> {
     }
     MNEMOSYNE_UNROLL_ALL
     for (int k = 0; k < kSums; ++k) means[k] = Sum(share * sums[k]);
-    const F limit(knobs_.write_limit);
-    Keep(scratch_.next.mean_square, means[kSquare]);
-    Keep(scratch_.next.sharp_scale, W::Divide(limit, W::Max(W::Sqrt(means[kSharp2]), limit)));
   }
 
   static MNEMOSYNE_DEVICE F LogRatio(F above, F below, F least) {
@@ -113,29 +135,30 @@ class ChunkDecision : private WarpFunctions<W> {
     features[8] = LogRatio(sums[kSharp2], size, least);
   }
 
-  // y = x W + b with the same weights for all lanes: W and b [inputs + 1, outputs].
-  template <int kInputs, int kOutputs>
-  MNEMOSYNE_DEVICE void Dense(int place, const F* x, F (&y)[kOutputs]) const {
+  // y = x W + b with the same weights for all lanes: W and b [inputs + 1, stride].
+  template <int kInputs, int kStride = 8>
+  MNEMOSYNE_DEVICE void Dense(int place, const F* x, F (&y)[8]) const {
     const float* const w = weights_ + place;
     MNEMOSYNE_UNROLL_ALL
-    for (int k = 0; k < kOutputs; k += 4) {
-      const Four b = Uniform(w + kInputs * kOutputs + k);
+    for (int k = 0; k < 8; k += 4) {
+      const Four b = Uniform(w + kInputs * kStride + k);
       MNEMOSYNE_UNROLL_ALL
       for (int e = 0; e < 4; ++e) y[k + e] = F(b.x[e]);
     }
     MNEMOSYNE_UNROLL_ALL
     for (int i = 0; i < kInputs; ++i) {
       MNEMOSYNE_UNROLL_ALL
-      for (int k = 0; k < kOutputs; k += 4) {
-        const Four row = Uniform(w + i * kOutputs + k);
+      for (int k = 0; k < 8; k += 4) {
+        const Four row = Uniform(w + i * kStride + k);
         MNEMOSYNE_UNROLL_ALL
         for (int e = 0; e < 4; ++e) y[k + e] = W::Fma(x[i], F(row.x[e]), y[k + e]);
       }
     }
   }
 
-  // Features of a bounded query or key, with positions: `joined` [8], side 0 or 1.
-  MNEMOSYNE_DEVICE void CellFeatures(const F* joined, int side, B there, F (&phi)[8]) const {
+  // Features of a bounded query or key, `joined` [8], with its positions.
+  MNEMOSYNE_DEVICE void CellFeatures(const F (&joined)[8], const F (&positions)[4],
+                                     F (&phi)[8]) const {
     F x[12];
     F square(1.0F);
     MNEMOSYNE_UNROLL_ALL
@@ -145,10 +168,7 @@ class ChunkDecision : private WarpFunctions<W> {
     MNEMOSYNE_UNROLL_ALL
     for (int i = 0; i < 8; ++i) x[i] = joined[i] * factor;
     MNEMOSYNE_UNROLL_ALL
-    for (int i = 0; i < 4; ++i) {
-      const I place = lane_ + (side * 4 + i) * cells_;
-      x[8 + i] = F(knobs_.gate_flt) * W::LoadIf(there, at_.positions, place);
-    }
+    for (int i = 0; i < 4; ++i) x[8 + i] = F(knobs_.gate_flt) * positions[i];
     MNEMOSYNE_UNROLL_ALL
     for (int i = 0; i < 12; ++i) half = W::Fma(x[i], x[i], half);
     half = F(0.5F) * half;
@@ -157,43 +177,60 @@ class ChunkDecision : private WarpFunctions<W> {
     for (int m = 0; m < 8; ++m) phi[m] = F(model_.cell_scale) * W::Exp(phi[m] - half);
   }
 
-  // Level 1: tokens of cells, attention among them, their gains, and the means over cells of
-  // tokens and hidden rows, the first inputs of the pooling.
-  MNEMOSYNE_DEVICE void EncodeCells(const F (&sums)[kSums], const F (&means)[kSums]) {
+  // Tokens of cells before level 1 and features of their keys, by the first warp; of their queries,
+  // by the second.
+  MNEMOSYNE_DEVICE void EncodeCells(const F (&sums)[kSums], const F (&means)[kSums], int side) {
     constexpr float kCell = TeamSizes::kCell;
     const B there = lane_ < I(cells_);
     const F zero(0.0F), least(kSquareMin);
+    F positions[4];  // They come while the rest is computed.
+    MNEMOSYNE_UNROLL_ALL
+    for (int i = 0; i < 4; ++i) {
+      const I place = lane_ + ((1 - side) * 4 + i) * cells_;
+      positions[i] = W::LoadIf(there, at_.positions, place);
+    }
     const F size =
         W::Max(W::Min(W::ToFloats(I(count_) - lane_ * TeamSizes::kCell), F(kCell)), zero);
+    F features[11], token[8], joined[8], phi[8];
+    Statistics(sums, size, least, features);
+    features[9] = LogRatio(sums[kSquare], size * means[kSquare], least);
+    features[10] = LogRatio(sums[kSlow2], size * means[kSlow2], least);
+    Dense<11>(TeamWeights::kEmbed, features, token);
+    MNEMOSYNE_UNROLL_ALL
+    for (int d = 0; d < 8; ++d) token[d] = Tanh(token[d]);
+    Dense<8, 16>(TeamWeights::kHeads + (1 - side) * 8, token, joined);
+    CellFeatures(joined, positions, phi);
+    float* const to = side == 0 ? scratch_.keys : scratch_.queries;
+    MNEMOSYNE_UNROLL_ALL
+    for (int m = 0; m < 8; m += 4) {
+      F row[4];
+      MNEMOSYNE_UNROLL_ALL
+      for (int e = 0; e < 4; ++e) row[e] = W::Select(there, phi[m + e], zero);
+      W::StoreFour(to, lane_ * TeamScratch::kRow + m, row);
+      if (side != 0) continue;
+      MNEMOSYNE_UNROLL_ALL
+      for (int e = 0; e < 4; ++e) row[e] = token[m + e];
+      W::StoreFour(scratch_.rows, lane_ * TeamScratch::kRow + m, row);
+    }
+  }
+
+  // Level 1: attention among the cells, their gains, and the means over cells of tokens and hidden
+  // rows, the first inputs of the pooling.
+  MNEMOSYNE_DEVICE void AttendToCells() {
+    const B there = lane_ < I(cells_);
+    const F zero(0.0F);
     F token[8], phi[8];
-    {
-      F features[11];
-      Statistics(sums, size, least, features);
-      features[9] = LogRatio(sums[kSquare], size * means[kSquare], least);
-      features[10] = LogRatio(sums[kSlow2], size * means[kSlow2], least);
-      Dense<11>(TeamWeights::kEmbed, features, token);
+    MNEMOSYNE_UNROLL_ALL
+    for (int m = 0; m < 8; m += 4) {
+      F queries[4], row[4];
+      W::LoadFour(scratch_.queries, lane_ * TeamScratch::kRow + m, queries);
+      W::LoadFour(scratch_.rows, lane_ * TeamScratch::kRow + m, row);
       MNEMOSYNE_UNROLL_ALL
-      for (int d = 0; d < 8; ++d) token[d] = Tanh(token[d]);
-    }
-    {
-      F joined[16];
-      Dense<8>(TeamWeights::kHeads, token, joined);
-      CellFeatures(joined + 8, 1, there, phi);
-      MNEMOSYNE_UNROLL_ALL
-      for (int m = 0; m < 8; m += 4) {
-        F keys[4], row[4];
-        MNEMOSYNE_UNROLL_ALL
-        for (int e = 0; e < 4; ++e) {
-          keys[e] = W::Select(there, phi[m + e], zero);
-          row[e] = token[m + e];
-        }
-        const I place = lane_ * TeamScratch::kRow + m;
-        W::StoreFour(scratch_.keys, place, keys);
-        W::StoreFour(scratch_.rows, place, row);
+      for (int e = 0; e < 4; ++e) {
+        phi[m + e] = queries[e];
+        token[m + e] = row[e];
       }
-      CellFeatures(joined, 0, there, phi);
     }
-    W::Sync();
     MergeContents();
     W::Sync();
     ReadContents(phi, token);
@@ -216,6 +253,7 @@ class ChunkDecision : private WarpFunctions<W> {
     W::StoreIf(B(true), scratch_.gains, lane_, gain);
     const F mean = F(1.0F / static_cast<float>(cells_)) * FoldSixteen(all);
     W::StoreIf(lane_ < I(16), scratch_.pool_inputs, lane_, mean);
+    W::Sync();
   }
 
   // Sums over cells of phi(k) with tokens, then through the map of values: a lane has a feature and
@@ -279,6 +317,9 @@ class ChunkDecision : private WarpFunctions<W> {
 
   // What the chunk is told of itself: the other inputs of the pooling.
   MNEMOSYNE_DEVICE void Describe(const F (&means)[kSums]) {
+    const F limit(knobs_.write_limit);
+    Keep(scratch_.next.mean_square, means[kSquare]);
+    Keep(scratch_.next.sharp_scale, W::Divide(limit, W::Max(W::Sqrt(means[kSharp2]), limit)));
     float* const inputs = scratch_.pool_inputs + 16;
     const F least(kSquareMin / static_cast<float>(count_));
     F features[11];
@@ -289,14 +330,13 @@ class ChunkDecision : private WarpFunctions<W> {
     for (int k = 0; k < 11; ++k) Keep(inputs[k], features[k]);
     const B condition = lane_ < I(static_cast<int>(kConditionCount));
     W::StoreIf(condition, inputs + 11, lane_, W::LoadIf(condition, at_.step->conditions, lane_));
-    W::Sync();
   }
 
-  // An output of x W + b for each lane: `x` [inputs] is the same for all, W and b [inputs + 1, 32].
+  // An output of x W for each lane: `x` [inputs] is the same for all, W [inputs, 32].
   template <int kInputs>
   MNEMOSYNE_DEVICE F Across(const float* x, int place) const {
     const float* const w = weights_ + place;
-    F sums[4] = {W::Load(w + kInputs * 32, lane_), F(0.0F), F(0.0F), F(0.0F)};
+    F sums[4] = {F(0.0F), F(0.0F), F(0.0F), F(0.0F)};
     MNEMOSYNE_UNROLL_ALL
     for (int i = 0; i < kInputs; i += 4) {
       const Four four = Uniform(x + i);
@@ -310,17 +350,35 @@ class ChunkDecision : private WarpFunctions<W> {
   }
 
   MNEMOSYNE_DEVICE void MakeToken() {
-    const F token = Tanh(Across<TeamSizes::kPoolInputs>(scratch_.pool_inputs, TeamWeights::kPool));
+    constexpr int kInputs = TeamSizes::kPoolInputs;
+    const F bias = W::Load(weights_ + TeamWeights::kPool + kInputs * 32, lane_);
+    const F token = Tanh(Across<kInputs>(scratch_.pool_inputs, TeamWeights::kPool) + bias);
     W::StoreIf(B(true), at_.token, lane_, token);
     W::StoreIf(B(true), scratch_.decoder_inputs, lane_, token);
-    W::Sync();
+  }
+
+  // The memory as it was, to the scratch.
+  MNEMOSYNE_DEVICE void FetchMemory() {
+    F contents[2][4];
+    MNEMOSYNE_UNROLL_ALL
+    for (int head = 0; head < 2; ++head) {
+      W::LoadStream(at_.content, lane_ * 4 + head * 128, contents[head]);
+    }
+    const B masses = lane_ < I(16);
+    const F mass = W::LoadIf(masses, at_.mass, lane_);
+    MNEMOSYNE_UNROLL_ALL
+    for (int head = 0; head < 2; ++head) {
+      W::StoreFour(scratch_.memory, lane_ * 4 + head * 128, contents[head]);
+    }
+    W::StoreIf(masses, scratch_.memory + 256, lane_, mass);
   }
 
   // The memory in time. Lanes have 8 numbers of the query, 8 of the key and 16 of the value; then a
   // feature of a head of the query, or of the key; then contents of each head.
   MNEMOSYNE_DEVICE void Remember() {
     float* const inputs = scratch_.decoder_inputs;
-    const F joined = Across<32>(inputs, TeamWeights::kMemoryHeads);
+    const F joined = Across<32>(inputs, TeamWeights::kMemoryHeads) +
+                     W::Load(weights_ + TeamWeights::kMemoryHeads + 32 * 32, lane_);
     const F square = SumEight(joined * joined), above = square + F(1.0F);
     const F bounded = W::Divide(joined, W::Sqrt(above));
     const F half = F(0.5F) * W::Divide(square, above);
@@ -337,7 +395,7 @@ class ChunkDecision : private WarpFunctions<W> {
     const F discount =
         W::Select((lane_ & 8) == I(0), F(model_.discounts[0]), F(model_.discounts[1]));
     const F key = W::Shuffle(phi, feature + 16);
-    const F mass = W::Fma(discount, W::LoadIf(masses, at_.mass, feature), key);
+    const F mass = W::Fma(discount, W::LoadIf(masses, scratch_.memory + 256, feature), key);
     W::StoreIf(masses, at_.mass, feature, mass);
     const F below = SumEight(phi * mass);  // Of head h in lanes 8 h and on.
 
@@ -350,7 +408,7 @@ class ChunkDecision : private WarpFunctions<W> {
       const I m = (lane_ >> 2) + head * 8;
       const F write = W::Shuffle(phi, m + 16), query = W::Shuffle(phi, m);
       F content[4];
-      W::LoadStream(at_.content, lane_ * 4 + head * 128, content);
+      W::LoadFour(scratch_.memory, lane_ * 4 + head * 128, content);
       MNEMOSYNE_UNROLL_ALL
       for (int e = 0; e < 4; ++e) {
         content[e] = W::Fma(write, values[e], F(model_.discounts[head]) * content[e]);
@@ -389,17 +447,14 @@ class ChunkDecision : private WarpFunctions<W> {
     }
     const F gate = W::Select(own, F(knobs_.gate_level2), F(knobs_.gate_across));
     W::StoreIf(B(true), scratch_.decoder_inputs + 64, lane_, gate * DivideOrZero(above, below));
-    W::Sync();
   }
 
   MNEMOSYNE_DEVICE F Approach(float current, F target) const {
     return W::Fma(F(knobs_.smoothing), target - F(current), F(current));
   }
 
-  // The decoder, and what follows from its numbers.
-  MNEMOSYNE_DEVICE void Decide() {
-    const F hidden =
-        Tanh(Across<TeamSizes::kDecoderInputs>(scratch_.decoder_inputs, TeamWeights::kDecoder));
+  // `hidden` is a row of the decoder.
+  MNEMOSYNE_DEVICE void Decide(F hidden) {
     F out[8];
     {
       const float* const map = weights_ + TeamWeights::kDecision;

@@ -13,42 +13,55 @@ namespace {
 constexpr int kContextThreads = 256;
 constexpr int kBlockThreads = 128;  // Of the step for any sizes.
 constexpr int kTeamThreads = 32 * TeamSizes::kWarps;
-constexpr unsigned kTeams = 3;  // On a multiprocessor.
-constexpr unsigned kRows = 64;  // Rows that SumRows makes one of.
+constexpr unsigned kTeams = 3;      // On a multiprocessor.
+constexpr int kTensorThreads = 32;  // Of sums over parameters and tiles.
+
+__device__ const MnemosyneArrays& ArraysOf(const MnemosyneStates& states, const ChunkTile& tile) {
+  return states.all == nullptr ? states.first : states.all[tile.state];
+}
 
 __global__ void __launch_bounds__(kContextThreads)
     Context(const __grid_constant__ MnemosyneModel model,
-            const __grid_constant__ MnemosyneArrays arrays, const ChunkTile* __restrict__ tiles,
+            const __grid_constant__ MnemosyneStates states, const ChunkTile* __restrict__ tiles,
             size_t contents_size, float* __restrict__ contents, TileSums* __restrict__ sums) {
   extern __shared__ float scratch[];
   const ChunkTile tile = tiles[blockIdx.x];
-  ContextTile<BlockThreads>(model, arrays, tile, scratch, contents + 2 * blockIdx.x * contents_size,
-                            sums + blockIdx.x);
+  ContextTile<BlockThreads>(model, ArraysOf(states, tile), tile, scratch,
+                            contents + 2 * blockIdx.x * contents_size, sums + blockIdx.x);
 }
 
-// contents[t] is the sum of what its tiles add, in their order: a block takes a parameter.
-__global__ void SumTensorTiles(const uint32_t* __restrict__ first_tiles, size_t size,
-                               const float* __restrict__ parts, float* __restrict__ contents) {
-  const size_t t = blockIdx.x, first = first_tiles[t], end = first_tiles[t + 1];
+// A block takes a sum. `rows` are of `size` floats.
+__global__ void SumRows(const RowSum* __restrict__ sums, size_t size, float* rows) {
+  const RowSum job = sums[blockIdx.x];
+  const float* const from = rows + job.first * size;
+  float* const to = job.to != nullptr ? job.to : rows + job.to_row * size;
+  const size_t stride = job.stride * size;
   for (size_t i = threadIdx.x; i < size; i += blockDim.x) {
     float sum = 0;
 #pragma unroll 8
-    for (size_t tile = first; tile < end; ++tile) sum += parts[2 * tile * size + i];
-    contents[t * size + i] = sum;
+    for (size_t row = 0; row < job.count; ++row) sum += from[row * stride + i];
+    to[i] = sum;
   }
 }
 
-// Row r of `to` is the sum of up to kRows rows of `from` [count], `stride` floats apart.
-__global__ void SumRows(const float* __restrict__ from, size_t count, size_t stride, size_t size,
-                        float* __restrict__ to) {
-  const size_t first = static_cast<size_t>(blockIdx.x) * kRows;
-  const size_t end = first + kRows < count ? first + kRows : count;
-  for (size_t i = threadIdx.x; i < size; i += blockDim.x) {
-    float sum = 0;
+// A thread takes a parameter, whose tiles are those that its sum of rows is of.
+__global__ void SumTiles(const __grid_constant__ MnemosyneContextTables tables,
+                         const __grid_constant__ MnemosyneContextSpace space) {
+  const size_t t = static_cast<size_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (t >= tables.tensor_count) return;
+  const size_t first = tables.sums[t].first / 2, end = first + tables.sums[t].count;
+  TensorSums sums = {0, 0};
 #pragma unroll 8
-    for (size_t row = first; row < end; ++row) sum += from[row * stride + i];
-    to[blockIdx.x * size + i] = sum;
+  for (size_t tile = first; tile < end; ++tile) {
+    sums.mean_square += space.tile_sums[tile].mean_square;
+    sums.shrink += space.tile_sums[tile].shrink;
   }
+  const MnemosyneTensor& tensor = tables.tensors[t];
+  sums.mean_square /= static_cast<double>(tensor.count);
+  sums.shrink /= static_cast<double>(tensor.chunk_count);
+  if (sums.shrink > kShrinkMax) sums.shrink = kShrinkMax;
+  space.tensor_sums[t] = sums;
+  space.mean_squares[t] = static_cast<float>(sums.mean_square);
 }
 
 __device__ MnemosyneChunkStep ChunkStepOf(const MnemosyneModel& model,
@@ -61,7 +74,7 @@ __device__ MnemosyneChunkStep ChunkStepOf(const MnemosyneModel& model,
   const MnemosyneChunk& chunk = arrays.chunks[c];
   MnemosyneChunkStep step;
   step.chunk = &chunk;
-  step.tensor = tables.tensors + tile.tensor;
+  step.tensor = tables.tensors + arrays.first_tensor + tile.tensor;
   step.step = tables.steps + tile.taking;
   step.values = arrays.values + chunk.offset;
   step.fast = arrays.fast + chunk.offset;
@@ -73,7 +86,7 @@ __device__ MnemosyneChunkStep ChunkStepOf(const MnemosyneModel& model,
   step.gains = arrays.gains + chunk.first_cell;
   step.choice = arrays.choices + c;
   step.positions = arrays.positions + 2 * chunk.first_cell * sizes.positional;
-  step.tensor_mean_square = tables.mean_squares[tile.tensor];
+  step.tensor_mean_square = tables.mean_squares[arrays.first_tensor + tile.tensor];
   step.context_query = arrays.context_queries + 2 * c * sizes.context_map.features;
   step.context_contents = arrays.context_contents + tile.tensor * contents;
   step.context_all = arrays.context_contents + arrays.tensor_count * contents;
@@ -86,7 +99,8 @@ __device__ MnemosyneRounding ChunkRoundingOf(const MnemosyneArrays& arrays,
                                              const ChunkTile& tile, size_t c) {
   const RoundingKeys& keys = tables.keys[tile.taking];
   const size_t offset = arrays.chunks[c].offset;
-  const size_t first = arrays.chunks[tables.tensors[tile.tensor].first_chunk].offset;
+  const size_t first =
+      arrays.chunks[tables.tensors[arrays.first_tensor + tile.tensor].first_chunk].offset;
   MnemosyneRounding rounding;
   rounding.fast_key = keys.fast;
   rounding.square_key = keys.square;
@@ -99,65 +113,94 @@ __device__ MnemosyneRounding ChunkRoundingOf(const MnemosyneArrays& arrays,
   return rounding;
 }
 
-// What a team has in shared memory.
-struct alignas(16) TeamShared {
-  float weights[(TeamWeights::kCount + 3) / 4 * 4];
-  TeamScratch scratch;
+// A chunk whose turn it is, with copies of what its step only reads.
+struct TeamTurn {
+  uint32_t item;  // As tables.chunks has it.
   MnemosyneChunkStep step;
   MnemosyneChoice before;
   MnemosyneChunk chunk;
   MnemosyneTensor tensor;
   MnemosyneTensorStep tensor_step;
   MnemosyneRounding rounding;
+
+  // For one thread: takes chunk `next` of those that take part, if there is one.
+  template <bool kRounds>
+  __device__ void Take(const MnemosyneModel& model, const MnemosyneStates& states,
+                       const MnemosyneStepTables& tables, size_t next) {
+    if (next >= tables.chunk_count) return;
+    item = tables.chunks[next];
+    const ChunkTile tile = tables.tiles[item / kTileChunks];
+    const MnemosyneArrays& arrays = ArraysOf(states, tile);
+    const size_t c = tile.first_chunk + item % kTileChunks;
+    step = ChunkStepOf(model, arrays, tables, tile, c);
+    before = *step.choice;
+    chunk = *step.chunk;
+    tensor = *step.tensor;
+    tensor_step = *step.step;
+    step.chunk = &chunk;
+    step.tensor = &tensor;
+    step.step = &tensor_step;
+    if (kRounds) {
+      rounding = ChunkRoundingOf(arrays, tables, tile, c);
+      step.rounding = &rounding;
+    }
+  }
 };
 
-// Teams take the chunks of all tiles in turns. `square_sums` and `capped` are [tiles, kTileChunks].
+// What a team has in shared memory.
+struct alignas(16) TeamShared {
+  float weights[(TeamWeights::kCount + 3) / 4 * 4];
+  TeamScratch scratch;
+  TeamTurn turns[2];  // This one and the next.
+};
+
+// Teams take the chunks in turns. `square_sums` and `capped` are [tiles, kTileChunks].
 template <template <class> class Memory, bool kReplay>
 __global__ void __launch_bounds__(kTeamThreads, kTeams)
     StepTeams(const __grid_constant__ MnemosyneModel model,
               const __grid_constant__ TeamModel team_model,
-              const __grid_constant__ MnemosyneArrays arrays,
+              const __grid_constant__ MnemosyneStates states,
               const __grid_constant__ MnemosyneStepTables tables, double* __restrict__ square_sums,
               uint32_t* __restrict__ capped) {
   extern __shared__ float4 memory[];
   TeamShared& shared = *reinterpret_cast<TeamShared*>(memory);
+  constexpr bool kRounds = Memory<WarpLanes>::kRounds;
+  constexpr int kLast = kTeamThreads - 32;  // A thread of the last warp, which decides nothing.
   const int thread = static_cast<int>(threadIdx.x);
   if (!kReplay) TeamWeights::Stage(model.weights, shared.weights, thread, kTeamThreads);
-  for (size_t item = blockIdx.x; item < tables.tile_count * kTileChunks; item += gridDim.x) {
-    const ChunkTile tile = tables.tiles[item / kTileChunks];
-    if (item % kTileChunks >= tile.count) continue;
-    __syncthreads();  // All are done with the last chunk.
-    if (thread == 0) {
-      const size_t c = tile.first_chunk + item % kTileChunks;
-      shared.step = ChunkStepOf(model, arrays, tables, tile, c);
-      shared.before = *shared.step.choice;
-      shared.chunk = *shared.step.chunk;
-      shared.tensor = *shared.step.tensor;
-      shared.tensor_step = *shared.step.step;
-      shared.step.chunk = &shared.chunk;
-      shared.step.tensor = &shared.tensor;
-      shared.step.step = &shared.tensor_step;
-      if (Memory<WarpLanes>::kRounds) {
-        shared.rounding = ChunkRoundingOf(arrays, tables, tile, c);
-        shared.step.rounding = &shared.rounding;
-      }
-    }
-    __syncthreads();
-    TeamWarp<WarpLanes, Memory> warp(team_model, shared.weights, shared.scratch, shared.step,
-                                     shared.before, thread / 32);
+  if (thread == kLast) shared.turns[0].Take<kRounds>(model, states, tables, blockIdx.x);
+  __syncthreads();
+  int turn = 0;
+  for (size_t next = blockIdx.x; next < tables.chunk_count; next += gridDim.x, turn ^= 1) {
+    const TeamTurn& at = shared.turns[turn];
+    TeamWarp<WarpLanes, Memory> warp(team_model, shared.weights, shared.scratch, at.step, at.before,
+                                     thread / 32);
+    const auto look_ahead = [&] {
+      if (thread != kLast) return;
+      shared.turns[turn ^ 1].Take<kRounds>(model, states, tables, next + gridDim.x);
+    };
     if (kReplay) {
       warp.Replay();
+      look_ahead();
       __syncthreads();
-      if (thread == 0) warp.FinishReplay(square_sums + item, capped + item);
+      if (thread == 0) warp.FinishReplay(square_sums + at.item, capped + at.item);
+      __syncthreads();
       continue;
     }
-    if (Memory<WarpLanes>::kRounds) {
+    if (kRounds) {
       warp.WriteSquares();
       __syncthreads();
     }
     warp.Measure();
     __syncthreads();
-    if (thread < 32) warp.Decide();
+    warp.DecideFirst();
+    look_ahead();
+    __syncthreads();
+    warp.DecideSecond();
+    __syncthreads();
+    warp.DecideThird();
+    __syncthreads();
+    warp.DecideLast();
     __syncthreads();
     warp.WriteMemory();
     __syncthreads();
@@ -165,7 +208,7 @@ __global__ void __launch_bounds__(kTeamThreads, kTeams)
     __syncthreads();
     warp.WriteUpdate(cap);
     __syncthreads();
-    if (thread == 0) warp.Finish(cap, square_sums + item, capped + item);
+    if (thread == 0) warp.Finish(cap, square_sums + at.item, capped + at.item);
   }
 }
 
@@ -174,14 +217,15 @@ __global__ void __launch_bounds__(kTeamThreads, kTeams)
 template <class Memory, bool kReplay>
 __global__ void __launch_bounds__(kBlockThreads)
     StepBlocks(const __grid_constant__ MnemosyneModel model,
-               const __grid_constant__ MnemosyneArrays arrays,
+               const __grid_constant__ MnemosyneStates states,
                const __grid_constant__ MnemosyneStepTables tables, float* scratch,
                size_t scratch_count, double* __restrict__ square_sums,
                uint32_t* __restrict__ capped) {
   float* const own = scratch + blockIdx.x * scratch_count;
-  for (size_t item = blockIdx.x; item < tables.tile_count * kTileChunks; item += gridDim.x) {
+  for (size_t next = blockIdx.x; next < tables.chunk_count; next += gridDim.x) {
+    const uint32_t item = tables.chunks[next];
     const ChunkTile tile = tables.tiles[item / kTileChunks];
-    if (item % kTileChunks >= tile.count) continue;
+    const MnemosyneArrays& arrays = ArraysOf(states, tile);
     const size_t c = tile.first_chunk + item % kTileChunks;
     MnemosyneChunkStep step = ChunkStepOf(model, arrays, tables, tile, c);
     MnemosyneRounding rounding;
@@ -223,26 +267,26 @@ cudaError_t AllowShared(Kernel kernel, size_t bytes) {
 }
 
 template <template <class> class Memory, bool kReplay>
-cudaError_t LaunchTeams(const MnemosyneModel& model, const MnemosyneArrays& arrays,
+cudaError_t LaunchTeams(const MnemosyneModel& model, const MnemosyneStates& states,
                         const MnemosyneStepTables& tables, const MnemosyneStepSpace& space,
                         unsigned processors, cudaStream_t stream) {
   const cudaError_t error = AllowShared(StepTeams<Memory, kReplay>, sizeof(TeamShared));
   if (error != cudaSuccess) return error;
-  const unsigned needed = static_cast<unsigned>(tables.tile_count * kTileChunks);
+  const unsigned needed = static_cast<unsigned>(tables.chunk_count);
   const unsigned blocks = needed < kTeams * processors ? needed : kTeams * processors;
   StepTeams<Memory, kReplay><<<blocks, kTeamThreads, sizeof(TeamShared), stream>>>(
-      model, TeamModel::Of(model), arrays, tables, space.square_sums, space.capped);
+      model, TeamModel::Of(model), states, tables, space.square_sums, space.capped);
   return cudaGetLastError();
 }
 
 template <class Memory, bool kReplay>
-cudaError_t LaunchBlocks(const MnemosyneModel& model, const MnemosyneArrays& arrays,
+cudaError_t LaunchBlocks(const MnemosyneModel& model, const MnemosyneStates& states,
                          const MnemosyneStepTables& tables, const MnemosyneStepSpace& space,
                          cudaStream_t stream) {
-  const unsigned needed = static_cast<unsigned>(tables.tile_count * kTileChunks);
+  const unsigned needed = static_cast<unsigned>(tables.chunk_count);
   const unsigned blocks = needed < space.scratch_blocks ? needed : space.scratch_blocks;
   StepBlocks<Memory, kReplay><<<blocks, kBlockThreads, 0, stream>>>(
-      model, arrays, tables, space.scratch, BlockScratch::Count(model.sizes), space.square_sums,
+      model, states, tables, space.scratch, BlockScratch::Count(model.sizes), space.square_sums,
       space.capped);
   return cudaGetLastError();
 }
@@ -253,62 +297,45 @@ size_t StepScratchCount(const MnemosyneSizes& sizes) {
   return TeamSizes::Fit(sizes) ? 0 : BlockScratch::Count(sizes);
 }
 
-cudaError_t LaunchMnemosyneContext(const MnemosyneModel& model, const MnemosyneArrays& arrays,
-                                   const ChunkTile* tiles, size_t tile_count,
-                                   const uint32_t* first_tiles, float* parts, float* rows,
-                                   TileSums* sums, cudaStream_t stream) {
+cudaError_t LaunchMnemosyneContext(const MnemosyneModel& model, const MnemosyneStates& states,
+                                   const MnemosyneContextTables& tables,
+                                   const uint32_t* level_counts, size_t level_count,
+                                   const MnemosyneContextSpace& space, cudaStream_t stream) {
   const size_t size = ContextContentCount(model.sizes);
   const size_t shared = ContextScratchCount(model.sizes) * sizeof(float);
   cudaError_t error = AllowShared(Context, shared);
   if (error != cudaSuccess) return error;
-  Context<<<static_cast<unsigned>(tile_count), kContextThreads, shared, stream>>>(
-      model, arrays, tiles, size, parts, sums);
-  SumTensorTiles<<<static_cast<unsigned>(arrays.tensor_count), kContextThreads, 0, stream>>>(
-      first_tiles, size, parts, arrays.context_contents);
-  float* const all = arrays.context_contents + arrays.tensor_count * size;
-  const float* from = parts + size;
-  size_t count = tile_count, stride = 2 * size;
-  while (true) {
-    const unsigned blocks = Blocks(count, kRows);
-    float* const to = blocks == 1 ? all : rows;
-    SumRows<<<blocks, kContextThreads, 0, stream>>>(from, count, stride, size, to);
-    if (blocks == 1) break;
-    from = to;
-    rows = to + blocks * size;
-    count = blocks;
-    stride = size;
+  Context<<<static_cast<unsigned>(tables.tile_count), kContextThreads, shared, stream>>>(
+      model, states, tables.tiles, size, space.rows, space.tile_sums);
+  const RowSum* sums = tables.sums;
+  for (size_t level = 0; level < level_count; ++level) {
+    SumRows<<<level_counts[level], kContextThreads, 0, stream>>>(sums, size, space.rows);
+    sums += level_counts[level];
   }
+  SumTiles<<<Blocks(tables.tensor_count, kTensorThreads), kTensorThreads, 0, stream>>>(tables,
+                                                                                       space);
   return cudaGetLastError();
 }
 
-size_t ContextRowCount(size_t tile_count) {
-  size_t rows = 0;
-  while (tile_count > kRows) {
-    tile_count = (tile_count + kRows - 1) / kRows;
-    rows += tile_count;
-  }
-  return rows;
-}
-
-cudaError_t LaunchMnemosyneStep(const MnemosyneModel& model, const MnemosyneArrays& arrays,
+cudaError_t LaunchMnemosyneStep(const MnemosyneModel& model, const MnemosyneStates& states,
                                 const MnemosyneStepTables& tables, const MnemosyneStepSpace& space,
                                 bool replay, unsigned processors, cudaStream_t stream) {
   cudaError_t error;
   if (TeamSizes::Fit(model.sizes)) {
     const auto launch =
-        arrays.fast_half == nullptr
+        states.first.fast_half == nullptr
             ? (replay ? &LaunchTeams<FullMemory, true> : &LaunchTeams<FullMemory, false>)
             : (replay ? &LaunchTeams<HalfMemory, true> : &LaunchTeams<HalfMemory, false>);
-    error = launch(model, arrays, tables, space, processors, stream);
+    error = launch(model, states, tables, space, processors, stream);
   } else {
     const auto launch =
-        arrays.fast_half == nullptr
+        states.first.fast_half == nullptr
             ? (replay ? &LaunchBlocks<BlockFloats, true> : &LaunchBlocks<BlockFloats, false>)
             : (replay ? &LaunchBlocks<BlockHalves, true> : &LaunchBlocks<BlockHalves, false>);
-    error = launch(model, arrays, tables, space, stream);
+    error = launch(model, states, tables, space, stream);
   }
   if (error != cudaSuccess) return error;
-  SumTileChunks<<<Blocks(tables.tile_count, 128), 128, 0, stream>>>(
+  SumTileChunks<<<Blocks(tables.tile_count, kTensorThreads), kTensorThreads, 0, stream>>>(
       tables.tiles, tables.tile_count, space.square_sums, space.capped, space.results);
   return cudaGetLastError();
 }

@@ -95,8 +95,21 @@ class TeamWarp : private WarpFunctions<W> {
     }
   }
 
-  // For the first warp of the team alone: what the chunk decides.
-  MNEMOSYNE_DEVICE void Decide() { DecideAside(model_, weights_, scratch_, at_, choice_); }
+  // The parts of what the chunk decides; most warps have a rest.
+  MNEMOSYNE_DEVICE void DecideFirst() {
+    if (slice_.warp() >= ChunkDecision<W>::kFirstWarps) return;
+    FirstAside(model_, weights_, scratch_, at_, choice_, slice_.warp());
+  }
+  MNEMOSYNE_DEVICE void DecideSecond() {
+    if (slice_.warp() == 0) SecondAside(model_, weights_, scratch_, at_, choice_);
+  }
+  MNEMOSYNE_DEVICE void DecideThird() {
+    if (slice_.warp() >= ChunkDecision<W>::kThirdWarps) return;
+    ThirdAside(model_, weights_, scratch_, at_, choice_, slice_.warp());
+  }
+  MNEMOSYNE_DEVICE void DecideLast() {
+    if (slice_.warp() == 0) LastAside(model_, weights_, scratch_, at_, choice_);
+  }
 
   // r2 takes in the direction; the update stays in registers.
   MNEMOSYNE_DEVICE void WriteMemory() {
@@ -213,11 +226,26 @@ class TeamWarp : private WarpFunctions<W> {
     }
   };
 
-  // A function of its own, so that what it has to put aside costs the first warp alone.
-  static MNEMOSYNE_DEVICE_ASIDE void DecideAside(const TeamModel& model, const float* weights,
+  // Functions of their own, so that what they have to put aside costs their warps alone.
+  static MNEMOSYNE_DEVICE_ASIDE void FirstAside(const TeamModel& model, const float* weights,
+                                                TeamScratch& scratch, const MnemosyneChunkStep& at,
+                                                const MnemosyneChoice& before, int warp) {
+    ChunkDecision<W>(model, weights, scratch, at, before).First(warp);
+  }
+  static MNEMOSYNE_DEVICE_ASIDE void SecondAside(const TeamModel& model, const float* weights,
                                                  TeamScratch& scratch, const MnemosyneChunkStep& at,
                                                  const MnemosyneChoice& before) {
-    ChunkDecision<W>(model, weights, scratch, at, before).Run();
+    ChunkDecision<W>(model, weights, scratch, at, before).Second();
+  }
+  static MNEMOSYNE_DEVICE_ASIDE void ThirdAside(const TeamModel& model, const float* weights,
+                                                TeamScratch& scratch, const MnemosyneChunkStep& at,
+                                                const MnemosyneChoice& before, int warp) {
+    ChunkDecision<W>(model, weights, scratch, at, before).Third(warp);
+  }
+  static MNEMOSYNE_DEVICE_ASIDE void LastAside(const TeamModel& model, const float* weights,
+                                               TeamScratch& scratch, const MnemosyneChunkStep& at,
+                                               const MnemosyneChoice& before) {
+    ChunkDecision<W>(model, weights, scratch, at, before).Last();
   }
 
   MNEMOSYNE_DEVICE float FloorOf(const MnemosyneChoice& choice) const {

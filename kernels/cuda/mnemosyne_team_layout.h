@@ -96,11 +96,14 @@ struct alignas(16) TeamScratch {
 
   float sums[TeamSizes::kCells * kRow];  // As CellSum has them.
   float keys[TeamSizes::kCells * kRow];
+  float queries[TeamSizes::kCells * kRow];
   float rows[TeamSizes::kCells * kRow];
   float content[64];  // [8, 8]
   float mass[8];
   float pool_inputs[44];     // 41 count.
   float decoder_inputs[96];  // Token, memory, contexts.
+  float hidden[32];          // Of the decoder, as far as the memory has no part in it.
+  float memory[256 + 16];    // Contents and masses before the step.
   float gains[TeamSizes::kCells];
   float slow[TeamSizes::kCoordinates];  // r2 before the step.
   float maxima[TeamSizes::kWarps];      // Of s.

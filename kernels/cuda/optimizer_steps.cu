@@ -31,24 +31,24 @@ __device__ void StoreFour(float* p, const Four& x) { __stcs(reinterpret_cast<flo
 // as far as it writes: four in a row at a time, those behind the last four one by one. Two loads of
 // each array are under way together.
 template <int kArrays, typename Step>
-__device__ double StepElements(const Block& block, float* const (&arrays)[kArrays],
+__device__ double StepElements(uint32_t count, float* const (&arrays)[kArrays],
                                const bool (&writes)[kArrays], const Step& step) {
-  constexpr size_t kFours = 2;
+  constexpr uint32_t kFours = 2;
   double square_sum = 0;
-  const size_t whole = block.count / 4 * 4;
-  for (size_t start = 4 * threadIdx.x; start < whole; start += 4 * kFours * kThreads) {
+  const uint32_t whole = count / 4 * 4;
+  for (uint32_t start = 4 * threadIdx.x; start < whole; start += 4 * kFours * kThreads) {
     Four x[kFours][kArrays];
 #pragma unroll
-    for (size_t k = 0; k < kFours; ++k) {
-      const size_t i = start + 4 * k * kThreads;
+    for (uint32_t k = 0; k < kFours; ++k) {
+      const uint32_t i = start + 4 * k * kThreads;
 #pragma unroll
       for (int a = 0; a < kArrays; ++a) {
-        if (i < whole) x[k][a] = LoadFour(arrays[a] + block.offset + i);
+        if (i < whole) x[k][a] = LoadFour(arrays[a] + i);
       }
     }
 #pragma unroll
-    for (size_t k = 0; k < kFours; ++k) {
-      const size_t i = start + 4 * k * kThreads;
+    for (uint32_t k = 0; k < kFours; ++k) {
+      const uint32_t i = start + 4 * k * kThreads;
       if (i >= whole) break;
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
@@ -62,40 +62,39 @@ __device__ double StepElements(const Block& block, float* const (&arrays)[kArray
       }
 #pragma unroll
       for (int a = 0; a < kArrays; ++a) {
-        if (writes[a]) StoreFour(arrays[a] + block.offset + i, x[k][a]);
+        if (writes[a]) StoreFour(arrays[a] + i, x[k][a]);
       }
     }
   }
-  for (size_t i = whole + threadIdx.x; i < block.count; i += kThreads) {
+  for (uint32_t i = whole + threadIdx.x; i < count; i += kThreads) {
     float numbers[kArrays];
 #pragma unroll
-    for (int a = 0; a < kArrays; ++a) numbers[a] = arrays[a][block.offset + i];
+    for (int a = 0; a < kArrays; ++a) numbers[a] = arrays[a][i];
     step(numbers);
 #pragma unroll
     for (int a = 0; a < kArrays; ++a) {
-      if (writes[a]) arrays[a][block.offset + i] = numbers[a];
+      if (writes[a]) arrays[a][i] = numbers[a];
     }
     square_sum = AddSquare(square_sum, numbers[0]);
   }
   return square_sum;
 }
 
-__global__ void SgdStep(const Block* __restrict__ blocks,
+__global__ void SgdStep(const StepBlock* __restrict__ blocks,
                         const SgdCoefficients* __restrict__ coefficients, bool replay,
-                        float* __restrict__ values, float* __restrict__ momentum,
                         double* __restrict__ square_sums) {
-  const Block block = blocks[blockIdx.x];
+  const StepBlock block = blocks[blockIdx.x];
   const SgdCoefficients c = coefficients[block.segment];
   double square_sum;
   if (c.momentum == 0) {
-    float* const arrays[] = {values};
+    float* const arrays[] = {block.values};
     const bool writes[] = {true};
-    square_sum = StepElements(block, arrays, writes,
+    square_sum = StepElements(block.count, arrays, writes,
                               [&](float(&x)[1]) { x[0] = __fmul_rn(c.gradient_scale, x[0]); });
   } else {
-    float* const arrays[] = {values, momentum};
+    float* const arrays[] = {block.values, block.first};
     const bool writes[] = {true, !replay};
-    square_sum = StepElements(block, arrays, writes, [&](float(&x)[2]) {
+    square_sum = StepElements(block.count, arrays, writes, [&](float(&x)[2]) {
       const float d = __fmul_rn(c.gradient_scale, x[0]);
       if (!replay) {
         x[1] = c.first_step ? d : __fmaf_rn(d, c.gradient_weight, __fmul_rn(c.momentum, x[1]));
@@ -106,15 +105,14 @@ __global__ void SgdStep(const Block* __restrict__ blocks,
   StoreSum(square_sum, square_sums);
 }
 
-__global__ void AdamStep(const Block* __restrict__ blocks,
+__global__ void AdamStep(const StepBlock* __restrict__ blocks,
                          const AdamCoefficients* __restrict__ coefficients, bool replay,
-                         float* __restrict__ values, float* __restrict__ first_moment,
-                         float* __restrict__ second_moment, double* __restrict__ square_sums) {
-  const Block block = blocks[blockIdx.x];
+                         double* __restrict__ square_sums) {
+  const StepBlock block = blocks[blockIdx.x];
   const AdamCoefficients c = coefficients[block.segment];
-  float* const arrays[] = {values, first_moment, second_moment};
+  float* const arrays[] = {block.values, block.first, block.second};
   const bool writes[] = {true, !replay, !replay};
-  const double square_sum = StepElements(block, arrays, writes, [&](float(&x)[3]) {
+  const double square_sum = StepElements(block.count, arrays, writes, [&](float(&x)[3]) {
     float& m = x[1];
     float& v = x[2];
     if (!replay) {
@@ -130,22 +128,22 @@ __global__ void AdamStep(const Block* __restrict__ blocks,
 
 // The threads of a warp hold 32 neighbours, two words of signs: all threads go through the loop the
 // same number of times, so that they can vote.
-__global__ void LionStep(const Block* __restrict__ blocks,
+__global__ void LionStep(const StepBlock* __restrict__ blocks,
                          const LionCoefficients* __restrict__ coefficients, bool replay,
-                         float* __restrict__ values, float* __restrict__ momentum,
-                         uint32_t* __restrict__ signs, double* __restrict__ square_sums) {
+                         double* __restrict__ square_sums) {
   constexpr unsigned kAllThreads = 0xFFFFFFFF;
-  const Block block = blocks[blockIdx.x];
+  const StepBlock block = blocks[blockIdx.x];
   const LionCoefficients c = coefficients[block.segment];
   const unsigned shift = threadIdx.x % 32 / kSignsPerWord * kSignsPerWord;
   const unsigned bit = threadIdx.x % kSignsPerWord;
   double square_sum = 0;
-  for (size_t start = 0; start < block.count; start += kThreads) {
-    const size_t i = block.offset + start + threadIdx.x;
-    const bool active = start + threadIdx.x < block.count;
+  float* const __restrict__ values = block.values, * const __restrict__ momentum = block.first;
+  for (uint32_t start = 0; start < block.count; start += kThreads) {
+    const uint32_t i = start + threadIdx.x;
+    const bool active = i < block.count;
     uint32_t word = 0;
     if (replay) {
-      if (active) word = signs[i / kSignsPerWord];
+      if (active) word = block.signs[i / kSignsPerWord];
     } else {
       float direction = 0;
       if (active) {
@@ -157,7 +155,7 @@ __global__ void LionStep(const Block* __restrict__ blocks,
       const uint32_t negative = __ballot_sync(kAllThreads, direction < 0) >> shift & 0xFFFF;
       const uint32_t positive = __ballot_sync(kAllThreads, direction > 0) >> shift & 0xFFFF;
       word = negative | positive << 16;
-      if (active && bit == 0) signs[i / kSignsPerWord] = word;
+      if (active && bit == 0) block.signs[i / kSignsPerWord] = word;
     }
     if (active) {
       const int sign = static_cast<int>(word >> (16 + bit) & 1) - static_cast<int>(word >> bit & 1);
@@ -171,29 +169,27 @@ __global__ void LionStep(const Block* __restrict__ blocks,
 
 }  // namespace
 
-cudaError_t LaunchSgdStep(const Block* blocks, size_t block_count,
-                          const SgdCoefficients* coefficients, bool replay, float* values,
-                          float* momentum, double* square_sums, cudaStream_t stream) {
-  SgdStep<<<static_cast<unsigned>(block_count), kThreads, 0, stream>>>(
-      blocks, coefficients, replay, values, momentum, square_sums);
+cudaError_t LaunchSgdStep(const StepBlock* blocks, size_t block_count,
+                          const SgdCoefficients* coefficients, bool replay, double* square_sums,
+                          cudaStream_t stream) {
+  SgdStep<<<static_cast<unsigned>(block_count), kThreads, 0, stream>>>(blocks, coefficients, replay,
+                                                                       square_sums);
   return cudaGetLastError();
 }
 
-cudaError_t LaunchAdamStep(const Block* blocks, size_t block_count,
-                           const AdamCoefficients* coefficients, bool replay, float* values,
-                           float* first_moment, float* second_moment, double* square_sums,
+cudaError_t LaunchAdamStep(const StepBlock* blocks, size_t block_count,
+                           const AdamCoefficients* coefficients, bool replay, double* square_sums,
                            cudaStream_t stream) {
-  AdamStep<<<static_cast<unsigned>(block_count), kThreads, 0, stream>>>(
-      blocks, coefficients, replay, values, first_moment, second_moment, square_sums);
+  AdamStep<<<static_cast<unsigned>(block_count), kThreads, 0, stream>>>(blocks, coefficients,
+                                                                        replay, square_sums);
   return cudaGetLastError();
 }
 
-cudaError_t LaunchLionStep(const Block* blocks, size_t block_count,
-                           const LionCoefficients* coefficients, bool replay, float* values,
-                           float* momentum, uint32_t* signs, double* square_sums,
+cudaError_t LaunchLionStep(const StepBlock* blocks, size_t block_count,
+                           const LionCoefficients* coefficients, bool replay, double* square_sums,
                            cudaStream_t stream) {
-  LionStep<<<static_cast<unsigned>(block_count), kThreads, 0, stream>>>(
-      blocks, coefficients, replay, values, momentum, signs, square_sums);
+  LionStep<<<static_cast<unsigned>(block_count), kThreads, 0, stream>>>(blocks, coefficients,
+                                                                        replay, square_sums);
   return cudaGetLastError();
 }
 

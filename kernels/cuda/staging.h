@@ -3,7 +3,9 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <cstring>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -48,7 +50,8 @@ class Reserve {
   Buffer buffer_;
 };
 
-// Tables that go to the device in one copy.
+// Tables that go to the device in one copy, which nobody waits for; none if the device has the same
+// from before.
 class Staging {
  public:
   void Clear() { places_.Clear(); }
@@ -66,10 +69,23 @@ class Staging {
     return Add(std::span<const T>(items));
   }
 
-  // Copies all to the device; tables are then at At<T>(place).
+  // Copies all to the device; tables are then at At<T>(place), which nothing may write to.
   absl::Status Upload(Backend& backend) {
-    MNEMO_ASSIGN_OR_RETURN(device_, reserve_.Get(backend, places_.end()));
-    return backend.Upload(bytes_.data(), device_, places_.end());
+    const size_t size = places_.end();
+    if (size == sent_ && (size == 0 || std::memcmp(pinned_.data(), bytes_.data(), size) == 0)) {
+      return absl::OkStatus();
+    }
+    sent_ = 0;
+    MNEMO_ASSIGN_OR_RETURN(device_, reserve_.Get(backend, size));
+    if (sent_at_ == backend.wait_count()) MNEMO_RETURN_IF_ERROR(backend.Synchronize());
+    if (pinned_.size() < size) {
+      MNEMO_ASSIGN_OR_RETURN(pinned_, backend.AllocateHost(2 * size));
+    }
+    std::memcpy(pinned_.data(), bytes_.data(), size);
+    MNEMO_RETURN_IF_ERROR(backend.UploadLater(pinned_.data(), device_, size));
+    sent_at_ = backend.wait_count();
+    sent_ = size;
+    return absl::OkStatus();
   }
   template <typename T>
   const T* At(size_t place) const {
@@ -79,8 +95,36 @@ class Staging {
  private:
   Places places_;
   std::vector<std::byte> bytes_;
+  Buffer pinned_;  // What was sent, and perhaps is still being sent.
+  size_t sent_ = 0;
+  std::optional<uint64_t> sent_at_;  // The backend's wait_count().
   Reserve reserve_;
   std::byte* device_ = nullptr;
+};
+
+// Numbers that come from the device, in memory where it copies fastest to.
+class Landing {
+ public:
+  // Makes room for `size` bytes; what was fetched before is lost.
+  absl::Status Prepare(Backend& backend, size_t size) {
+    if (pinned_.size() >= size) return absl::OkStatus();
+    pinned_ = Buffer();
+    MNEMO_ASSIGN_OR_RETURN(pinned_, backend.AllocateHost(2 * size));
+    return absl::OkStatus();
+  }
+
+  // Waits for all earlier calls; what was fetched before is lost.
+  template <typename T>
+  absl::StatusOr<std::span<const T>> Fetch(Backend& backend, const void* device, size_t count) {
+    const size_t size = count * sizeof(T);
+    MNEMO_RETURN_IF_ERROR(Prepare(backend, size));
+    MNEMO_RETURN_IF_ERROR(
+        backend.Download(static_cast<const std::byte*>(device), pinned_.data(), size));
+    return std::span<const T>(pinned_.as<const T>(), count);
+  }
+
+ private:
+  Buffer pinned_;
 };
 
 }  // namespace mnemosyne::kernels::cuda

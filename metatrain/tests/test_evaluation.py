@@ -7,6 +7,7 @@ import jax
 import pytest
 
 from mnemosyne_metatrain.cli import main
+from mnemosyne_metatrain.evaluation import fingerprint
 from mnemosyne_metatrain.evaluation.fingerprint import task_fingerprint
 from mnemosyne_metatrain.evaluation.grid import Grid, RuleGrid
 from mnemosyne_metatrain.evaluation.judge import Plan
@@ -95,6 +96,16 @@ def test_a_fingerprint_follows_what_a_task_runs() -> None:
     assert of(0.1) == of(0.1)
     assert (
         len({of(0.1), of(0.2), of(0.1, seeds=3), of(0.1, Grid((RuleGrid("adam", -3, -1),)))}) == 4
+    )
+
+
+def test_what_a_fingerprint_is_made_of_has_no_comments_or_docstrings() -> None:
+    source = fingerprint._source(fingerprint._names)
+
+    assert source == (
+        "def _names(code: CodeType) -> set[str]: names = set(code.co_names) "
+        "for constant in code.co_consts: if isinstance(constant, CodeType): "
+        "names |= _names(constant) return names"
     )
 
 

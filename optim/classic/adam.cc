@@ -64,10 +64,18 @@ class Adam final : public ArenaOptimizer {
   }
 
  private:
-  absl::Status Run(const Step& step) override {
-    FillCoefficients(step, kMaximize, coefficients_, MakeCoefficients);
-    return backend_.AdamStep({step.segments, coefficients_, step.values, step.state.arena<float>(0),
-                              step.state.arena<float>(1), step.square_sums, step.replay});
+  absl::Status Run(std::span<const Step> steps) override {
+    return backend_.AdamSteps(
+        BindSteps(steps, kMaximize, coefficients_, MakeCoefficients,
+                  [](const Step& step, std::span<const kernels::AdamCoefficients> coefficients) {
+                    return kernels::AdamStepArgs{step.segments,
+                                                 coefficients,
+                                                 step.values,
+                                                 step.state.arena<float>(0),
+                                                 step.state.arena<float>(1),
+                                                 step.square_sums,
+                                                 step.replay};
+                  }));
   }
 
   std::vector<kernels::AdamCoefficients> coefficients_;  // Workspace.

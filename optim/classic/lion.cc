@@ -34,17 +34,26 @@ class Lion final : public ArenaOptimizer {
   }
 
  private:
-  absl::Status Run(const Step& step) override {
-    FillCoefficients(step, kMaximize, coefficients_, [](const GroupStep& group, int64_t) {
+  absl::Status Run(std::span<const Step> steps) override {
+    const auto make = [](const GroupStep& group, int64_t) {
       kernels::LionCoefficients coefficients;
       coefficients.beta1 = static_cast<float>(group.values[kBeta1]);
       coefficients.one_minus_beta1 = static_cast<float>(1 - group.values[kBeta1]);
       coefficients.beta2 = static_cast<float>(group.values[kBeta2]);
       coefficients.one_minus_beta2 = static_cast<float>(1 - group.values[kBeta2]);
       return coefficients;
-    });
-    return backend_.LionStep({step.segments, coefficients_, step.values, step.state.arena<float>(0),
-                              step.state.arena<uint32_t>(1), step.square_sums, step.replay});
+    };
+    return backend_.LionSteps(
+        BindSteps(steps, kMaximize, coefficients_, make,
+                  [](const Step& step, std::span<const kernels::LionCoefficients> coefficients) {
+                    return kernels::LionStepArgs{step.segments,
+                                                 coefficients,
+                                                 step.values,
+                                                 step.state.arena<float>(0),
+                                                 step.state.arena<uint32_t>(1),
+                                                 step.square_sums,
+                                                 step.replay};
+                  }));
   }
 
   std::vector<kernels::LionCoefficients> coefficients_;  // Workspace.

@@ -33,17 +33,22 @@ class Sgd final : public ArenaOptimizer {
   }
 
  private:
-  absl::Status Run(const Step& step) override {
-    FillCoefficients(step, kMaximize, coefficients_, [](const GroupStep& group, int64_t clock) {
+  absl::Status Run(std::span<const Step> steps) override {
+    const auto make = [](const GroupStep& group, int64_t clock) {
       kernels::SgdCoefficients coefficients;
       coefficients.momentum = static_cast<float>(group.values[kMomentum]);
       coefficients.gradient_weight = static_cast<float>(1 - group.values[kDampening]);
       coefficients.first_step = clock == 1;
       coefficients.nesterov = group.values[kNesterov] != 0;
       return coefficients;
-    });
-    return backend_.SgdStep({step.segments, coefficients_, step.values, step.state.arena<float>(0),
-                             step.square_sums, step.replay});
+    };
+    return backend_.SgdSteps(
+        BindSteps(steps, kMaximize, coefficients_, make,
+                  [](const Step& step, std::span<const kernels::SgdCoefficients> coefficients) {
+                    return kernels::SgdStepArgs{step.segments,    coefficients,
+                                                step.values,      step.state.arena<float>(0),
+                                                step.square_sums, step.replay};
+                  }));
   }
 
   std::vector<kernels::SgdCoefficients> coefficients_;  // Workspace.

@@ -62,7 +62,11 @@ class LstmOptimizer final : public ArenaOptimizer {
   }
 
  private:
-  absl::Status Run(const Step& step) override {
+  bool runs_many() const override { return false; }
+
+  absl::Status Run(std::span<const Step> steps) override {
+    const Step& step = steps.front();
+    coefficients_.clear();
     FillCoefficients(step, kMaximize, coefficients_, [this](const GroupStep&, int64_t clock) {
       kernels::LstmCoefficients coefficients;
       const double kept = std::pow(kBeta, static_cast<double>(clock));

@@ -82,32 +82,29 @@ class Mnemosyne final : public Optimizer {
 
   absl::Status Update(OptimizerState& state, const StepPlan& plan, float* values,
                       std::span<double> square_sums) override {
-    auto& memory = static_cast<MnemosyneState&>(state);
-    MNEMO_RETURN_IF_ERROR(CheckPlan(memory.layout(), plan, square_sums));
-    MNEMO_RETURN_IF_ERROR(Begin(memory, plan, values));
-
-    MNEMO_RETURN_IF_ERROR(Load(memory));
-    const ToldInputs told = TakeInLoss(plan);
-    LearnScales(memory.chunks(), plan);
-    Describe(memory, plan, told);
-    MNEMO_RETURN_IF_ERROR(backend_.MnemosyneContext({model_, memory.memory(), sums_}));
-    MNEMO_RETURN_IF_ERROR(RunStep(memory, plan, values, /*replay=*/false, square_sums));
-    for (const size_t capped : capped_) session_.guard.capped += static_cast<double>(capped);
-    MNEMO_RETURN_IF_ERROR(Save(memory));
-    Note(plan, memory);
-    return absl::OkStatus();
+    SharedStep step = {state, plan, values, square_sums, {}};
+    UpdateMany({&step, 1});
+    return step.status;
   }
+
+  void UpdateMany(std::span<SharedStep> steps) override;
 
   absl::Status Replay(const OptimizerState& state, const StepPlan& plan, float* values,
                       std::span<double> square_sums) override {
     const auto& memory = static_cast<const MnemosyneState&>(state);
     MNEMO_RETURN_IF_ERROR(CheckPlan(memory.layout(), plan, square_sums));
-    MNEMO_RETURN_IF_ERROR(Begin(memory, plan, values));
-    steps_.assign(parameters_.size(), {});
-    for (size_t k = 0; k < parameters_.size(); ++k) {
-      steps_[k].gradient_scale = GradientScale(memory.layout(), plan, parameters_[k]);
+    if (works_.empty()) works_.resize(1);
+    Work& work = works_[0];
+    MNEMO_RETURN_IF_ERROR(Begin(memory, plan, values, work));
+    work.steps.assign(work.parameters.size(), {});
+    for (size_t k = 0; k < work.parameters.size(); ++k) {
+      work.steps[k].gradient_scale = GradientScale(memory.layout(), plan, work.parameters[k]);
     }
-    return RunStep(memory, plan, values, /*replay=*/true, square_sums);
+    MNEMO_RETURN_IF_ERROR(
+        backend_.MnemosyneStep({model_, memory.memory(), work.parameters, work.steps, work.sums,
+                                values, work.square_sums, work.capped, /*replay=*/true}));
+    TakeSquareSums(memory, plan, work, square_sums);
+    return absl::OkStatus();
   }
 
   UpdateRule Rule(const GroupStep& group) const override {
@@ -115,49 +112,73 @@ class Mnemosyne final : public Optimizer {
   }
 
  private:
+  // What a step works with until it is done.
+  struct Work {
+    SessionRecord session;
+    std::vector<ScaleRecord> scales;
+    std::vector<size_t> parameters;
+    std::vector<kernels::Segment> idle;
+    std::vector<MnemosyneTensorStep> steps;
+    std::vector<MnemosyneTensorSums> sums;
+    std::vector<double> square_sums;
+    std::vector<size_t> capped;
+  };
+
   // Finds out who takes part, and answers zeros for the others.
-  absl::Status Begin(const MnemosyneState& state, const StepPlan& plan, float* values) {
-    parameters_.clear();
-    idle_.clear();
+  absl::Status Begin(const MnemosyneState& state, const StepPlan& plan, float* values, Work& work) {
+    work.parameters.clear();
+    work.idle.clear();
     for (size_t i = 0; i < plan.parameters.size(); ++i) {
       if (plan.parameters[i].takes_part) {
-        parameters_.push_back(i);
+        work.parameters.push_back(i);
       } else {
         const ParameterLayout::Run& run = state.layout().runs()[i];
-        idle_.push_back({run.offset, run.count});
+        work.idle.push_back({run.offset, run.count});
       }
     }
-    sums_.assign(plan.parameters.size(), {});
-    return backend_.SetZero(idle_, values);
+    work.sums.assign(plan.parameters.size(), {});
+    work.square_sums.assign(work.parameters.size(), 0);
+    work.capped.assign(work.parameters.size(), 0);
+    return backend_.SetZero(work.idle, values);
   }
 
-  absl::Status Load(const MnemosyneState& state) {
-    scales_.resize(state.chunks().tensors().size());
-    MNEMO_RETURN_IF_ERROR(backend_.Download(
-        state.session(), reinterpret_cast<std::byte*>(&session_), sizeof(session_)));
-    return backend_.Download(state.scales(), reinterpret_cast<std::byte*>(scales_.data()),
-                             scales_.size() * sizeof(ScaleRecord));
+  // All that a step needs before the device has its turn; nothing of the state changes.
+  absl::Status Prepare(const SharedStep& step, Work& work) {
+    const auto& state = static_cast<const MnemosyneState&>(step.state);
+    MNEMO_RETURN_IF_ERROR(CheckPlan(state.layout(), step.plan, step.square_sums));
+    MNEMO_RETURN_IF_ERROR(Begin(state, step.plan, step.values, work));
+    work.session = state.session();
+    work.scales.assign(state.scales().begin(), state.scales().end());
+    const ToldInputs told = TakeInLoss(step.plan, work);
+    LearnScales(state.chunks(), step.plan, work);
+    Describe(state, step.plan, told, work);
+    return absl::OkStatus();
   }
 
-  absl::Status Save(const MnemosyneState& state) {
-    MNEMO_RETURN_IF_ERROR(backend_.Upload(reinterpret_cast<const std::byte*>(&session_),
-                                          state.session(), sizeof(session_)));
-    return backend_.Upload(reinterpret_cast<const std::byte*>(scales_.data()), state.scales(),
-                           scales_.size() * sizeof(ScaleRecord));
+  // All that is left once it had.
+  void Finish(const SharedStep& step, Work& work) {
+    auto& state = static_cast<MnemosyneState&>(step.state);
+    TakeSquareSums(state, step.plan, work, step.square_sums);
+    for (const size_t capped : work.capped) {
+      work.session.guard.capped += static_cast<double>(capped);
+    }
+    state.session() = work.session;
+    std::copy(work.scales.begin(), work.scales.end(), state.scales().begin());
+    Note(step.plan, work, state);
   }
 
   // The loss moves the trace and the guard.
-  ToldInputs TakeInLoss(const StepPlan& plan) {
+  ToldInputs TakeInLoss(const StepPlan& plan, Work& work) {
     ToldInputs told;
     told.loss = plan.loss;
     if (plan.horizon) {
       const double past = static_cast<double>(plan.step - 1) / static_cast<double>(*plan.horizon);
       told.progress = std::clamp(past, 0.0, 1.0);
     }
-    session_.trace.Add(told);
+    work.session.trace.Add(told);
     const HyperparameterValues& values = plan.groups[0].values;
-    session_.guard.Watch(
-        session_.trace, told,
+    work.session.guard.Watch(
+        work.session.trace, told,
         {.gate = values[kGuard] != 0 ? weights_.knobs.gate_guard : 0,
          .margin = values[kGuardMargin],
          .release = std::min<double>(weights_.knobs.guard_release, values[kGuardMargin]),
@@ -166,11 +187,11 @@ class Mnemosyne final : public Optimizer {
   }
 
   // The scale of a parameter is what was told at its first step.
-  void LearnScales(const ChunkLayout& chunks, const StepPlan& plan) {
+  static void LearnScales(const ChunkLayout& chunks, const StepPlan& plan, Work& work) {
     if (plan.parameter_rms.empty()) return;
-    for (const size_t i : parameters_) {
+    for (const size_t i : work.parameters) {
       if (plan.parameters[i].clock != 1) continue;
-      scales_[i] = ScaleOf(plan.parameter_rms[i], chunks.fans()[i].in);
+      work.scales[i] = ScaleOf(plan.parameter_rms[i], chunks.fans()[i].in);
     }
   }
 
@@ -181,12 +202,13 @@ class Mnemosyne final : public Optimizer {
   }
 
   // What the op is told of each parameter: its clocks, its bounds, its conditions.
-  void Describe(const MnemosyneState& state, const StepPlan& plan, const ToldInputs& told);
+  void Describe(const MnemosyneState& state, const StepPlan& plan, const ToldInputs& told,
+                Work& work) const;
 
-  absl::Status RunStep(const MnemosyneState& state, const StepPlan& plan, float* values,
-                       bool replay, std::span<double> square_sums);
+  void TakeSquareSums(const MnemosyneState& state, const StepPlan& plan, const Work& work,
+                      std::span<double> square_sums) const;
 
-  void Note(const StepPlan& plan, MnemosyneState& state);
+  void Note(const StepPlan& plan, const Work& work, MnemosyneState& state) const;
 
   const OptimizerInfo& info_;
   const MnemosyneWeights& weights_;
@@ -194,25 +216,44 @@ class Mnemosyne final : public Optimizer {
   const kernels::Buffer device_weights_;
   const kernels::MnemosyneModel model_;
 
-  // Workspace.
-  SessionRecord session_;
-  std::vector<ScaleRecord> scales_;
-  std::vector<size_t> parameters_;
-  std::vector<kernels::Segment> idle_;
-  std::vector<MnemosyneTensorStep> steps_;
-  std::vector<MnemosyneTensorSums> sums_;
-  std::vector<double> step_square_sums_;
-  std::vector<size_t> capped_;
+  // Workspace, kept from step to step.
+  std::vector<Work> works_;
+  std::vector<size_t> begun_;  // Positions of updates_ among those that share.
+  std::vector<kernels::MnemosyneUpdateArgs> updates_;
 };
 
-void Mnemosyne::Describe(const MnemosyneState& state, const StepPlan& plan,
-                         const ToldInputs& told) {
+void Mnemosyne::UpdateMany(std::span<SharedStep> steps) {
+  if (works_.size() < steps.size()) works_.resize(steps.size());
+  begun_.clear();
+  updates_.clear();
+  for (size_t k = 0; k < steps.size(); ++k) {
+    SharedStep& step = steps[k];
+    Work& work = works_[k];
+    step.status = Prepare(step, work);
+    if (!step.status.ok()) continue;
+    begun_.push_back(k);
+    updates_.push_back({static_cast<const MnemosyneState&>(step.state).memory(), work.parameters,
+                        work.steps, step.values, work.sums, work.square_sums, work.capped});
+  }
+  const absl::Status shared = backend_.MnemosyneUpdates(model_, updates_);
+  // Where there is no room for all, there may be for each.
+  const bool apart = updates_.size() > 1 && absl::IsResourceExhausted(shared);
+  for (size_t i = 0; i < begun_.size(); ++i) {
+    SharedStep& step = steps[begun_[i]];
+    step.status =
+        apart ? backend_.MnemosyneUpdates(model_, std::span(updates_).subspan(i, 1)) : shared;
+    if (step.status.ok()) Finish(step, works_[begun_[i]]);
+  }
+}
+
+void Mnemosyne::Describe(const MnemosyneState& state, const StepPlan& plan, const ToldInputs& told,
+                         Work& work) const {
   const HostKnobs& knobs = weights_.knobs;
-  steps_.clear();
+  work.steps.clear();
   int64_t last_clock = 0;  // That of no step.
   MnemosyneTensorStep step;
   std::array<float, kSharedFeatureCount> shared = {};
-  for (const size_t i : parameters_) {
+  for (const size_t i : work.parameters) {
     const int64_t clock = plan.parameters[i].clock;
     if (clock != last_clock) {
       last_clock = clock;
@@ -224,50 +265,45 @@ void Mnemosyne::Describe(const MnemosyneState& state, const StepPlan& plan,
       step.age = static_cast<float>(age);
       step.fall = static_cast<float>(std::pow(age, -static_cast<double>(knobs.fast_power)));
       step.warm = static_cast<float>(age / (age + static_cast<double>(knobs.warmup)));
-      shared = SharedFeatures(session_.trace, told, age);
+      shared = SharedFeatures(work.session.trace, told, age);
     }
     const HyperparameterValues& values = plan.groups[state.layout().parameters()[i].group].values;
     const bool guarded = values[kGuard] != 0 && knobs.gate_guard > 0;
     const double rate = plan.groups[state.layout().parameters()[i].group].learning_rate;
     const double limit =
-        values[kGuardCap] * ScaleLimit(scales_[i], state.chunks().fans()[i].in) / rate;
+        values[kGuardCap] * ScaleLimit(work.scales[i], state.chunks().fans()[i].in) / rate;
     step.gradient_scale = GradientScale(state.layout(), plan, i);
     step.limit = static_cast<float>(guarded && rate > 0 ? limit : kInfinity);
-    step.level = static_cast<float>(guarded ? session_.guard.level : 0);
+    step.level = static_cast<float>(guarded ? work.session.guard.level : 0);
     const Conditions conditions =
-        JoinConditions(state.chunks().shape_features(i), shared, scales_[i]);
+        JoinConditions(state.chunks().shape_features(i), shared, work.scales[i]);
     std::copy(conditions.begin(), conditions.end(), step.conditions);
-    steps_.push_back(step);
+    work.steps.push_back(step);
   }
 }
 
-absl::Status Mnemosyne::RunStep(const MnemosyneState& state, const StepPlan& plan, float* values,
-                                bool replay, std::span<double> square_sums) {
-  step_square_sums_.assign(parameters_.size(), 0);
-  capped_.assign(parameters_.size(), 0);
-  MNEMO_RETURN_IF_ERROR(backend_.MnemosyneStep({model_, state.memory(), parameters_, steps_, sums_,
-                                                values, step_square_sums_, capped_, replay}));
+void Mnemosyne::TakeSquareSums(const MnemosyneState& state, const StepPlan& plan, const Work& work,
+                               std::span<double> square_sums) const {
   std::fill(square_sums.begin(), square_sums.end(), 0.0);
-  for (size_t k = 0; k < parameters_.size(); ++k) {
-    const size_t i = parameters_[k];
+  for (size_t k = 0; k < work.parameters.size(); ++k) {
+    const size_t i = work.parameters[k];
     const double scale = Rule(plan.groups[state.layout().parameters()[i].group]).scale;
-    square_sums[i] = step_square_sums_[k] * scale * scale;
+    square_sums[i] = work.square_sums[k] * scale * scale;
   }
-  return absl::OkStatus();
 }
 
-void Mnemosyne::Note(const StepPlan& plan, MnemosyneState& state) {
+void Mnemosyne::Note(const StepPlan& plan, const Work& work, MnemosyneState& state) const {
   StepNotes& notes = state.mutable_notes();
   notes.rules.clear();
   for (size_t i = 0; i < plan.parameters.size(); ++i) {
     const GroupStep& group = plan.groups[state.layout().parameters()[i].group];
     UpdateRule rule = Rule(group);
-    rule.decay += sums_[i].shrink * group.learning_rate * group.values[kLearnedDecay];
+    rule.decay += work.sums[i].shrink * group.learning_rate * group.values[kLearnedDecay];
     notes.rules.push_back(rule);
   }
-  notes.guard = GuardReport{.level = session_.guard.level,
-                            .trips = static_cast<int64_t>(session_.guard.trips),
-                            .capped_chunks = static_cast<int64_t>(session_.guard.capped)};
+  notes.guard = GuardReport{.level = work.session.guard.level,
+                            .trips = static_cast<int64_t>(work.session.guard.trips),
+                            .capped_chunks = static_cast<int64_t>(work.session.guard.capped)};
 }
 
 class MnemosyneFactory final : public OptimizerFactory {

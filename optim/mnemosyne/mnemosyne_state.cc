@@ -101,8 +101,8 @@ absl::StatusOr<std::unique_ptr<MnemosyneState>> MnemosyneState::Create(
                          backend.Allocate(chunks * sizeof(kernels::MnemosyneChoice)));
   memory.choices = choices.as<kernels::MnemosyneChoice>();
   state->buffers_.push_back(std::move(choices));
-  MNEMO_ASSIGN_OR_RETURN(state->session_, backend.Allocate(sizeof(SessionRecord)));
-  MNEMO_ASSIGN_OR_RETURN(state->scales_, backend.Allocate(tensors * sizeof(ScaleRecord)));
+  MNEMO_ASSIGN_OR_RETURN(state->session_, backend.AllocateHost(sizeof(SessionRecord)));
+  MNEMO_ASSIGN_OR_RETURN(state->scales_, backend.AllocateHost(tensors * sizeof(ScaleRecord)));
   MNEMO_RETURN_IF_ERROR(state->PutConstants(weights, backend));
   return state;
 }

@@ -4,6 +4,7 @@
 #include <array>
 #include <cstddef>
 #include <memory>
+#include <span>
 #include <string_view>
 #include <vector>
 
@@ -58,9 +59,13 @@ class MnemosyneState final : public OptimizerState {
   const ChunkLayout& chunks() const { return chunks_; }
   const kernels::MnemosyneMemory& memory() const { return memory_; }
 
-  // Records on the device, [1] and [T].
-  std::byte* session() const { return session_.data(); }
-  std::byte* scales() const { return scales_.data(); }
+  // Records, on the host. `scales`: [T]
+  SessionRecord& session() { return *session_.as<SessionRecord>(); }
+  const SessionRecord& session() const { return *session_.as<const SessionRecord>(); }
+  std::span<ScaleRecord> scales() { return {scales_.as<ScaleRecord>(), layout_.runs().size()}; }
+  std::span<const ScaleRecord> scales() const {
+    return {scales_.as<const ScaleRecord>(), layout_.runs().size()};
+  }
 
  private:
   MnemosyneState(const ParameterLayout& layout, const MnemosyneWeights& weights)
@@ -76,7 +81,7 @@ class MnemosyneState final : public OptimizerState {
   const ChunkLayout chunks_;
   std::vector<kernels::Buffer> buffers_;  // What memory_ points into.
   kernels::MnemosyneMemory memory_;
-  kernels::Buffer session_;
+  kernels::Buffer session_;  // On the host, like the next.
   kernels::Buffer scales_;
   StepNotes notes_;
 };

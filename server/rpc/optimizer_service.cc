@@ -425,6 +425,7 @@ grpc::ServerUnaryReactor* OptimizerService::GetServerInfo(grpc::CallbackServerCo
     device.set_step_count(executor.step_count());
     device.set_queue_length(static_cast<int64_t>(executor.queue_length()));
     device.set_fault(std::string(ErrorMessage(executor.fault())));
+    for (const int64_t count : executor.share_counts()) device.add_share_counts(count);
     if (!caller->admin || !executor.has_own_memory()) continue;
     device.set_reserved_bytes(store_.budget().device_bytes_reserved(i));
     device.set_reserved_bytes_max(store_.budget().device_bytes_max(i));

@@ -17,6 +17,11 @@ namespace {
 // How long a caller should wait when the queue is full: some small steps, or part of a large one.
 constexpr char kRetryAfterMs[] = "100";
 
+// Bounds of what steps together: a step of some milliseconds is as fast alone, and nobody should
+// wait for more than that of others.
+constexpr size_t kSharedStepsMax = 1024;
+constexpr size_t kSharedElementsMax = size_t{1} << 24;
+
 }  // namespace
 
 absl::StatusOr<std::shared_ptr<optim::Optimizer>> StepExecutor::Device::GetOptimizer(
@@ -41,18 +46,37 @@ StepExecutor::StepExecutor(std::unique_ptr<kernels::Backend> backend, size_t que
       device_name_(backend->name()),
       device_description_(backend->description()),
       has_own_memory_(!backend->host_accessible()),
+      shares_launches_(backend->shares_launches()),
       device_(std::move(backend)),
       thread_([this] { Work(); }) {}
 
 StepExecutor::~StepExecutor() { Stop(); }
 
 absl::Status StepExecutor::Submit(const std::string& tenant, Task task) {
+  Entry entry;
+  entry.task = std::move(task);
+  return Queue(tenant, std::move(entry));
+}
+
+absl::Status StepExecutor::SubmitStep(std::unique_ptr<PendingStep> step, StepCallback done) {
+  step->MarkEnd();
+  Session& session = step->session();
+  const std::string tenant = session.tenant();
+  Entry entry;
+  if (shares_launches_ && step->kind() == StepKind::kApply) entry.rule = &session.rule();
+  entry.elements = session.layout().arena_size();
+  entry.step = std::move(step);
+  entry.done = std::move(done);
+  return Queue(tenant, std::move(entry));
+}
+
+absl::Status StepExecutor::Queue(const std::string& tenant, Entry entry) {
   MutexLock lock(&mutex_);
   if (stopped_) {
     return ShuttingDown("try again a little later");
   }
   const auto found = lines_.find(tenant);
-  const size_t own = found == lines_.end() ? 0 : found->second.tasks.size();
+  const size_t own = found == lines_.end() ? 0 : found->second.entries.size();
   const size_t own_max = tenant.empty() ? queue_max_ : std::max<size_t>(queue_max_ / 2, 1);
   if (queued_ >= queue_max_ || own >= own_max) {
     return WithMetadata(
@@ -65,47 +89,10 @@ absl::Status StepExecutor::Submit(const std::string& tenant, Task task) {
   FAIL_POINT("queue.submit");
   Line& line = lines_[tenant];
   // Who begins to wait has no claim on time that it did not wait for.
-  if (line.tasks.empty()) line.used = std::max(line.used, served_);
-  line.tasks.push_back(std::move(task));
+  if (line.entries.empty()) line.used = std::max(line.used, served_);
+  line.entries.push_back(std::move(entry));
   ++queued_;
   return absl::OkStatus();
-}
-
-absl::Status StepExecutor::SubmitStep(std::unique_ptr<PendingStep> step, StepCallback done) {
-  step->MarkEnd();
-  // A task must be copyable, a step is not.
-  auto shared = std::make_shared<std::unique_ptr<PendingStep>>(std::move(step));
-  const std::string& tenant = (*shared)->session().tenant();
-  return Submit(tenant, [this, shared, done = std::move(done)](Device& device) {
-    absl::Status status;
-    FAIL_POINT("step.begin");
-    RunOne(**shared, status, device);
-    Session& session = (*shared)->session();
-    if (status.ok() && session.state().log != nullptr && session.hooks().commit) {
-      // The step holds its session's turn until it is durable; other sessions go on meanwhile.
-      session.hooks().commit([shared, done] { done(std::move(*shared), absl::OkStatus()); });
-      return;
-    }
-    done(std::move(*shared), status);
-  });
-}
-
-void StepExecutor::RunOne(PendingStep& step, absl::Status& status, Device& device) {
-  status = fault();
-  if (!status.ok()) return;
-  const Clock::Monotonic start = clock_.MonotonicNow();
-  Session& session = step.session();
-  status = RunStep(step, session.rule(), device.backend());
-  StepOutcome& outcome = step.outcome();
-  outcome.receive_seconds = Seconds(step.end_time() - step.begin_time());
-  outcome.queue_seconds = Seconds(start - step.end_time());
-  outcome.compute_seconds = Seconds(clock_.MonotonicNow() - start);
-  if (status.ok()) step_count_.fetch_add(1, std::memory_order_relaxed);
-  if (status.code() != absl::StatusCode::kInternal) return;
-  NoteFault(device.backend().Fault());
-  const absl::Status failed = fault();
-  if (failed.ok()) return session.Quarantine(status);
-  status = failed;
 }
 
 void StepExecutor::NoteFault(const absl::Status& cause) {
@@ -142,10 +129,18 @@ size_t StepExecutor::queue_length() const {
   return queued_;
 }
 
+std::array<int64_t, StepExecutor::kShareCount> StepExecutor::share_counts() const {
+  std::array<int64_t, kShareCount> counts;
+  for (size_t k = 0; k < kShareCount; ++k) {
+    counts[k] = share_counts_[k].load(std::memory_order_relaxed);
+  }
+  return counts;
+}
+
 StepExecutor::Line& StepExecutor::NextLine() {
   Line* next = nullptr;
   for (auto& [tenant, line] : lines_) {
-    if (line.tasks.empty()) continue;
+    if (line.entries.empty()) continue;
     if (next == nullptr ||
         std::tie(line.used, line.last_turn) < std::tie(next->used, next->last_turn)) {
       next = &line;
@@ -154,30 +149,126 @@ StepExecutor::Line& StepExecutor::NextLine() {
   return *next;
 }
 
+void StepExecutor::Take(Line& line, Batch& batch) {
+  line.last_turn = ++turns_;
+  const size_t elements = line.entries.front().elements;
+  batch.elements += elements;
+  batch.shares.emplace_back(&line, elements);
+  batch.entries.push_back(std::move(line.entries.front()));
+  line.entries.pop_front();
+  --queued_;
+}
+
+StepExecutor::Batch StepExecutor::TakeNext() {
+  Batch batch;
+  Line& first = NextLine();
+  served_ = first.used;
+  Take(first, batch);
+  const optim::Optimizer* const rule = batch.entries.front().rule;
+  if (rule == nullptr) return batch;
+  const auto joins = [&](const Line& line) {
+    return !line.entries.empty() && line.entries.front().rule == rule &&
+           batch.entries.size() < kSharedStepsMax &&
+           batch.elements + line.entries.front().elements <= kSharedElementsMax;
+  };
+  for (bool found = true; found;) {
+    found = false;
+    for (auto& [tenant, line] : lines_) {  // One of each in turns.
+      if (!joins(line)) continue;
+      Take(line, batch);
+      found = true;
+    }
+  }
+  return batch;
+}
+
+void StepExecutor::Charge(const Batch& batch, Clock::Monotonic::duration time) {
+  if (batch.shares.size() == 1) {
+    batch.shares.front().first->used += time;
+    return;
+  }
+  for (const auto& [line, elements] : batch.shares) {
+    const double share =
+        static_cast<double>(elements) / static_cast<double>(std::max<size_t>(batch.elements, 1));
+    line->used += std::chrono::duration_cast<Clock::Monotonic::duration>(time * share);
+  }
+}
+
+void StepExecutor::RunBatch(Batch& batch) {
+  if (batch.entries.front().step == nullptr) {
+    batch.entries.front().task(device_);
+    batch.entries.front().task = nullptr;  // What it holds goes before the next one runs.
+    return;
+  }
+  RunEntries(batch.entries);
+}
+
+void StepExecutor::RunEntries(std::span<Entry> entries) {
+  std::vector<PendingStep*> steps;
+  for (const Entry& entry : entries) {
+    FAIL_POINT("step.begin");
+    steps.push_back(entry.step.get());
+  }
+  const Clock::Monotonic start = clock_.MonotonicNow();
+  const absl::Status broken = fault();
+  std::vector<absl::Status> statuses(steps.size(), broken);
+  if (broken.ok()) {
+    statuses = RunSteps(steps, steps.front()->session().rule(), device_.backend());
+    size_t share = 0;
+    while (share + 1 < kShareCount && (size_t{1} << share) < steps.size()) ++share;
+    share_counts_[share].fetch_add(1, std::memory_order_relaxed);
+  }
+  const Clock::Monotonic end = clock_.MonotonicNow();
+  for (size_t i = 0; i < entries.size(); ++i) {
+    StepOutcome& outcome = steps[i]->outcome();
+    outcome.receive_seconds = Seconds(steps[i]->end_time() - steps[i]->begin_time());
+    outcome.queue_seconds = Seconds(start - steps[i]->end_time());
+    outcome.compute_seconds = Seconds(end - start);
+    Finish(std::move(entries[i]), Settle(*steps[i], statuses[i]));
+  }
+}
+
+// What the session and the device have to learn of a step's status; returns what its caller is
+// told.
+absl::Status StepExecutor::Settle(PendingStep& step, absl::Status status) {
+  if (status.ok()) step_count_.fetch_add(1, std::memory_order_relaxed);
+  if (status.code() != absl::StatusCode::kInternal) return status;
+  NoteFault(device_.backend().Fault());
+  absl::Status failed = fault();
+  if (!failed.ok()) return failed;
+  step.session().Quarantine(status);
+  return status;
+}
+
+void StepExecutor::Finish(Entry entry, const absl::Status& status) {
+  Session& session = entry.step->session();
+  if (!status.ok() || session.state().log == nullptr || !session.hooks().commit) {
+    entry.done(std::move(entry.step), status);
+    return;
+  }
+  // The step holds its session's turn until it is durable; other sessions go on meanwhile. A
+  // callback must be copyable, a step is not.
+  auto shared = std::make_shared<Entry>(std::move(entry));
+  session.hooks().commit([shared] { shared->done(std::move(shared->step), absl::OkStatus()); });
+}
+
 void StepExecutor::Work() {
   const auto ready = [this]()
                          ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return stopped_ || queued_ > 0; };
   while (true) {
-    Task task;
-    Line* line = nullptr;
+    Batch batch;
     {
       MutexLock lock(&mutex_);
       lock.Await(ready);
       if (queued_ == 0) return;  // Stopped, and all is done.
-      line = &NextLine();
-      line->last_turn = ++turns_;
-      served_ = line->used;
-      task = std::move(line->tasks.front());
-      line->tasks.pop_front();
-      --queued_;
+      batch = TakeNext();
     }
     FAIL_POINT("queue.take");
     const Clock::Monotonic start = clock_.MonotonicNow();
-    task(device_);
-    task = nullptr;  // What it holds goes before the next one runs.
+    RunBatch(batch);
     NoteFault(device_.backend().Fault());
     MutexLock lock(&mutex_);
-    line->used += clock_.MonotonicNow() - start;
+    Charge(batch, clock_.MonotonicNow() - start);
   }
 }
 

@@ -2,6 +2,7 @@
 // for a tenant, and in turns among tenants.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
@@ -9,8 +10,11 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <span>
 #include <string>
 #include <thread>
+#include <utility>
+#include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
@@ -25,9 +29,15 @@ namespace mnemosyne::server {
 // Each tenant has a line of its own. The next task is that of the tenant which has had the least of
 // the device's time since it began to wait, so that a greedy tenant slows itself.
 //
+// On a device where steps of several sessions take less together, a step whose turn it is takes
+// along those of the same optimizer that stand first in a line, as far as they are small; it waits
+// for none. Each tenant is charged its share of the time, by elements.
+//
 // Thread-safety: thread-safe. Destroying it finishes what is queued.
 class StepExecutor {
  public:
+  static constexpr size_t kShareCount = 11;
+
   // What a task may use, on the executor's thread.
   class Device {
    public:
@@ -83,20 +93,49 @@ class StepExecutor {
   // Whether the device's memory is not the host's.
   bool has_own_memory() const { return has_own_memory_; }
   int64_t step_count() const { return step_count_.load(std::memory_order_relaxed); }
+  // How often steps were taken together: entry k counts calls for at most 2^k sessions, and more
+  // than half as many. The last one counts all that are larger.
+  std::array<int64_t, kShareCount> share_counts() const;
   size_t queue_length() const;
 
  private:
-  // The tasks of a tenant that wait.
+  // What waits: a task, or a step with its callback.
+  struct Entry {
+    Task task;
+    std::unique_ptr<PendingStep> step;
+    StepCallback done;
+    const optim::Optimizer* rule = nullptr;  // That of the step; null if it takes none along.
+    size_t elements = 0;                     // Of the step's session.
+  };
+
+  // What waits of a tenant.
   struct Line {
-    std::deque<Task> tasks;
+    std::deque<Entry> entries;
     Clock::Monotonic::duration used{0};  // Of the device's time.
     uint64_t last_turn = 0;
   };
 
+  // What is run at once: a task, or steps of one optimizer.
+  struct Batch {
+    std::vector<Entry> entries;
+    std::vector<std::pair<Line*, size_t>> shares;  // The line that each is from, and its elements.
+    size_t elements = 0;
+  };
+
+  absl::Status Queue(const std::string& tenant, Entry entry);
   void Work();
   void NoteFault(const absl::Status& cause);
   Line& NextLine() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void RunOne(PendingStep& step, absl::Status& status, Device& device);
+  void Take(Line& line, Batch& batch) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  Batch TakeNext() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Charge(const Batch& batch, Clock::Monotonic::duration time)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  // On thread_.
+  void RunBatch(Batch& batch);
+  void RunEntries(std::span<Entry> entries);
+  absl::Status Settle(PendingStep& step, absl::Status status);
+  static void Finish(Entry entry, const absl::Status& status);
 
   const size_t queue_max_;
   const Clock& clock_;
@@ -104,7 +143,9 @@ class StepExecutor {
   const std::string device_name_;
   const std::string device_description_;
   const bool has_own_memory_;
+  const bool shares_launches_;
   std::atomic<int64_t> step_count_ = 0;
+  std::array<std::atomic<int64_t>, kShareCount> share_counts_ = {};
 
   mutable Mutex mutex_;
   std::map<std::string, Line, std::less<>> lines_ ABSL_GUARDED_BY(mutex_);  // By tenant.

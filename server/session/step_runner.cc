@@ -1,6 +1,7 @@
 #include "server/session/step_runner.h"
 
 #include <cmath>
+#include <memory>
 #include <numeric>
 #include <utility>
 #include <vector>
@@ -19,7 +20,8 @@ absl::Status AsInternal(const absl::Status& status) {
   return status.ok() ? status : Internal("{}", ErrorMessage(status));
 }
 
-// One step at work: its session's memory, seen from the device.
+// One step at work: its session's memory, seen from the device. A step that is applied goes through
+// Begin, Decide, the update, Fetch and End, those of several sessions together.
 class Run {
  public:
   Run(PendingStep& step, optim::Optimizer& optimizer, kernels::Backend& backend)
@@ -31,17 +33,28 @@ class Run {
         parameters_(session_.layout().parameters()),
         square_sums_(parameters_.size()) {}
 
-  absl::Status Apply();
+  // Sends the gradients to the device; may return before they are there.
+  absl::Status Begin();
+  // What is to be measured of them; valid as long as this is.
+  kernels::GradientStatisticsArgs Measurement();
+  // Decides by what was measured, and notes the step in the log.
+  absl::Status Decide();
+  // From the update on the state changes: any failure is final.
+  optim::Optimizer::SharedStep Update();
+  // Gets the updates; may return before they are there.
+  absl::Status Fetch();
+  void End();
+
   absl::Status Replay();
+
+  PendingStep& step() { return step_; }
+  absl::Status status;
 
  private:
   float* values() {
     return state_.values.empty() ? state_.staging.as<float>() : state_.values.as<float>();
   }
-  absl::Status ToDevice();
-  absl::Status FromDevice();
   optim::StepPlan MakePlan() const;
-  absl::StatusOr<optim::GradientVerdict> Inspect(optim::StepPlan& plan);
   std::vector<kernels::Segment> TakingPart(const optim::StepPlan& plan) const;
   absl::Status CheckSameGradient(const LastStep& last);
   void LogStep();
@@ -54,18 +67,29 @@ class Run {
   kernels::Backend& backend_;
   std::span<const optim::ParameterSpec> parameters_;
   std::vector<double> square_sums_;
+  optim::StepPlan plan_;
+  std::vector<kernels::Segment> segments_;  // Of those that take part, as they were sent.
+  std::vector<kernels::GradientStatistics> measured_;
+  optim::GradientVerdict verdict_;
 };
 
-absl::Status Run::ToDevice() {
+absl::Status Run::Begin() {
+  plan_ = MakePlan();
   FAIL_POINT("step.upload");
   if (state_.values.empty()) return absl::OkStatus();
-  return backend_.Upload(state_.staging.data(), state_.values.data(), state_.values.size());
+  return backend_.UploadLater(state_.staging.data(), state_.values.data(), state_.values.size());
 }
 
-absl::Status Run::FromDevice() {
+kernels::GradientStatisticsArgs Run::Measurement() {
+  segments_ = TakingPart(plan_);
+  measured_.resize(segments_.size());
+  return {.segments = segments_, .values = values(), .statistics = measured_};
+}
+
+absl::Status Run::Fetch() {
   FAIL_POINT("step.download");
-  if (state_.values.empty()) return backend_.Synchronize();
-  return backend_.Download(state_.values.data(), state_.staging.data(), state_.values.size());
+  if (state_.values.empty()) return absl::OkStatus();
+  return backend_.DownloadLater(state_.values.data(), state_.staging.data(), state_.values.size());
 }
 
 // What the rules and the client decide, before the gradients are looked at.
@@ -106,17 +130,22 @@ std::vector<kernels::Segment> Run::TakingPart(const optim::StepPlan& plan) const
   return segments;
 }
 
-absl::StatusOr<optim::GradientVerdict> Run::Inspect(optim::StepPlan& plan) {
-  const std::vector<kernels::Segment> segments = TakingPart(plan);
-  std::vector<kernels::GradientStatistics> measured(segments.size());
-  MNEMO_RETURN_IF_ERROR(backend_.MeasureGradients(
-      {.segments = segments, .values = values(), .statistics = measured}));
+absl::Status Run::Decide() {
   std::vector<kernels::GradientStatistics> statistics(parameters_.size());
   size_t next = 0;
   for (size_t parameter = 0; parameter < parameters_.size(); ++parameter) {
-    if (plan.parameters[parameter].takes_part) statistics[parameter] = measured[next++];
+    if (plan_.parameters[parameter].takes_part) statistics[parameter] = measured_[next++];
   }
-  return optim::ApplyGradientPolicy(step_.rules().policy, statistics, parameters_, plan);
+  MNEMO_ASSIGN_OR_RETURN(
+      verdict_, optim::ApplyGradientPolicy(step_.rules().policy, statistics, parameters_, plan_));
+  if (state_.log != nullptr) LogStep();
+  if (!verdict_.zero_non_finite) return absl::OkStatus();
+  return backend_.ZeroNonFinite(TakingPart(plan_), values());
+}
+
+optim::Optimizer::SharedStep Run::Update() {
+  FAIL_POINT("step.update");
+  return {*state_.optimizer, plan_, values(), square_sums_, {}};
 }
 
 void Run::FillOutcome(const optim::StepPlan& plan, optim::GradientVerdict verdict) {
@@ -140,33 +169,19 @@ void Run::FillOutcome(const optim::StepPlan& plan, optim::GradientVerdict verdic
   }
 }
 
-absl::Status Run::Apply() {
-  optim::StepPlan plan = MakePlan();
-  MNEMO_RETURN_IF_ERROR(ToDevice());
-  MNEMO_ASSIGN_OR_RETURN(optim::GradientVerdict verdict, Inspect(plan));
-  if (state_.log != nullptr) LogStep();
-  const bool zero_non_finite = verdict.zero_non_finite;
-  if (zero_non_finite) {
-    MNEMO_RETURN_IF_ERROR(backend_.ZeroNonFinite(TakingPart(plan), values()));
-  }
-  FAIL_POINT("step.update");
-  // From here on the state changes: any failure is final.
-  MNEMO_RETURN_IF_ERROR(
-      AsInternal(optimizer_.Update(*state_.optimizer, plan, values(), square_sums_)));
-  MNEMO_RETURN_IF_ERROR(AsInternal(FromDevice()));
-
-  FillOutcome(plan, std::move(verdict));
+void Run::End() {
+  const bool zero_non_finite = verdict_.zero_non_finite;
+  FillOutcome(plan_, std::move(verdict_));
   for (size_t parameter = 0; parameter < parameters_.size(); ++parameter) {
-    if (plan.parameters[parameter].takes_part) ++state_.clocks[parameter];
+    if (plan_.parameters[parameter].takes_part) ++state_.clocks[parameter];
   }
-  state_.last_step = plan.step;
-  state_.last = LastStep{.plan = std::move(plan),
+  state_.last_step = plan_.step;
+  state_.last = LastStep{.plan = std::move(plan_),
                          .fingerprints = std::move(step_.fingerprints()),
                          .outcome = step_.outcome(),
                          .zero_non_finite = zero_non_finite};
   FAIL_POINT("step.updated");
   session_.ReportStep(step_.outcome());
-  return absl::OkStatus();
 }
 
 // What the step was given, so that it can be taken again. A log that fails says so when it is to be
@@ -212,22 +227,84 @@ absl::Status Run::Replay() {
   const LastStep& last = *state_.last;
   FAIL_POINT("step.replay");
   MNEMO_RETURN_IF_ERROR(CheckSameGradient(last));
-  MNEMO_RETURN_IF_ERROR(ToDevice());
+  if (!state_.values.empty()) {
+    MNEMO_RETURN_IF_ERROR(
+        backend_.Upload(state_.staging.data(), state_.values.data(), state_.values.size()));
+  }
   if (last.zero_non_finite) {
     MNEMO_RETURN_IF_ERROR(backend_.ZeroNonFinite(TakingPart(last.plan), values()));
   }
   MNEMO_RETURN_IF_ERROR(optimizer_.Replay(*state_.optimizer, last.plan, values(), square_sums_));
-  MNEMO_RETURN_IF_ERROR(FromDevice());
+  MNEMO_RETURN_IF_ERROR(Fetch());
+  MNEMO_RETURN_IF_ERROR(backend_.Synchronize());
   step_.outcome() = last.outcome;
   step_.outcome().replayed = true;
   return absl::OkStatus();
 }
 
+// Measures the gradients of all, together where there is room.
+void Measure(std::span<Run* const> runs, kernels::Backend& backend) {
+  std::vector<kernels::GradientStatisticsArgs> all;
+  for (Run* const run : runs) all.push_back(run->Measurement());
+  const absl::Status shared = backend.MeasureManyGradients(all);
+  const bool apart = all.size() > 1 && absl::IsResourceExhausted(shared);
+  for (size_t i = 0; i < runs.size(); ++i) {
+    runs[i]->status = apart ? backend.MeasureGradients(all[i]) : shared;
+  }
+}
+
+// Drops those that failed.
+void KeepGood(std::vector<Run*>& runs) {
+  std::erase_if(runs, [](const Run* run) { return !run->status.ok(); });
+}
+
+void Apply(std::vector<Run*> runs, optim::Optimizer& optimizer, kernels::Backend& backend) {
+  for (Run* const run : runs) run->status = run->Begin();
+  KeepGood(runs);
+  if (runs.empty()) return;
+  Measure(runs, backend);
+  KeepGood(runs);
+  for (Run* const run : runs) run->status = run->Decide();
+  KeepGood(runs);
+  if (runs.empty()) return;
+
+  std::vector<optim::Optimizer::SharedStep> updates;
+  updates.reserve(runs.size());
+  for (Run* const run : runs) updates.push_back(run->Update());
+  optimizer.UpdateMany(updates);
+  for (size_t i = 0; i < runs.size(); ++i) runs[i]->status = AsInternal(updates[i].status);
+  KeepGood(runs);
+  for (Run* const run : runs) run->status = AsInternal(run->Fetch());
+  KeepGood(runs);
+  const absl::Status fetched = AsInternal(backend.Synchronize());
+  for (Run* const run : runs) {
+    run->status = fetched;
+    if (fetched.ok()) run->End();
+  }
+}
+
 }  // namespace
 
+std::vector<absl::Status> RunSteps(std::span<PendingStep* const> steps, optim::Optimizer& optimizer,
+                                   kernels::Backend& backend) {
+  std::vector<std::unique_ptr<Run>> runs;
+  std::vector<Run*> applied;
+  for (PendingStep* const step : steps) {
+    runs.push_back(std::make_unique<Run>(*step, optimizer, backend));
+    if (step->kind() == StepKind::kApply) applied.push_back(runs.back().get());
+  }
+  Apply(std::move(applied), optimizer, backend);
+  std::vector<absl::Status> statuses;
+  for (const std::unique_ptr<Run>& run : runs) {
+    if (run->step().kind() != StepKind::kApply) run->status = run->Replay();
+    statuses.push_back(run->status);
+  }
+  return statuses;
+}
+
 absl::Status RunStep(PendingStep& step, optim::Optimizer& optimizer, kernels::Backend& backend) {
-  Run run(step, optimizer, backend);
-  return step.kind() == StepKind::kApply ? run.Apply() : run.Replay();
+  PendingStep* const steps[] = {&step};
+  return RunSteps(steps, optimizer, backend)[0];
 }
 
 }  // namespace mnemosyne::server

@@ -142,12 +142,13 @@ class MnemosyneExample {
   }
   MnemosyneExample(const MnemosyneExample&) = delete;
 
-  // Runs both ops of step `clock`: context(args), then step(args).
-  template <typename Context, typename Step>
-  void Run(float clock, const Context& run_context, const Step& run_step) {
-    const std::vector<float> gradients =
-        testing::NormalFloats(arena_size, static_cast<uint32_t>(clock));
+  void PutGradients(uint32_t seed) {
+    const std::vector<float> gradients = testing::NormalFloats(arena_size, seed);
     std::copy(gradients.begin(), gradients.end(), values.begin());
+  }
+
+  // What step `clock` is told of each parameter.
+  std::vector<MnemosyneTensorStep> Steps(float clock) const {
     std::vector<MnemosyneTensorStep> steps(tensors_.size());
     for (MnemosyneTensorStep& step : steps) {
       step.gradient_scale = 0.5F;
@@ -162,6 +163,14 @@ class MnemosyneExample {
       for (size_t i = 0; i < kConditionCount; ++i)
         step.conditions[i] = 0.1F * static_cast<float>(i);
     }
+    return steps;
+  }
+
+  // Runs both ops of step `clock`: context(args), then step(args).
+  template <typename Context, typename Step>
+  void Run(float clock, const Context& run_context, const Step& run_step) {
+    PutGradients(static_cast<uint32_t>(clock));
+    const std::vector<MnemosyneTensorStep> steps = Steps(clock);
     const std::vector<size_t> parameters = {0, 1, 2};
     const MnemosyneContextArgs context = {model, memory, sums};
     const MnemosyneStepArgs step = {model,         memory,      parameters, steps,           sums,
@@ -175,6 +184,7 @@ class MnemosyneExample {
     Run(clock, &reference::MnemosyneContext, &reference::MnemosyneStep);
   }
 
+  size_t id = 0;  // For tests of several.
   MnemosyneModel model;
   MnemosyneMemory memory;
   size_t arena_size = 0;
@@ -192,6 +202,7 @@ class MnemosyneExample {
   }
   // All that the model and the memory point to.
   std::span<float> pool() { return {pool_.data(), used_}; }
+  std::span<const float> pool() const { return {pool_.data(), used_}; }
   size_t chunk_count() const { return chunks_.size(); }
   size_t cell_count() const { return cells_; }
 

@@ -161,6 +161,54 @@ TEST_P(OptimizerStepsTest, TakesAStepOfNothing) {
   }
 }
 
+// How many share a call changes nothing for any of them, whatever their segments.
+TEST_P(OptimizerStepsTest, StepsOfSeveralStatesHaveTheBitsOfEachAlone) {
+  const std::vector<std::vector<Segment>> segments = {
+      segments_, {{0, 1}}, {{32, 4097}, {16384, 20000}}, segments_};
+  for (const bool replay : {false, true}) {
+    std::vector<StepMemory> alone, shared;
+    std::vector<std::vector<double>> alone_sums, shared_sums;
+    std::vector<std::vector<AdamCoefficients>> coefficients;
+    for (size_t k = 0; k < segments.size(); ++k) {
+      alone.emplace_back(segments[k], static_cast<uint32_t>(10 * k));
+      shared.push_back(alone.back());
+      alone_sums.emplace_back(segments[k].size(), -1);
+      shared_sums.push_back(alone_sums.back());
+      coefficients.emplace_back();
+      for (size_t i = 0; i < segments[k].size(); ++i) {
+        coefficients.back().push_back(ExampleAdamCoefficients(i + k));
+      }
+    }
+    // Of each state a copy on the device, and back.
+    const auto run = [&](std::vector<StepMemory>& memories, std::vector<std::vector<double>>& sums,
+                         bool together) {
+      std::vector<Buffer> values, first, second;
+      std::vector<AdamStepArgs> all;
+      for (size_t k = 0; k < memories.size(); ++k) {
+        values.push_back(Put(memories[k].values));
+        first.push_back(Put(memories[k].first));
+        second.push_back(Put(memories[k].second));
+        all.push_back({segments[k], coefficients[k], values[k].as<float>(), first[k].as<float>(),
+                       second[k].as<float>(), sums[k], replay});
+      }
+      if (together) {
+        EXPECT_OK(backend_->AdamSteps(all));
+      } else {
+        for (const AdamStepArgs& args : all) EXPECT_OK(backend_->AdamStep(args));
+      }
+      for (size_t k = 0; k < memories.size(); ++k) {
+        memories[k].values = Get<float>(values[k]);
+        memories[k].first = Get<float>(first[k]);
+        memories[k].second = Get<float>(second[k]);
+      }
+    };
+    run(alone, alone_sums, /*together=*/false);
+    run(shared, shared_sums, /*together=*/true);
+    EXPECT_EQ(shared, alone);
+    EXPECT_EQ(shared_sums, alone_sums);
+  }
+}
+
 TEST_P(OptimizerStepsTest, RefusesArgumentsThatDoNotAgree) {
   const auto invalid = [](const char* text) {
     return testing::IsError(absl::StatusCode::kInvalidArgument, text);

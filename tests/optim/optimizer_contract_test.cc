@@ -173,6 +173,55 @@ class OptimizerContractTest : public ::testing::TestWithParam<ContractParam> {
   kernels::Buffer values_;
 };
 
+// Sessions that step together get the bits of each alone, whoever else is there.
+TEST_P(OptimizerContractTest, StepsThatAreSharedHaveTheBitsOfEachAlone) {
+  constexpr size_t kStates = 3;
+  std::vector<std::unique_ptr<OptimizerState>> alone, shared;
+  std::vector<kernels::Buffer> values;
+  for (size_t k = 0; k < kStates; ++k) {
+    alone.push_back(NewState());
+    shared.push_back(NewState());
+    values.push_back(*backend_->Allocate(values_.size()));
+  }
+  for (int64_t step = 1; step <= 3; ++step) {
+    std::vector<StepPlan> plans;
+    std::vector<std::vector<double>> sums;
+    std::vector<Answer> expected;
+    for (size_t k = 0; k < kStates; ++k) {
+      plans.push_back(MakePlan(step));
+      plans.back().parameters[2].takes_part = k != 1;
+      const std::vector<float> gradients = Gradients(10 * step + static_cast<int64_t>(k));
+      std::swap(state_, alone[k]);
+      expected.push_back(Update(plans.back(), gradients));
+      std::swap(state_, alone[k]);
+      sums.emplace_back(plans.back().parameters.size(), -1);
+      EXPECT_OK(backend_->Upload(reinterpret_cast<const std::byte*>(gradients.data()),
+                                 values[k].data(), values[k].size()));
+    }
+    std::vector<Optimizer::SharedStep> steps;
+    for (size_t k = 0; k < kStates; ++k) {
+      steps.push_back({*shared[k], plans[k], values[k].as<float>(), sums[k], {}});
+    }
+    optimizer_->UpdateMany(steps);
+    for (size_t k = 0; k < kStates; ++k) {
+      EXPECT_OK(steps[k].status);
+      std::swap(values_, values[k]);
+      EXPECT_EQ(GetAnswer(sums[k]), expected[k]) << "state " << k << ", step " << step;
+      std::swap(values_, values[k]);
+    }
+  }
+}
+
+TEST_P(OptimizerContractTest, AsksForNoMemoryOnceItHasSteppedForAWhile) {
+  const auto step = [&](int64_t number) { Update(MakePlan(number), Gradients(number)); };
+  for (int64_t number = 1; number <= 5; ++number) step(number);
+  const uint64_t asked = backend_->allocation_count();
+  const std::optional<size_t> free = backend_->FreeMemory();
+  for (int64_t number = 6; number <= 105; ++number) step(number);
+  EXPECT_EQ(backend_->allocation_count(), asked);
+  EXPECT_EQ(backend_->FreeMemory(), free);
+}
+
 TEST_P(OptimizerContractTest, ReplaysAStepBitForBitWithoutTouchingTheState) {
   for (int64_t step = 1; step <= 5; ++step) {
     const StepPlan plan = MakePlan(step);

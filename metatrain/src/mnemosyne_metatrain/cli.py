@@ -41,6 +41,19 @@ def _evolve(arguments: argparse.Namespace) -> None:
     )
 
 
+def _teach(arguments: argparse.Namespace) -> None:
+    from mnemosyne_metatrain.config import load_config
+    from mnemosyne_metatrain.training.teaching.teach import teach
+
+    teach(
+        load_config(arguments.config),
+        arguments.out,
+        arguments.seconds,
+        resume=arguments.resume,
+        rounds=arguments.rounds,
+    )
+
+
 def _export(arguments: argparse.Namespace) -> None:
     import jax
 
@@ -50,11 +63,14 @@ def _export(arguments: argparse.Namespace) -> None:
     from mnemosyne_metatrain.optimizers.registry import make_optimizer
     from mnemosyne_metatrain.training.checkpoint import load_checkpoint
     from mnemosyne_metatrain.training.evolution.evolve import load_thetas
+    from mnemosyne_metatrain.training.teaching.teach import taught_theta
     from mnemosyne_metatrain.training.trainer import init_population
 
     config = load_config(arguments.config)
     facts = {"run": config.name}
-    if arguments.evolved is not None:
+    if arguments.taught:
+        theta = taught_theta(config, arguments.run)
+    elif arguments.evolved is not None:
         index = arguments.evolved
         theta = jax.tree.map(lambda x: x[index], load_thetas(config, arguments.run))
         facts |= {"seed": str(index)}
@@ -110,11 +126,19 @@ def main(argv: list[str] | None = None) -> None:
     command.add_argument("--source", type=Path, help="folder of an evolution to start from")
     command.add_argument("--resume", action="store_true", help="go on from the run's checkpoint")
     command.set_defaults(run_command=_evolve)
+    command = commands.add_parser("teach", help="meta-train the decoder by pushes of its outputs")
+    command.add_argument("config", type=Path)
+    command.add_argument("--out", type=Path, required=True, help="folder of the run")
+    command.add_argument("--seconds", type=float, default=240, help="without compilation")
+    command.add_argument("--rounds", type=int, help="last round of this leg")
+    command.add_argument("--resume", action="store_true", help="go on from the run's checkpoint")
+    command.set_defaults(run_command=_teach)
     command = commands.add_parser("export", help="write weights that the daemon reads")
     command.add_argument("config", type=Path)
     command.add_argument("--run", type=Path, help="folder of the run; none is the start")
     command.add_argument("--variant", default="base")
     command.add_argument("--evolved", type=int, help="the run is an evolution: index of its seed")
+    command.add_argument("--taught", action="store_true", help="the run is one of `teach`")
     command.add_argument("--out", type=Path, required=True, help="models/<name>/<version>")
     command.set_defaults(run_command=_export)
     command = commands.add_parser("golden", help="write golden vectors of exported weights")

@@ -22,8 +22,8 @@ class FamilyConfig:
     """One family of meta-training tasks.
 
     Attributes:
-        kind: "mlp", "regression", "quadratic" or "token_mlp".
-        widths: Hidden widths of "mlp" and "regression".
+        kind: "mlp", "regression", "field", "quadratic" or "token_mlp".
+        widths: Hidden widths of "mlp", "regression" and "field".
         size: Size of "quadratic".
         chunk_size: Most coordinates in a chunk.
         transposed: Which matrices are stored with their axes reversed, "some", "others", "all" or
@@ -94,6 +94,40 @@ class EvolutionConfig:
 
 
 @dataclass(frozen=True)
+class TeachingConfig:
+    """Numbers of teaching the decoder's last map.
+
+    Attributes:
+        pairs: Antithetic pairs of pushed runs of a task.
+        sigmas: Standard deviations of pushes of the six outputs: log step size (halved), w1, w2,
+            growth, decay, w0.
+        segments: Segments of a run.
+        segment: Steps of a segment.
+        phase_starts: First segments of all phases but the first, which starts at 0.
+        horizons: Segments after which a run is judged; a task that is told its horizon has one.
+        horizon_share: Share of tasks that are told their horizon.
+        loss_share: Share of tasks that tell their loss.
+        floor: Losses below this share of the first one count little.
+        mean_weight: Weight of the mean training loss in a run's cost.
+        squash: Differences of cost are bounded by this.
+        ridges: Numbers of tasks' worth of ridge that are tried.
+    """
+
+    pairs: int = 8
+    sigmas: tuple[float, ...] = (0.2, 0.25, 0.25, 0.25, 0.35, 0.25)
+    segments: int = 16
+    segment: int = 125
+    phase_starts: tuple[int, ...] = (2, 4, 8, 14)
+    horizons: tuple[int, ...] = (4, 8, 16)
+    horizon_share: float = 0.4
+    loss_share: float = 0.8
+    floor: float = 0.005
+    mean_weight: float = 0.15
+    squash: float = 0.3
+    ridges: tuple[float, ...] = (20.0, 100.0)
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """A meta-training run.
 
@@ -118,6 +152,7 @@ class RunConfig:
         families: Families, taken in turn.
         variants: The population.
         evolution: Numbers of meta-training by evolution.
+        teaching: Numbers of teaching the decoder.
     """
 
     name: str
@@ -140,6 +175,7 @@ class RunConfig:
     families: tuple[FamilyConfig, ...] = (FamilyConfig("mlp", (32, 32)),)
     variants: tuple[VariantConfig, ...] = (VariantConfig("base"),)
     evolution: EvolutionConfig = field(default_factory=EvolutionConfig)
+    teaching: TeachingConfig = field(default_factory=TeachingConfig)
 
 
 def build(cls: type[T], table: dict[str, Any]) -> T:

@@ -77,7 +77,7 @@ void RunContext(const MnemosyneContextArgs& args) {
     for (size_t first = tensor.first_chunk; first < end; first += kTileChunks) {
       const ChunkTile tile = {static_cast<uint32_t>(first),
                               static_cast<uint32_t>(std::min(end - first, kTileChunks)),
-                              static_cast<uint32_t>(t), 0};
+                              static_cast<uint32_t>(t), 0, 0};
       TileSums tile_sums = {};
       ContextTile<OneThread>(args.model, arrays, tile, scratch.data(), parts.data(), &tile_sums);
       for (size_t i = 0; i < size; ++i) {
@@ -166,7 +166,10 @@ void RunTeams(const MnemosyneStepArgs& args) {
       for (auto& warp : team) warp->WriteSquares();
     }
     for (auto& warp : team) warp->Measure();
-    team.front()->Decide();
+    for (auto& warp : team) warp->DecideFirst();
+    for (auto& warp : team) warp->DecideSecond();
+    for (auto& warp : team) warp->DecideThird();
+    for (auto& warp : team) warp->DecideLast();
     for (auto& warp : team) warp->WriteMemory();
     const float cap = team.back()->Bound();
     for (auto& warp : team) warp->WriteUpdate(cap);

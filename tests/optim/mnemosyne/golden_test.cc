@@ -69,6 +69,7 @@ TEST_P(MnemosyneGoldenTest, MatchesTheSpecification) {
 std::vector<GoldenParam> AllParams() {
   std::vector<GoldenParam> params;
   for (const char* isa : {"baseline", "avx2", "avx512"}) {
+    params.push_back({"0.4.0", "", isa});
     params.push_back({"0.3.0", "", isa});
     for (const char* plan : {"", "shapes", "many"}) params.push_back({"0.0.1", plan, isa});
     // The delta rule, the recurrent one, and the sizes that are shipped.
@@ -80,7 +81,8 @@ std::vector<GoldenParam> AllParams() {
 
 std::string ParamName(const ::testing::TestParamInfo<GoldenParam>& param) {
   const auto& [version, plan, isa] = param.param;
-  std::string name = version == "0.3.0" ? "shipped" : "test";
+  std::string name = version == "0.4.0" ? "shipped" : "test";
+  if (version == "0.3.0") name = "priors";
   if (version == "0.0.2") name = "delta";
   if (version == "0.0.3") name = "recurrent_delta";
   if (version == "0.0.4") name = "shipped_sizes";

@@ -133,9 +133,9 @@ TEST_P(HalfStateTest, HasHalfTheBytes) {
   EXPECT_EQ(bytes(StatePrecision::kHalf), 6U * 1024 * 64);
 }
 
-INSTANTIATE_TEST_SUITE_P(Weights, HalfStateTest, ::testing::Values("0.3.0", "0.0.1"),
+INSTANTIATE_TEST_SUITE_P(Weights, HalfStateTest, ::testing::Values("0.4.0", "0.0.1"),
                          [](const auto& param) {
-                           return std::string(param.param) == "0.3.0" ? "shipped" : "random";
+                           return std::string(param.param) == "0.4.0" ? "shipped" : "random";
                          });
 
 // Rounding has no side: the mean over many positions is the number itself.

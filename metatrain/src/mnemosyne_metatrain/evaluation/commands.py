@@ -15,14 +15,14 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 
 def task_names(text: str) -> tuple[str, ...]:
-    """Names of tasks, or of sets: validation, test, big, check.
+    """Names of tasks, or of sets: validation, second, test, big, check.
 
     Raises:
         ValueError: If a name is not known.
     """
-    from mnemosyne_metatrain.suite import BIG, CHECK, TEST, VALIDATION, every_task
+    from mnemosyne_metatrain.suite import BIG, CHECK, SECOND, TEST, VALIDATION, every_task
 
-    sets = {"validation": VALIDATION, "test": TEST, "big": BIG, "check": CHECK}
+    sets = {"validation": VALIDATION, "second": SECOND, "test": TEST, "big": BIG, "check": CHECK}
     names = [name for part in text.split(",") for name in sets.get(part, [part])]
     unknown = sorted(set(names) - set(every_task()))
     if unknown:
@@ -94,7 +94,7 @@ def add_evaluate(commands: Commands) -> None:
         help="[NAME=]FILE.safetensors or [NAME=]CONFIG:FOLDER[:VARIANT,...], with @KNOB=VALUE,...",
     )
     command.add_argument(
-        "--tasks", default="validation", help="names, validation, test, big, check"
+        "--tasks", default="validation", help="names, validation, second, test, big, check"
     )
     command.add_argument("--horizons", default="500,2000", help="10000 is for cheap tasks alone")
     command.add_argument("--told", default="", help="horizons of runs that are told theirs")

@@ -11,7 +11,9 @@ import ast
 import functools
 import hashlib
 import inspect
+import io
 import textwrap
+import tokenize
 from collections.abc import Iterator
 from types import CodeType
 from typing import Any
@@ -88,13 +90,24 @@ def _names(code: CodeType) -> set[str]:
 
 
 def _source(value: Any) -> str:
-    """Source without comments and docstrings."""
+    """Source without comments and docstrings, with every space and line end as one space.
+
+    It is cut from the text, because what `ast` writes differs between versions of Python.
+    """
     text = textwrap.dedent(inspect.getsource(value))
+    lines = text.splitlines(keepends=True)
     try:
         tree = ast.parse(text)
-    except SyntaxError:
-        return text
+        tokens = list(tokenize.generate_tokens(io.StringIO(text).readline))
+    except (SyntaxError, tokenize.TokenError):
+        return " ".join(text.split())
+    for token in tokens:
+        if token.type == tokenize.COMMENT:
+            row, column = token.start
+            lines[row - 1] = lines[row - 1][:column] + "\n"
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node):
-            node.body = node.body[1:] or [ast.Pass()]
-    return ast.unparse(tree)
+            docstring = node.body[0]
+            for row in range(docstring.lineno - 1, docstring.end_lineno or docstring.lineno):
+                lines[row] = "\n"
+    return " ".join("".join(lines).split())

@@ -11,6 +11,7 @@ from mnemosyne_metatrain.optimizers.coordinate import CoordinateConfig, Coordina
 from mnemosyne_metatrain.optimizers.lstm import Lstm, LstmConfig
 from mnemosyne_metatrain.optimizers.mnemosyne import Mnemosyne, MnemosyneConfig
 from mnemosyne_metatrain.tasks.base import TaskFamily
+from mnemosyne_metatrain.tasks.field import FieldFamily
 from mnemosyne_metatrain.tasks.mlp import MlpFamily
 from mnemosyne_metatrain.tasks.quadratic import QuadraticFamily
 from mnemosyne_metatrain.tasks.regression import RegressionFamily
@@ -56,6 +57,8 @@ def make_family(config: FamilyConfig) -> TaskFamily:
         return MlpFamily(config.widths, min_examples=config.min_examples)
     if config.kind == "regression":
         return RegressionFamily(config.widths, min_examples=config.min_examples)
+    if config.kind == "field":
+        return FieldFamily(config.widths)
     if config.kind == "quadratic":
         return QuadraticFamily(config.size)
     if config.kind == "token_mlp":

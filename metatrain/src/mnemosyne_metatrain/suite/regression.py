@@ -1,7 +1,8 @@
-"""Regressions on data of their own: a photograph without its noise, and heights of a landscape."""
+"""Regressions on data of their own: a photograph without its noise, heights from places."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ from mnemosyne_metatrain.data.cache import load_arrays
 from mnemosyne_metatrain.layout import Params
 from mnemosyne_metatrain.suite.nets import Declaration, affine, convolve
 from mnemosyne_metatrain.suite.task import SuiteTask
+from mnemosyne_metatrain.tasks.bank import photograph
 from mnemosyne_metatrain.tasks.base import Split
 
 _PATCH = 12
@@ -72,41 +74,51 @@ def denoiser(name: str, channels: int) -> SuiteTask:
     return SuiteTask(name, d, portrait, draw, loss)
 
 
-@cache
-def landscape() -> Examples:
-    """Places as random Fourier features [n, 64], and heights [n] of unit variance."""
-    metres = load_arrays("elevation")["metres"].astype(np.float64)
-    rng = np.random.default_rng(4)
-    rows, columns = np.meshgrid(*(np.linspace(-1, 1, n) for n in metres.shape), indexing="ij")
+def _as_waves(heights: NDArray[np.float64], seed: int) -> Examples:
+    """Places of a grid as random Fourier features [n, 64], and heights [n] of unit variance."""
+    rng = np.random.default_rng(seed)
+    rows, columns = np.meshgrid(*(np.linspace(-1, 1, n) for n in heights.shape), indexing="ij")
     phases = np.stack([rows, columns], axis=-1).reshape(-1, 2) @ rng.normal(
         0.0, 6.0, (2, _FREQUENCIES)
     )
     x = np.concatenate([np.sin(phases), np.cos(phases)], axis=1).astype(np.float32)
-    y = ((metres - metres.mean()) / metres.std()).reshape(-1).astype(np.float32)
+    y = ((heights - heights.mean()) / heights.std()).reshape(-1).astype(np.float32)
     order = rng.permutation(len(y))
     train, held = order[:-2048], order[-2048:]
     return Examples(x[train], y[train], x[held], y[held])
 
 
-def elevation(name: str, width: int) -> SuiteTask:
+@cache
+def landscape() -> Examples:
+    """Heights of a landscape."""
+    return _as_waves(load_arrays("elevation")["metres"].astype(np.float64), 4)
+
+
+@cache
+def flower() -> Examples:
+    """Brightness of every third pixel of the second photograph."""
+    return _as_waves(photograph("flower.jpg")[::3, ::3], 6)
+
+
+def places(name: str, width: int, data: Callable[[], Examples]) -> SuiteTask:
     """A perceptron from places to heights, without noise; 2,048 places are held out."""
     d = Declaration()
     sizes = (2 * _FREQUENCIES, width, width, width, 1)
     for i in range(4):
         d.matrix(f"l{i}", sizes[i], sizes[i + 1], 2.0**0.5 if i < 3 else 1.0)
 
-    def draw(key: jax.Array, data: Examples, split: Split) -> Pair:
+    def draw(key: jax.Array, examples: Examples, split: Split) -> Pair:
         x, y = (
-            (data.train, data.train_targets)
+            (examples.train, examples.train_targets)
             if split == "train"
-            else (data.held_out, data.held_out_targets)
+            else (examples.held_out, examples.held_out_targets)
         )
         index = jax.random.randint(key, (128,), 0, x.shape[0])
         return Pair(jnp.asarray(x)[index], jnp.asarray(y)[index])
 
-    def fixed(data: Examples) -> Pair:
-        held = jnp.asarray(data.held_out).reshape(16, 128, -1)
-        return Pair(held, jnp.asarray(data.held_out_targets).reshape(16, 128))
+    def fixed(examples: Examples) -> Pair:
+        held = jnp.asarray(examples.held_out).reshape(16, 128, -1)
+        return Pair(held, jnp.asarray(examples.held_out_targets).reshape(16, 128))
 
     def loss(params: Params, batch: Pair) -> jax.Array:
         x = batch.inputs
@@ -114,4 +126,4 @@ def elevation(name: str, width: int) -> SuiteTask:
             x = jax.nn.relu(affine(params, f"l{i}", x))
         return jnp.mean((affine(params, "l3", x)[:, 0] - batch.targets) ** 2)
 
-    return SuiteTask(name, d, landscape, draw, loss, fixed=fixed)
+    return SuiteTask(name, d, data, draw, loss, fixed=fixed)

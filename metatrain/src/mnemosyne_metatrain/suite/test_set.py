@@ -36,7 +36,7 @@ TEST: Makers = {
     "gpt": lambda: language.gpt("gpt", 64, 2, 64, 16, language.manual),
     "bert": lambda: language.masked("bert", 64, 2, 64, 16, language.manual),
     "gru": lambda: language.gru("gru", 64, 32, 16, language.manual),
-    "elevation": lambda: regression.elevation("elevation", 64),
+    "elevation": lambda: regression.places("elevation", 64, regression.landscape),
     "poisson": lambda: special.poisson("poisson", 32),
     "fine_tuning": lambda: special.fine_tuning("fine_tuning"),
     "prompt_tuning": lambda: special.prompt_tuning("prompt_tuning"),

@@ -1,0 +1,237 @@
+"""Teaching: what the last map reads, what the equations find, and that rounds resume."""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mnemosyne_metatrain.config import FamilyConfig, RunConfig, TeachingConfig
+from mnemosyne_metatrain.layout import Layout, ParameterSpec
+from mnemosyne_metatrain.optimizers.base import StepInputs, Theta
+from mnemosyne_metatrain.optimizers.mnemosyne import Mnemosyne, MnemosyneConfig
+from mnemosyne_metatrain.optimizers.mnemosyne.dense import dense
+from mnemosyne_metatrain.tasks.field import FieldFamily
+from mnemosyne_metatrain.training.checkpoint import load_checkpoint
+from mnemosyne_metatrain.training.teaching import solve, teach
+from mnemosyne_metatrain.training.teaching.runs import phase_of_segment
+from mnemosyne_metatrain.training.teaching.scaffold import _FEATURES as TOKEN_FEATURES
+from mnemosyne_metatrain.training.teaching.scaffold import (
+    read_features,
+    read_names,
+    scaffold,
+    with_policy,
+    zero_policy,
+)
+
+SMALL = MnemosyneConfig(cell_size=32, chunk_size=256, cell_width=8, cell_features=8, cell_hidden=8)
+CONFIG = RunConfig(
+    name="tiny",
+    tasks=3,
+    optimizer={
+        "kind": "mnemosyne",
+        "cell_size": 32,
+        "cell_width": 8,
+        "cell_features": 8,
+        "cell_hidden": 8,
+    },
+    families=(FamilyConfig("field", (8,), chunk_size=256),),
+    teaching=TeachingConfig(
+        pairs=4, segments=2, segment=5, phase_starts=(1,), horizons=(1, 2), ridges=(20.0,)
+    ),
+)
+
+
+def test_a_zero_policy_steps_as_a_zero_decoder() -> None:
+    optimizer = Mnemosyne(SMALL)
+    layout = Layout((ParameterSpec("w", (24, 16), 24, 16), ParameterSpec("b", (16,))), 32, 256)
+    grads = {"w": jnp.sin(jnp.arange(384.0)).reshape(24, 16), "b": jnp.ones(16)}
+    plain = optimizer.init_theta(jax.random.key(0))
+    taught = with_policy(
+        scaffold(optimizer, jax.random.key(0)), zero_policy(optimizer), jnp.zeros(6)
+    )
+
+    updates = []
+    for theta in (plain, taught):
+        prepared = optimizer.prepare(theta, layout)
+        state = optimizer.init(layout)
+        step = functools.partial(optimizer.update, theta, prepared, layout)
+        _, state = step(state, grads, StepInputs.untold())
+        updates.append(step(state, grads, StepInputs.untold())[0].delta)
+
+    jax.tree.map(np.testing.assert_array_equal, *updates)
+
+
+def test_what_is_recorded_is_what_the_last_map_reads() -> None:
+    optimizer = Mnemosyne(SMALL)
+    layout = Layout((ParameterSpec("w", (24, 16), 24, 16), ParameterSpec("b", (16,))), 32, 256)
+    base = scaffold(optimizer, jax.random.key(1))
+    names = read_names()
+    assert len(names) <= SMALL.hidden and len(set(names)) == len(names)
+    state = optimizer.init(layout)
+    for step in range(6):
+        grads = {
+            "w": jnp.sin(jnp.arange(384.0) * (1 + 0.2 * step)).reshape(24, 16),
+            "b": jnp.cos(jnp.arange(16.0) + step),
+        }
+        _, state = optimizer.update(
+            base, optimizer.prepare(base, layout), layout, state, grads, StepInputs.untold()
+        )
+
+    read = np.asarray(read_features(optimizer, base, layout, state))
+
+    tokens = np.asarray(state.tokens)
+    for name in ("g2/s", "matrix", "log age"):
+        index = TOKEN_FEATURES.index(name)
+        np.testing.assert_allclose(read[:, names.index(name)], np.tanh(tokens[:, index]), atol=1e-6)
+    around = np.arctanh(read[:, names.index("m2 around")])
+    np.testing.assert_allclose(around, tokens[:, TOKEN_FEATURES.index("m2")].mean(), atol=1e-4)
+
+
+def test_the_memory_in_time_is_a_running_mean() -> None:
+    optimizer = Mnemosyne(SMALL)
+    theta = scaffold(optimizer, jax.random.key(1))
+    part = Theta(theta.learned["temporal"], theta.fixed["temporal"])
+    memory = optimizer.temporal.empty(2)
+    tokens = np.asarray(jax.random.normal(jax.random.key(2), (20, 2, SMALL.token_width)))
+    mean, mass = np.zeros((2, 9)), 0.0
+    for token in tokens:
+        read, memory = optimizer.temporal.step(part, memory, jnp.asarray(token))
+        mean, mass = 0.99 * mean + token[:, :9], 0.99 * mass + 1.0
+
+    width = SMALL.memory_width
+    np.testing.assert_allclose(read[:, width : width + 9], mean / mass, atol=1e-4)
+
+
+def test_curves_of_the_horizon_turn_where_their_names_say() -> None:
+    optimizer = Mnemosyne(SMALL)
+    hidden = scaffold(optimizer, jax.random.key(1)).learned["decoder"]["hidden"]
+    joined = np.zeros((3, optimizer.decoder.inputs), np.float32)
+    for row, (left, told) in enumerate([(0.15, 1.0), (0.0, 1.0), (0.0, 0.0)]):
+        joined[row, TOKEN_FEATURES.index("left")] = np.tanh(left)
+        joined[row, TOKEN_FEATURES.index("horizon told")] = np.tanh(told)
+
+    curve = np.tanh(np.asarray(dense(hidden, jnp.asarray(joined))))
+    curve = curve[:, read_names().index("left 0.15")]
+
+    assert abs(curve[0]) < 1e-5
+    assert curve[1] > 0.99
+    assert curve[2] == 0.0
+
+
+def test_narrow_sizes_are_refused() -> None:
+    with pytest.raises(ValueError, match="got 16, 16 and 32"):
+        scaffold(Mnemosyne(MnemosyneConfig(token_width=16)), jax.random.key(0))
+
+
+def _synthetic(seed: int, tasks: int, pairs: int) -> tuple[list[solve.Lessons], solve.Array]:
+    """Lessons of a quadratic whose best pushes are a linear map of three features and a bias."""
+    rng = np.random.default_rng(seed)
+    truth = 0.4 * rng.normal(size=(4, 6))
+    root = rng.normal(size=(6, 6)) / 3
+    curvature = root @ root.T + 0.3 * np.eye(6)
+    phases = np.asarray([0, 0, 1])
+    features = rng.normal(size=(tasks, 3, 2, 4))
+    features[..., :3] = features[:, :1, :1, :3] + 1e-3 * features[..., :3]
+    features[..., 3] = 1.0
+    best = features[:, 0, 0] @ truth
+    pushes = rng.normal(size=(tasks, pairs, 2, 6))
+
+    def cost(x: solve.Array) -> solve.Array:
+        away = x - best[:, None, None, :]
+        result: solve.Array = 0.01 * 0.5 * np.einsum("tnpi,ij,tnpj->tn", away, curvature, away)
+        return result
+
+    zero = np.zeros((tasks, 1, 2, 6))
+    every = np.concatenate([zero, pushes, -pushes], axis=1)
+    lessons = solve.learn(cost(every), pushes, features, phases, 1e6)
+    return [lessons], truth
+
+
+def test_the_equations_find_the_map_that_made_the_costs() -> None:
+    lessons, truth = _synthetic(0, tasks=600, pairs=40)
+    curvature = solve.curvatures(lessons)
+
+    change = solve.best_change(lessons, curvature, np.ones(4, bool), 0.0)
+
+    np.testing.assert_allclose(change, truth, atol=0.08)
+    assert np.all(np.linalg.eigvalsh(curvature) > 0)
+    assert solve.predicted_gain(lessons, curvature, change) < 0
+
+
+def test_a_ridge_shrinks_weights_and_not_the_biases() -> None:
+    lessons, truth = _synthetic(1, tasks=200, pairs=40)
+    curvature = solve.curvatures(lessons)
+
+    change = solve.best_change(lessons, curvature, np.ones(4, bool), 1e7)
+
+    assert np.abs(change[:3]).max() < 1e-3
+    assert np.abs(change[3] - truth[3]).max() < 0.25
+
+
+def test_masked_features_carry_no_weight() -> None:
+    lessons, _ = _synthetic(2, tasks=100, pairs=10)
+    mask = np.asarray([True, False, True, True])
+
+    change = solve.best_change(lessons, solve.curvatures(lessons), mask, 1.0)
+
+    assert np.all(change[1] == 0) and np.all(change[0] != 0)
+
+
+def test_phases_follow_their_first_segments() -> None:
+    plan = TeachingConfig(segments=6, phase_starts=(2, 5))
+    assert phase_of_segment(plan).tolist() == [0, 0, 1, 1, 1, 2]
+
+
+def test_the_field_has_unit_variance_and_can_be_learned() -> None:
+    family = FieldFamily((8,))
+    drawn = family.draw(jax.random.key(0))
+    batch = family.batch(jax.random.key(1), drawn, family.data(), "validation")
+    params = family.init(jax.random.key(2), drawn)
+
+    grads = jax.grad(family.loss)(params, batch, drawn)
+
+    assert 0.2 < float(jnp.var(batch.targets)) < 3.0
+    assert all(bool(jnp.any(g != 0)) and bool(jnp.all(jnp.isfinite(g))) for g in grads.values())
+
+
+def test_teaching_never_gets_worse_on_its_trials_and_resumes_to_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled = teach._compile(CONFIG)
+    monkeypatch.setattr(teach, "_compile", lambda config: compiled)
+
+    teach.teach(CONFIG, tmp_path / "whole", 600.0, rounds=2)
+    teach.teach(CONFIG, tmp_path / "legs", 600.0, rounds=1)
+    teach.teach(CONFIG, tmp_path / "legs", 600.0, resume=True, rounds=2)
+
+    like = zero_policy(teach.flagship(CONFIG))
+    whole, done = load_checkpoint(tmp_path / "whole" / "checkpoint.npz", like)
+    legs, _ = load_checkpoint(tmp_path / "legs" / "checkpoint.npz", like)
+    assert done == 2
+    jax.tree.map(np.testing.assert_array_equal, whole, legs)
+    theta = teach.taught_theta(CONFIG, tmp_path / "whole")
+    np.testing.assert_array_equal(theta.learned["decoder"]["out"]["w"], whole.weight)
+    lines = (tmp_path / "whole" / "rounds.jsonl").read_text().splitlines()
+    assert len(lines) == 2
+    for report in map(json.loads, lines):
+        assert report["costs"][report["chosen"]] == min(report["costs"].values())
+
+
+def test_only_the_flagship_can_be_taught() -> None:
+    with pytest.raises(ValueError, match="teaching is for mnemosyne, got lstm"):
+        teach.flagship(RunConfig("x", optimizer={"kind": "lstm"}))
+
+
+def test_what_tells_nets_apart_is_not_read() -> None:
+    assert not any(name.startswith(("fan", "size", "rms", "log step")) for name in read_names())
+
+
+def test_only_an_additive_memory_can_be_taught() -> None:
+    with pytest.raises(ValueError, match="additive write rule, got delta"):
+        scaffold(Mnemosyne(MnemosyneConfig(write_rule="delta")), jax.random.key(0))

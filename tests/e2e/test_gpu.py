@@ -1,0 +1,87 @@
+"""What a daemon does with a real GPU; skipped where there is none."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from e2e_chaos import Job
+from e2e_daemon import ROOT, DaemonProcess
+
+from mnemosyne_client import Client
+
+JOBS = 3
+STEPS = 12
+# Gradients and tables that reach the GPU before it traps: some steps of each job.
+UPLOADS = 25
+
+
+@contextlib.contextmanager
+def daemon_on(device: str, state: Path) -> Iterator[Client]:
+    """A daemon that computes there."""
+    flags = ["--device", device, "--state-dir", str(state), "--models", str(ROOT / "models")]
+    try:
+        daemon = DaemonProcess(*flags, "--cell-elements", "256")
+    except RuntimeError as error:
+        if "device not available" in str(error) or "unknown device" in str(error):
+            pytest.skip(f"this machine or this build has no device {device}")
+        raise
+    try:
+        with Client(daemon.tcp, wait_seconds=60, timeout=60) as client:
+            yield client
+        assert daemon.stop() == 0, daemon.log[-3000:]
+    finally:
+        daemon.kill()
+
+
+def train(client: Client) -> list[Job]:
+    """Jobs that log every step, in turns."""
+    jobs = [Job(client, "adamw", "step", f"job-{i}") for i in range(JOBS)]
+    for _ in range(STEPS):
+        for job in jobs:
+            job.run(1)
+    return jobs
+
+
+def test_the_sessions_of_a_gpu_that_traps_go_on_elsewhere(tmp_path):
+    with daemon_on("apart:64", tmp_path / "sound") as client:
+        expected = [job.bits() for job in train(client)]
+    with daemon_on(f"trapping:{UPLOADS},apart:64", tmp_path / "trapping") as client:
+        before = client.server_info()
+        assert [device.fault for device in before.devices] == ["", ""]
+        jobs = train(client)
+        assert [job.bits() for job in jobs] == expected
+        gpu, other = client.server_info().devices
+        assert "failed" in gpu.fault
+        assert gpu.step_count > 0
+        assert other.fault == ""
+        assert other.step_count > 0
+        for job in jobs:
+            assert client.get_session(job.session.name).device == other.name
+        late = Job(client, "adamw", "snapshot", "late")
+        late.run(3)
+        late.close()
+        for job in jobs:
+            job.close()
+
+
+def test_small_sessions_that_step_at_once_share_calls(tmp_path):
+    with daemon_on("cuda:0", tmp_path) as client:
+        jobs = [Job(client, "mnemosyne", "snapshot", f"job-{i}") for i in range(16)]
+        threads = [threading.Thread(target=job.run, args=(40,)) for job in jobs]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert all(job.step == 40 for job in jobs)
+        alone = Job(client, "mnemosyne", "snapshot", "alone")
+        alone.run(40)
+        assert {job.bits() for job in jobs} == {alone.bits()}
+        (device,) = client.server_info().devices
+        assert device.step_count == 17 * 40
+        assert sum(device.share_counts[1:]) > 0
+        for job in [*jobs, alone]:
+            job.close()
