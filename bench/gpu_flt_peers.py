@@ -1,6 +1,7 @@
 """Measures on a GPU what FLT attention is compared with.
 
-    gpu_flt_peers.py [--device cuda] [--lengths 1024 ...] [--seconds 170]
+    gpu_flt_peers.py [--device cuda] [--lengths 1024 ...] [--peers SDPA ...] [--types bfloat16 ...]
+        [--masks causal ...] [--seconds 170]
 
 Prints a line of JSON for each figure, for batch 1 and 8 heads of 64 as flt_bench has them, of the
 forward pass and of both passes: PyTorch's scaled_dot_product_attention; FLT written plainly in
@@ -20,33 +21,36 @@ import time
 
 import torch
 
+PEERS = ["SDPA", "compiled FLT", "FlexAttention", "fla"]
+MASKS = ["none", "causal"]
 HEADS, DIM, FEATURES, WAVES = 8, 64, 64, 32
 CHUNK = 64
 QUADRATIC_MAX = {"bfloat16": 65536, "float32": 16384}
 LINEAR_MAX = 262144  # Of both passes in PyTorch, which keeps what it forms.
-WARM_UP, CALLS, SECONDS = 3, 20, 0.4
+WARM_UP, CALLS, SECONDS = 3, 20, 0.3
 
 
 def milliseconds(call, device):
     """Returns the median and the least time of a call."""
     times = []
+    call()
     begun = time.perf_counter()
-    for i in range(WARM_UP + CALLS):
+    while len(times) < WARM_UP + CALLS:
         if device == "cuda":
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            torch.cuda.synchronize()
             start.record()
             call()
             end.record()
             torch.cuda.synchronize()
-            took = start.elapsed_time(end)
+            times.append(start.elapsed_time(end))
         else:
             started = time.perf_counter()
             call()
-            took = 1e3 * (time.perf_counter() - started)
-        if i >= WARM_UP or time.perf_counter() - begun > SECONDS:
-            times.append(took)
-        if time.perf_counter() - begun > SECONDS and len(times) > 1:
+            times.append(1e3 * (time.perf_counter() - started))
+        if time.perf_counter() - begun > SECONDS and len(times) > WARM_UP:
             break
+    times = times[WARM_UP:]
     return statistics.median(times), min(times)
 
 
@@ -116,7 +120,12 @@ def flex(tensors, frequencies, weights, causal):
             lambda _b, _h, query, key: query >= key, None, None, length, length, device=device
         )
     compiled = torch.compile(flex_attention)
-    return lambda q, k, v: compiled(q, k, v, score_mod=add_mask, block_mask=block_mask)
+    # Its own choice of blocks does not fit the shared memory with a table beside them.
+    options = {"BLOCK_M": 64, "BLOCK_N": 64, "num_stages": 2}
+    options |= {"BLOCK_M1": 32, "BLOCK_N1": 64, "BLOCK_M2": 64, "BLOCK_N2": 32}
+    return lambda q, k, v: compiled(
+        q, k, v, score_mod=add_mask, block_mask=block_mask, kernel_options=options
+    )
 
 
 def fla_attention(causal, projection):
@@ -145,12 +154,14 @@ def copied_bytes_per_second(device):
 class Measurement:
     """Prints times until the time is used up."""
 
-    def __init__(self, device, seconds):
+    def __init__(self, device, seconds, peers):
         """Starts the clock."""
-        self.device, self.end = device, time.perf_counter() + seconds
+        self.device, self.end, self.peers = device, time.perf_counter() + seconds, peers
 
     def __call__(self, name, make, **of_call):
         """Prints the time of what `make` returns; errors are printed in its place."""
+        if name not in self.peers:
+            return
         line = {"flt": name, **of_call}
         if time.perf_counter() > self.end:
             print(json.dumps({**line, "skipped": "no time left"}), flush=True)
@@ -233,10 +244,13 @@ def main():
     parser.add_argument(
         "--lengths", type=int, nargs="+", default=[65536, 1024, 16384, 1048576, 4096, 262144]
     )
+    parser.add_argument("--peers", nargs="+", default=PEERS, choices=PEERS)
+    parser.add_argument("--types", nargs="+", default=["bfloat16", "float32"])
+    parser.add_argument("--masks", nargs="+", default=MASKS, choices=MASKS)
     parser.add_argument("--seconds", type=float, default=170)
     arguments = parser.parse_args()
     device = arguments.device
-    measure = Measurement(device, arguments.seconds)
+    measure = Measurement(device, arguments.seconds, arguments.peers)
     torch.manual_seed(0)
     if device == "cuda":
         torch._dynamo.config.cache_size_limit = 64
@@ -248,8 +262,9 @@ def main():
     line = {"flt": "copy", "bytes_per_second": copied_bytes_per_second(device)}
     print(json.dumps(line), flush=True)
     for length in arguments.lengths:
-        for kind in ("bfloat16", "float32"):
-            for causal in (False, True):
+        for kind in arguments.types:
+            for mask in arguments.masks:
+                causal = mask == "causal"
                 measure_all(
                     measure, device, kind, length, causal, plain, (weights, frequencies), projection
                 )

@@ -16,5 +16,10 @@ out=${2:-gpu_flt_report}
 mkdir -p "$out"
 "$programs/flt_bench" --device cuda:0 --seconds 0.2 >"$out/flt.jsonl"
 "$programs/flt_bench" --device cuda:0 --seconds 0.2 --backward >"$out/flt_backward.jsonl"
-python3 "$here/gpu_flt_peers.py" --seconds 150 >"$out/flt_peers.jsonl"
+# A peer a process: what one of them hangs in or breaks is its own.
+: >"$out/flt_peers.jsonl"
+for peer in SDPA "compiled FLT" FlexAttention fla; do
+  timeout 60 python3 "$here/gpu_flt_peers.py" --seconds 40 --peers "$peer" >>"$out/flt_peers.jsonl" ||
+    echo "gpu_flt_report: $peer did not come to its end" >&2
+done
 python3 "$here/gpu_flt_table.py" "$out"

@@ -18,6 +18,11 @@ install(DIRECTORY ${PROJECT_SOURCE_DIR}/proto/mnemosyne
         COMPONENT Client FILES_MATCHING PATTERN "*.proto")
 
 install(TARGETS mnemosyne_flt LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR} COMPONENT Client)
+if(MNEMOSYNE_CUDA) # Kernels are a library of their own then, of the daemon, too.
+  install(TARGETS mnemosyne_kernels LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR} COMPONENT Client)
+  install(TARGETS mnemosyne_kernels LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
+endif()
+set_target_properties(mnemosyne_flt mnemosyne_kernels PROPERTIES INSTALL_RPATH "$ORIGIN")
 install(FILES ${PROJECT_SOURCE_DIR}/kernels/c_api/flt.h
         DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} RENAME mnemosyne_flt.h COMPONENT Client)
 

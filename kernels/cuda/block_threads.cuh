@@ -15,6 +15,16 @@ struct BlockThreads {
     __syncthreads();
   }
 
+  // Calls f(row, column) for all of `rows` times `columns`: a warp takes a row, and neighbours take
+  // neighbours.
+  template <typename F>
+  static __device__ __forceinline__ void ForRows(uint32_t rows, uint32_t columns, const F& f) {
+    for (uint32_t row = threadIdx.x / 32; row < rows; row += blockDim.x / 32) {
+      for (uint32_t column = threadIdx.x % 32; column < columns; column += 32) f(row, column);
+    }
+    __syncthreads();
+  }
+
   static __device__ __forceinline__ uint32_t Warps() { return blockDim.x / 32; }
 
   // The same for warps, of which the block has no part.

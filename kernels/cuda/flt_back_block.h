@@ -95,11 +95,11 @@ class FltBackBlock : FltBlockTile<T, W, FltBackScratchLayout> {
   }
 
  private:
-  using Tile::arrays_, Tile::at_, Tile::Clamps, Tile::CosineAndSineOf, Tile::counts_,
-      Tile::Exponentiate, Tile::Factors, Tile::first_, Tile::ForAll, Tile::Frequencies, Tile::Keys,
-      Tile::Load, Tile::LoadKeys, Tile::Maxima, Tile::part_, Tile::PartEnd, Tile::PositionOf,
-      Tile::Product, Tile::Queries, Tile::rows_, Tile::rows_max_, Tile::scratch_, Tile::shape_,
-      Tile::StartTile, Tile::SumUp, Tile::Valid, Tile::Values, Tile::weights_, Tile::X;
+  using Tile::arrays_, Tile::at_, Tile::Clamps, Tile::counts_, Tile::Exponentiate, Tile::Factors,
+      Tile::first_, Tile::ForAll, Tile::Frequencies, Tile::Keys, Tile::Load, Tile::LoadKeys,
+      Tile::Maxima, Tile::part_, Tile::PartEnd, Tile::PhaseOf, Tile::PositionOf, Tile::Product,
+      Tile::Queries, Tile::rows_, Tile::rows_max_, Tile::scratch_, Tile::shape_, Tile::StartTile,
+      Tile::SumUp, Tile::Valid, Tile::Values, Tile::weights_, Tile::X;
 
   // Sums over keys, with weights of 1, or over queries, with weights of e and values g^.
   struct Sums {
@@ -288,10 +288,16 @@ class FltBackBlock : FltBlockTile<T, W, FltBackScratchLayout> {
     const auto add = [&](float& to, uint32_t r, float sum) {
       to = factors == nullptr ? to + sum : fmaf(factors[r % count], to, sum);
     };
-    Product(
-        each * count, shape_.values, end - begin, feature_at,
-        [&](uint32_t j, uint32_t c) { return values[(begin + j) * at_.value_stride + c]; },
-        [&](uint32_t r, uint32_t c, float sum) { add(sums.values[r * sums.stride + c], r, sum); });
+    const FltDown right = {values + begin * at_.value_stride, at_.value_stride};
+    const auto store = [&](uint32_t r, uint32_t c, float sum) {
+      add(sums.values[r * sums.stride + c], r, sum);
+    };
+    if (each == 1) {
+      const FltDown left = {features + begin * at_.feature_stride, at_.feature_stride};
+      Product(count, shape_.values, end - begin, left, right, store);
+    } else {
+      Product(each * count, shape_.values, end - begin, feature_at, right, store);
+    }
     SumUp(
         each * count, end - begin,
         [&](uint32_t r, uint32_t j) {
@@ -334,23 +340,22 @@ class FltBackBlock : FltBlockTile<T, W, FltBackScratchLayout> {
     const uint32_t count = shape_.features, each = shape_.masks;
     float* const part = scratch_ + at_.part;
     for (uint32_t f = 0; f < each; ++f) {
-      Product(
-          end - begin, count, shape_.values,
-          [&](uint32_t r, uint32_t d) { return values[(begin + r) * at_.value_stride + d]; },
-          [&](uint32_t d, uint32_t m) { return sums.values[(f * count + m) * sums.stride + d]; },
-          [&](uint32_t r, uint32_t m, float sum) {
-            const uint32_t row = begin + r, at = row * at_.feature_stride + m;
-            const float weight = weights == nullptr ? 1.0F : weights[row];
-            const float number = fmaf(weight, sums.weights[f * count + m], sum);
-            if (each == 1) {
-              Gradient()[at] =
-                  at_.multiplies_early ? number * FeatureAt(features, at, m, sums) : number;
-              return;
-            }
-            part[at] = number;
-            const float mask = masks[row * each + f];
-            Gradient()[at] = f == 0 ? mask * number : fmaf(mask, number, Gradient()[at]);
-          });
+      Product(end - begin, count, shape_.values,
+              FltAlong{values + begin * at_.value_stride, at_.value_stride},
+              FltAlong{sums.values + size_t{f} * count * sums.stride, sums.stride},
+              [&](uint32_t r, uint32_t m, float sum) {
+                const uint32_t row = begin + r, at = row * at_.feature_stride + m;
+                const float weight = weights == nullptr ? 1.0F : weights[row];
+                const float number = fmaf(weight, sums.weights[f * count + m], sum);
+                if (each == 1) {
+                  Gradient()[at] =
+                      at_.multiplies_early ? number * FeatureAt(features, at, m, sums) : number;
+                  return;
+                }
+                part[at] = number;
+                const float mask = masks[row * each + f];
+                Gradient()[at] = f == 0 ? mask * number : fmaf(mask, number, Gradient()[at]);
+              });
       if (each == 1) return;
       T::ForEach(end - begin, [&](size_t r) {
         const size_t row = begin + r;
@@ -401,16 +406,22 @@ class FltBackBlock : FltBlockTile<T, W, FltBackScratchLayout> {
   // Values become their gradients, from queries that are not in the part.
   MNEMOSYNE_DEVICE void ReadForValues(uint32_t begin, uint32_t end, const Sums& queries) {
     const uint32_t count = shape_.features, each = shape_.masks;
+    const FltDown sums = {queries.values, queries.stride};
+    const auto store = [&](uint32_t r, uint32_t c, float sum) {
+      Values()[(begin + r) * at_.value_stride + c] = sum;
+    };
+    const float* const keys = Keys() + begin * at_.feature_stride;
+    if (each == 1) {
+      Product(end - begin, shape_.values, count, FltAlong{keys, at_.feature_stride}, sums, store);
+      return;
+    }
     Product(
         end - begin, shape_.values, each * count,
         [&](uint32_t r, uint32_t i) {
-          const float feature = Keys()[(begin + r) * at_.feature_stride + i % count];
-          return each > 1 ? KeyMasks()[(begin + r) * each + i / count] * feature : feature;
+          return KeyMasks()[(begin + r) * each + i / count] *
+                 keys[r * at_.feature_stride + i % count];
         },
-        [&](uint32_t i, uint32_t c) { return queries.values[i * queries.stride + c]; },
-        [&](uint32_t r, uint32_t c, float sum) {
-          Values()[(begin + r) * at_.value_stride + c] = sum;
-        });
+        sums, store);
   }
 
   // Weights among rows [begin, end) and their gradients, of a query's row and a key's not after it:
@@ -419,16 +430,15 @@ class FltBackBlock : FltBlockTile<T, W, FltBackScratchLayout> {
     const uint32_t count = end - begin, stride = at_.pair_stride, each = shape_.masks;
     Product(
         count, count, shape_.features,
-        [&](uint32_t r, uint32_t m) { return queries[(begin + r) * at_.feature_stride + m]; },
-        [&](uint32_t m, uint32_t j) { return Keys()[(begin + j) * at_.feature_stride + m]; },
+        FltAlong{queries + begin * at_.feature_stride, at_.feature_stride},
+        FltAlong{Keys() + begin * at_.feature_stride, at_.feature_stride},
         [&](uint32_t r, uint32_t j, float sum) { Pairs()[r * stride + j] = j <= r ? sum : 0.0F; });
-    Product(
-        count, count, shape_.values,
-        [&](uint32_t r, uint32_t d) { return Upstream()[(begin + r) * at_.value_stride + d]; },
-        [&](uint32_t d, uint32_t j) { return Values()[(begin + j) * at_.value_stride + d]; },
-        [&](uint32_t r, uint32_t j, float sum) {
-          KernelGradient()[r * stride + j] = j <= r ? sum + Weights()[begin + r] : 0.0F;
-        });
+    Product(count, count, shape_.values,
+            FltAlong{Upstream() + begin * at_.value_stride, at_.value_stride},
+            FltAlong{Values() + begin * at_.value_stride, at_.value_stride},
+            [&](uint32_t r, uint32_t j, float sum) {
+              KernelGradient()[r * stride + j] = j <= r ? sum + Weights()[begin + r] : 0.0F;
+            });
     if (each == 1) return;
     Product(
         count, count, each,
@@ -445,13 +455,11 @@ class FltBackBlock : FltBlockTile<T, W, FltBackScratchLayout> {
 
   MNEMOSYNE_DEVICE void AddPairsToQueries(uint32_t begin, uint32_t end) {
     const uint32_t count = end - begin, stride = at_.pair_stride, each = shape_.masks;
-    Product(
-        count, shape_.features, count,
-        [&](uint32_t r, uint32_t j) { return KernelGradient()[r * stride + j]; },
-        [&](uint32_t j, uint32_t m) { return Keys()[(begin + j) * at_.feature_stride + m]; },
-        [&](uint32_t r, uint32_t m, float sum) {
-          Gradient()[(begin + r) * at_.feature_stride + m] += sum;
-        });
+    Product(count, shape_.features, count, FltAlong{KernelGradient(), stride},
+            FltDown{Keys() + begin * at_.feature_stride, at_.feature_stride},
+            [&](uint32_t r, uint32_t m, float sum) {
+              Gradient()[(begin + r) * at_.feature_stride + m] += sum;
+            });
     if (each == 1) return;
     Product(
         count, each, count, [&](uint32_t r, uint32_t j) { return PairGradient()[r * stride + j]; },
@@ -462,22 +470,16 @@ class FltBackBlock : FltBlockTile<T, W, FltBackScratchLayout> {
   MNEMOSYNE_DEVICE void AddPairsToKeys(uint32_t begin, uint32_t end, const Sums& queries) {
     const uint32_t count = end - begin, stride = at_.pair_stride, each = shape_.masks;
     ReadForValues(begin, end, queries);
-    Product(
-        count, shape_.features, count,
-        [&](uint32_t j, uint32_t r) { return KernelGradient()[r * stride + j]; },
-        [&](uint32_t r, uint32_t m) {
-          return QueryFeatures()[(begin + r) * at_.feature_stride + m];
-        },
-        [&](uint32_t j, uint32_t m, float sum) {
-          Gradient()[(begin + j) * at_.feature_stride + m] += sum;
-        });
-    Product(
-        count, shape_.values, count,
-        [&](uint32_t j, uint32_t r) { return Pairs()[r * stride + j]; },
-        [&](uint32_t r, uint32_t c) { return Upstream()[(begin + r) * at_.value_stride + c]; },
-        [&](uint32_t j, uint32_t c, float sum) {
-          Values()[(begin + j) * at_.value_stride + c] += sum;
-        });
+    Product(count, shape_.features, count, FltDown{KernelGradient(), stride},
+            FltDown{QueryFeatures() + begin * at_.feature_stride, at_.feature_stride},
+            [&](uint32_t j, uint32_t m, float sum) {
+              Gradient()[(begin + j) * at_.feature_stride + m] += sum;
+            });
+    Product(count, shape_.values, count, FltDown{Pairs(), stride},
+            FltDown{Upstream() + begin * at_.value_stride, at_.value_stride},
+            [&](uint32_t j, uint32_t c, float sum) {
+              Values()[(begin + j) * at_.value_stride + c] += sum;
+            });
     if (each == 1) return;
     Product(
         count, each, count, [&](uint32_t j, uint32_t r) { return PairGradient()[r * stride + j]; },
@@ -525,23 +527,18 @@ class FltBackBlock : FltBlockTile<T, W, FltBackScratchLayout> {
     const uint32_t set = weights_.projection_sets > 1 ? part_.head : 0;
     const float* const back =
         weights_.transposed + static_cast<size_t>(set) * projection * weights_.transposed_stride;
-    Product(
-        rows_, inputs, projection,
-        [&](uint32_t r, uint32_t p) { return Gradient()[r * at_.feature_stride + p]; },
-        [&](uint32_t p, uint32_t i) { return back[p * weights_.transposed_stride + i]; },
-        [&](uint32_t r, uint32_t i, float sum) {
-          float& x = X()[r * at_.x_stride + i];
-          x = fmaf(-sums[r], x, sum);
-        });
+    Product(rows_, inputs, projection, FltAlong{Gradient(), at_.feature_stride},
+            FltDown{back, weights_.transposed_stride}, [&](uint32_t r, uint32_t i, float sum) {
+              float& x = X()[r * at_.x_stride + i];
+              x = fmaf(-sums[r], x, sum);
+            });
   }
 
   MNEMOSYNE_DEVICE void AddProjectionGradient() {
     float* const weights = gradients_ + gradient_places_.weights;
-    Product(
-        shape_.projection, shape_.inputs, rows_,
-        [&](uint32_t p, uint32_t r) { return Gradient()[r * at_.feature_stride + p]; },
-        [&](uint32_t r, uint32_t i) { return X()[r * at_.x_stride + i]; },
-        [&](uint32_t p, uint32_t i, float sum) { weights[p * shape_.inputs + i] += sum; });
+    Product(shape_.projection, shape_.inputs, rows_, FltDown{Gradient(), at_.feature_stride},
+            FltDown{X(), at_.x_stride},
+            [&](uint32_t p, uint32_t i, float sum) { weights[p * shape_.inputs + i] += sum; });
     SumUp(
         shape_.projection, rows_,
         [&](uint32_t p, uint32_t row) { return Gradient()[row * at_.feature_stride + p]; },
@@ -600,7 +597,7 @@ class FltBackBlock : FltBlockTile<T, W, FltBackScratchLayout> {
     float* const across = along + waves;
     ForAll(rows_, waves, [&](uint32_t row, uint32_t wave) {
       float cosine, sine;
-      CosineAndSineOf(row, wave, &cosine, &sine);
+      QuickCosineAndSine(PhaseOf(row, wave), &cosine, &sine);
       float &first = along[row * stride + wave], &second = across[row * stride + wave];
       const float one = first, two = second;
       first = fmaf(one, cosine, two * sine);

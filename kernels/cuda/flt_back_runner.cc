@@ -81,7 +81,7 @@ absl::Status FltRunner::Differentiate(const FltBackwardArgs& args) {
   call.of_projection = args.projection_gradient != nullptr && shape.projection > 0;
   const size_t gradients = FltGradientPlaces(shape, call.of_waves, call.of_projection).end;
   MNEMO_RETURN_IF_ERROR(
-      KeepPlan(forward, shape.SumCount() + call.QuerySumCount() + gradients, backward_plan_));
+      KeepPlan(forward, shape.SumCount() + call.QuerySumCount() + gradients, 2, backward_plan_));
   const size_t size = shape.heads * gradients * sizeof(double);
   MNEMO_ASSIGN_OR_RETURN(std::byte* const totals, totals_.Get(backend_, size));
   call.totals = reinterpret_cast<double*>(totals);

@@ -61,13 +61,10 @@ class FltBlockTile {
     return arrays_.positions + (entry * arrays_.length + row) * shape_.positions;
   }
 
-  // Calls f(i, row, column) for all of `rows` times `columns`.
+  // Calls f(row, column) for all of `rows` times `columns`.
   template <typename F>
   static MNEMOSYNE_DEVICE void ForAll(uint32_t rows, uint32_t columns, const F& f) {
-    T::ForEach(static_cast<size_t>(rows) * columns, [&](size_t index) {
-      const auto i = static_cast<uint32_t>(index);
-      f(i / columns, i % columns);
-    });
+    T::ForRows(rows, columns, f);
   }
 
   // See FltProduct.
@@ -92,7 +89,9 @@ class FltBlockTile {
     }
     float* const partial = scratch_ + at_.partial;
     const uint32_t each = (inner + kPartials - 1) / kPartials;
-    ForAll(kPartials, count, [&](uint32_t part, uint32_t i) {
+    T::ForEach(kPartials * size_t{count}, [&](size_t index) {
+      const uint32_t part = static_cast<uint32_t>(index) / count,
+                     i = static_cast<uint32_t>(index) % count;
       const uint32_t end = (part + 1) * each < inner ? (part + 1) * each : inner;
       float sum = 0;
       for (uint32_t j = part * each; j < end; ++j) sum += f(i, j);
@@ -158,11 +157,10 @@ class FltBlockTile {
       const uint32_t set = weights_.projection_sets > 1 ? part_.head : 0;
       const float* const w =
           weights_.weights + static_cast<size_t>(set) * shape_.inputs * shape_.columns;
-      Product(
-          rows_, shape_.projection, shape_.inputs,
-          [&](uint32_t r, uint32_t i) { return X()[r * at_.x_stride + i]; },
-          [&](uint32_t i, uint32_t c) { return w[i * shape_.columns + c]; },
-          [&](uint32_t r, uint32_t c, float sum) { features[r * at_.feature_stride + c] = sum; });
+      Product(rows_, shape_.projection, shape_.inputs, FltAlong{X(), at_.x_stride},
+              FltDown{w, shape_.columns}, [&](uint32_t r, uint32_t c, float sum) {
+                features[r * at_.feature_stride + c] = sum;
+              });
     }
     if (shape_.exponential()) {
       FinishLogarithms(features);
@@ -171,11 +169,10 @@ class FltBlockTile {
     }
   }
 
-  // Of a row's phase.
-  MNEMOSYNE_DEVICE void CosineAndSineOf(uint32_t row, uint32_t wave, float* cosine,
-                                        float* sine) const {
+  // The turns of a row's phase, between -1/2 and 1/2.
+  MNEMOSYNE_DEVICE float PhaseOf(uint32_t row, uint32_t wave) const {
     const float turns = TurnsAt(shape_, Frequencies(), PositionOf(first_ + row), wave);
-    CosineAndSine(DropTurns(turns - scratch_[at_.origin + wave]), cosine, sine);
+    return DropTurns(turns - scratch_[at_.origin + wave]);
   }
 
   // Appends waves to X(), or writes those of the multiplicative form, [row, F].
@@ -189,7 +186,7 @@ class FltBlockTile {
     const float* const b = (of_keys ? weights_.key_b : weights_.query_b) + head;
     ForAll(rows_, shape_.waves, [&](uint32_t row, uint32_t wave) {
       float cosine, sine;
-      CosineAndSineOf(row, wave, &cosine, &sine);
+      CosineAndSine(PhaseOf(row, wave), &cosine, &sine);
       to[row * stride + wave] = fmaf(a[wave], cosine, b[wave] * sine);
       to[row * stride + shape_.waves + wave] = fmaf(a[wave], sine, -(b[wave] * cosine));
       if (!additive && wave == 0) {

@@ -7,9 +7,8 @@
 namespace mnemosyne::kernels::cuda {
 namespace {
 
-// Parts of all sequences together at most: three, which run at a time, for each multiprocessor of a
-// large GPU.
-constexpr size_t kPartsWanted = 3 * 132;
+// Parts of all sequences together are at most those that run at a time on a large GPU.
+constexpr size_t kMultiprocessors = 132;
 
 // The fewest rows of a part of a longer sequence, and the most parts of one, which one thread goes
 // through in order.
@@ -20,8 +19,8 @@ constexpr size_t kSumsMax = size_t{64} << 20;  // Floats of the sums of a launch
 uint32_t Narrow(size_t x) { return static_cast<uint32_t>(x); }
 
 // Rows of each part of a sequence of `count` rows, of a call with `all` rows.
-size_t PartRows(size_t count, size_t all, size_t parts_that_fit) {
-  const size_t share = count * kPartsWanted / all;
+size_t PartRows(size_t count, size_t all, size_t parts_that_fit, size_t wanted) {
+  const size_t share = count * wanted / all;
   const size_t parts = std::clamp<size_t>(std::min(share, count / kPartRows), 1,
                                           std::min(kPartsMax, parts_that_fit));
   if (parts == 1) return count;
@@ -31,7 +30,8 @@ size_t PartRows(size_t count, size_t all, size_t parts_that_fit) {
 
 }  // namespace
 
-std::vector<FltLaunchPlan> PlanFlt(const FltSizes& sizes, const FltRows& rows, size_t floats) {
+std::vector<FltLaunchPlan> PlanFlt(const FltSizes& sizes, const FltRows& rows, size_t floats,
+                                   size_t at_once) {
   const size_t one[] = {0, rows.length};
   const std::span<const size_t> starts = rows.sequence_starts.empty() ? one : rows.sequence_starts;
   const size_t all = rows.batch * sizes.heads * rows.length;
@@ -39,7 +39,7 @@ std::vector<FltLaunchPlan> PlanFlt(const FltSizes& sizes, const FltRows& rows, s
   std::vector<FltLaunchPlan> launches;
   FltLaunchPlan launch;
   const auto add = [&](size_t batch, size_t head, size_t start, size_t end) {
-    const size_t each = PartRows(end - start, all, fit);
+    const size_t each = PartRows(end - start, all, fit, at_once * kMultiprocessors);
     const size_t count = (end - start + each - 1) / each;
     if (!launch.parts.empty() && launch.parts.size() + count > fit) {
       launches.push_back(std::exchange(launch, {}));

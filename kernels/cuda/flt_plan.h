@@ -19,6 +19,8 @@ struct FltLaunchPlan {
 
 // Sequences without rows are left out. The workspace of a launch, of which a part needs twice
 // `floats`, is at most some 512 MB, or one part's.
-std::vector<FltLaunchPlan> PlanFlt(const FltSizes& sizes, const FltRows& rows, size_t floats);
+// `at_once` parts of a multiprocessor run at a time.
+std::vector<FltLaunchPlan> PlanFlt(const FltSizes& sizes, const FltRows& rows, size_t floats,
+                                   size_t at_once);
 
 }  // namespace mnemosyne::kernels::cuda

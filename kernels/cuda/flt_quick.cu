@@ -110,18 +110,20 @@ bool LaunchFltQuickKeys(const FltCall& call, cudaStream_t stream, cudaError_t* e
 }
 
 bool LaunchFltQuickAnswer(const FltCall& call, cudaStream_t stream, cudaError_t* error) {
+  if (!call.arrays.causal) {
+    return WithFltQuickAnswer(call, [&](auto sizes) {
+      using Sizes = decltype(sizes);
+      constexpr FltQuickLayout kAt = FltQuickLayout::OfQueries<Sizes>();
+      *error = LaunchParts(AnswerFltQuickly<Sizes>, call, Sizes::kAnswerWarps, kAt.end, stream);
+    });
+  }
   return WithFltQuick(call, [&](auto sizes) {
     using Sizes = decltype(sizes);
-    if (call.arrays.causal) {
-      if constexpr (Sizes::kFeatures == 64) {
-        using Causal = FltQuickSizes<Sizes::kType, 64, 64>;
-        constexpr FltQuickLayout kAt = FltQuickLayout::OfCausal<Causal>();
-        *error = LaunchParts(AnswerFltCausalQuickly<Causal>, call, Causal::kWarps, kAt.end, stream);
-      }
-      return;
+    if constexpr (Sizes::kFeatures == 64) {
+      using Causal = FltQuickSizes<Sizes::kType, 64, 64>;
+      constexpr FltQuickLayout kAt = FltQuickLayout::OfCausal<Causal>();
+      *error = LaunchParts(AnswerFltCausalQuickly<Causal>, call, Causal::kWarps, kAt.end, stream);
     }
-    constexpr FltQuickLayout kAt = FltQuickLayout::OfQueries<Sizes>();
-    *error = LaunchParts(AnswerFltQuickly<Sizes>, call, Sizes::kAnswerWarps, kAt.end, stream);
   });
 }
 

@@ -156,4 +156,20 @@ bool WithFltQuick(const FltCall& call, const Run& run) {
   return false;
 }
 
+// The same for the answers to queries that read the sum over all keys: warps with 32 queries would
+// leave others of a short part without any.
+template <typename Run>
+bool WithFltQuickAnswer(const FltCall& call, const Run& run) {
+  return WithFltQuick(call, [&](auto sizes) {
+    using Sizes = decltype(sizes);
+    if constexpr (Sizes::kGroups > 1) {
+      if (call.part_rows <= 16 * Sizes::kAnswerWarps) {
+        run(FltQuickSizes<Sizes::kType, Sizes::kFeatures, 64>());
+        return;
+      }
+    }
+    run(sizes);
+  });
+}
+
 }  // namespace mnemosyne::kernels::cuda

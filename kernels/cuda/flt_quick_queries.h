@@ -50,19 +50,31 @@ MNEMOSYNE_DEVICE void StageFltMeans(const FltQuickSpace& space, const float* sum
                                                  : psi;  // NaN goes on.
   });
   const float* const n = sums + 2 * shape.features;
-  T::Spread(Sizes::kFeatures * Sizes::kValues / 2, [&](uint32_t i) {
-    const uint32_t m = i / (Sizes::kValues / 2), pair = i % (Sizes::kValues / 2);
-    const uint32_t column = FltQuickColumn(2 * pair);
-    const float psi = m < shape.features ? sums[shape.features + m] : 0.0F;
-    const float inverse = psi == 0 ? 0.0F : 1 / psi;
-    const auto mean = [&](uint32_t d) {
-      return m < shape.features && d < shape.values ? n[m * shape.values + d] * inverse : 0.0F;
-    };
-    const FltPair<Sizes::kFeatureParts> split(mean(column), mean(column + 1));
+  // A thread's loads are under way together.
+  constexpr uint32_t kPairs = Sizes::kFeatures * Sizes::kValues / 2, kAtOnce = 8;
+  T::Spread(kPairs / kAtOnce, [&](uint32_t first) {
+    float psi[kAtOnce], left[kAtOnce], right[kAtOnce];
     MNEMOSYNE_UNROLL_ALL
-    for (uint32_t part = 0; part < Sizes::kFeatureParts; ++part) {
-      space.Words(space.at.means)[(part * Sizes::kFeatures + m) * Sizes::kStride + pair] =
-          split.part[part];
+    for (uint32_t k = 0; k < kAtOnce; ++k) {
+      const uint32_t i = first + k * (kPairs / kAtOnce);
+      const uint32_t m = i / (Sizes::kValues / 2);
+      const uint32_t d = FltQuickColumn(2 * (i % (Sizes::kValues / 2)));
+      const bool there = m < shape.features;
+      psi[k] = there ? sums[shape.features + m] : 0.0F;
+      left[k] = there && d < shape.values ? n[m * shape.values + d] : 0.0F;
+      right[k] = there && d + 1 < shape.values ? n[m * shape.values + d + 1] : 0.0F;
+    }
+    MNEMOSYNE_UNROLL_ALL
+    for (uint32_t k = 0; k < kAtOnce; ++k) {
+      const uint32_t i = first + k * (kPairs / kAtOnce);
+      const uint32_t m = i / (Sizes::kValues / 2), pair = i % (Sizes::kValues / 2);
+      const float inverse = psi[k] == 0 ? 0.0F : 1 / psi[k];
+      const FltPair<Sizes::kFeatureParts> split(left[k] * inverse, right[k] * inverse);
+      MNEMOSYNE_UNROLL_ALL
+      for (uint32_t part = 0; part < Sizes::kFeatureParts; ++part) {
+        space.Words(space.at.means)[(part * Sizes::kFeatures + m) * Sizes::kStride + pair] =
+            split.part[part];
+      }
     }
   });
 }

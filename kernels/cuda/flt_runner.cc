@@ -76,6 +76,8 @@ absl::Status FaultError(const FltCounts& counts, size_t batch, size_t head) {
 }  // namespace
 
 absl::Status FltRunner::KeepWeights(const FltKernel& kernel) {
+  if (kernel.id != 0 && kernel.id == kept_kernel_) return absl::OkStatus();
+  kept_kernel_ = 0;
   const std::vector<float>* const arrays[] = {&kernel.weights,     &kernel.bias,
                                               &kernel.frequencies, &kernel.query_a,
                                               &kernel.query_b,     &kernel.key_a,
@@ -124,10 +126,12 @@ absl::Status FltRunner::KeepWeights(const FltKernel& kernel) {
   weights_at_.transposed_stride =
       static_cast<uint32_t>((FltInputCount(kernel.sizes) + 15) / 16 * 16);
   weights_at_.root_scale = kernel.root_scale;
+  kept_kernel_ = kernel.id;
   return absl::OkStatus();
 }
 
-absl::Status FltRunner::KeepPlan(const FltAttentionArgs& args, size_t floats, KeptPlan& plan) {
+absl::Status FltRunner::KeepPlan(const FltAttentionArgs& args, size_t floats, size_t at_once,
+                                 KeptPlan& plan) {
   const FltRows& rows = args.rows;
   const KeptPlan::Rows now = {floats,
                               FltShape::Of(args.kernel->sizes).SumCount(),
@@ -137,7 +141,7 @@ absl::Status FltRunner::KeepPlan(const FltAttentionArgs& args, size_t floats, Ke
                               {rows.sequence_starts.begin(), rows.sequence_starts.end()}};
   if (plan.planned == now) return absl::OkStatus();
   plan.planned.reset();
-  std::vector<FltLaunchPlan> launches = PlanFlt(args.kernel->sizes, args.rows, floats);
+  std::vector<FltLaunchPlan> launches = PlanFlt(args.kernel->sizes, args.rows, floats, at_once);
   plan.tables.Clear();
   plan.parts_at.clear();
   plan.units_at.clear();
@@ -156,6 +160,10 @@ void FltRunner::Point(const KeptPlan& plan, size_t i, FltCall& call) {
   call.units = plan.tables.At<FltUnit>(plan.units_at[i]);
   call.part_count = static_cast<uint32_t>(plan.launches[i].parts.size());
   call.unit_count = static_cast<uint32_t>(plan.launches[i].units.size());
+  call.part_rows = 0;
+  for (const FltPart& part : plan.launches[i].parts) {
+    call.part_rows = std::max(call.part_rows, part.count);
+  }
 }
 
 FltCall FltRunner::CallOf(const FltAttentionArgs& args) const {
@@ -290,7 +298,7 @@ absl::Status FltRunner::Attend(const FltAttentionArgs& args) {
   MNEMO_RETURN_IF_ERROR(KeepWeights(*args.kernel));
   found_.clear();
   const FltCall call = CallOf(args);
-  MNEMO_RETURN_IF_ERROR(KeepPlan(args, call.shape.SumCount(), forward_plan_));
+  MNEMO_RETURN_IF_ERROR(KeepPlan(args, call.shape.SumCount(), 3, forward_plan_));
   MNEMO_ASSIGN_OR_RETURN(const bool done, LaunchQuickly(call));
   if (!done) MNEMO_RETURN_IF_ERROR(LaunchCarefully(args, call));
   if (args.report == nullptr) return absl::OkStatus();

@@ -36,7 +36,7 @@ class FltRunner {
   struct KeptPlan {
     // What a plan depends on.
     struct Rows {
-      size_t part_count, sum_count, heads, batch, length;
+      size_t floats, sum_count, heads, batch, length;
       std::vector<size_t> sequence_starts;
       bool operator==(const Rows&) const = default;
     };
@@ -48,8 +48,10 @@ class FltRunner {
 
   // Copies the kernel's arrays to the device, unless those of the last call were the same.
   absl::Status KeepWeights(const FltKernel& kernel);
-  // The parts and units of calls that need `floats` a part, unless those of the last were the same.
-  absl::Status KeepPlan(const FltAttentionArgs& args, size_t floats, KeptPlan& plan);
+  // The parts and units of calls that need `floats` a part, of which `at_once` run at a time on a
+  // multiprocessor, unless those of the last call were the same.
+  absl::Status KeepPlan(const FltAttentionArgs& args, size_t floats, size_t at_once,
+                        KeptPlan& plan);
   // Points a call to the parts and units of launch i.
   static void Point(const KeptPlan& plan, size_t i, FltCall& call);
   // What does not depend on a launch. Weights are assumed to be kept.
@@ -74,6 +76,7 @@ class FltRunner {
   Backend& backend_;
   FltPrograms& programs_;
 
+  uint64_t kept_kernel_ = 0;  // See FltKernel::id.
   std::vector<float> kept_weights_;
   Buffer weights_;
   FltWeights weights_at_ = {};

@@ -113,6 +113,7 @@ struct FltCall {
   const FltPart* parts;
   const FltUnit* units;
   uint32_t part_count, unit_count;
+  uint32_t part_rows;  // Of the largest part.
   uint32_t tile_rows;
   float* sums;        // [parts, SumCount]: over the keys of a part.
   float* starts;      // [parts, SumCount] of causal parts, what they start from; else [units, ...].

@@ -1,6 +1,7 @@
 #include "kernels/flt/flt_kernel.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <numbers>
 #include <string_view>
@@ -226,7 +227,9 @@ absl::StatusOr<FltKernel> MakeFltKernel(const FltConfig& config, FltWaves waves,
                                         std::span<const float> projection) {
   MNEMO_RETURN_IF_ERROR(CheckConfig(config, waves.waves));
   MNEMO_RETURN_IF_ERROR(CheckWaves(config, waves));
+  static std::atomic<uint64_t> made = 0;
   FltKernel kernel;
+  kernel.id = ++made;
   kernel.config = config;
   kernel.waves = std::move(waves);
   kernel.sizes = {.heads = config.heads,

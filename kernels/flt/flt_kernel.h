@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <span>
 #include <string>
 #include <vector>
@@ -49,6 +50,7 @@ inline constexpr float kFltClampShare = 1e-3F;
 
 // Immutable. Arrays are on the host, padded to 16 columns; sets of a projection are H or 1.
 struct FltKernel {
+  uint64_t id = 0;  // Of all that MakeFltKernel has made, and of their copies.
   FltConfig config;
   FltSizes sizes;
   FltWaves waves;

@@ -55,7 +55,8 @@ TEST_F(FltProgramsTest, PartsOfLongSequencesAnswerAsTheReference) {
                           .features = 16,
                           .padded = true});
       ASSERT_GT(
-          PlanFlt(example.kernel.sizes, example.Rows(), SumCount(example)).front().parts.size(), 2);
+          PlanFlt(example.kernel.sizes, example.Rows(), SumCount(example), 3).front().parts.size(),
+          2);
 
       EXPECT_EQ(Attend(example.Args(), kind) > 0, kind != kBlocks);
 
@@ -284,7 +285,8 @@ TEST(FltPlanTest, TakesEachRowOnce) {
       rows.length = 50000;
       rows.sequence_starts = starts;
       std::vector<uint8_t> taken(4 * 50000);
-      for (const FltLaunchPlan& launch : PlanFlt(example.kernel.sizes, rows, SumCount(example))) {
+      for (const FltLaunchPlan& launch :
+           PlanFlt(example.kernel.sizes, rows, SumCount(example), 3)) {
         size_t next = 0;
         for (size_t u = 0; u < launch.units.size(); ++u) {
           EXPECT_EQ(launch.units[u].first_part, next);

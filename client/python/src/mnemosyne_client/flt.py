@@ -176,7 +176,7 @@ def _rows(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _wait_for(tensor: torch.Tensor) -> None:
-    """Waits for what PyTorch has queued: the library has a stream of its own, and waits for that."""
+    """Waits for what PyTorch has queued; the library waits for its own stream itself."""
     if tensor.is_cuda:
         torch.cuda.current_stream(tensor.device).synchronize()
 
