@@ -145,6 +145,7 @@ def test_tenants_do_not_see_each_other_and_nothing_leaks(house):
     daemon, _, folder = house
     with connect(house, "vision") as vision, connect(house, "speech") as speech:
         session = make_session(vision)
+        vision.step(session, 1, [numpy.ones(4, numpy.float32)])
         assert [s.name for s in vision.list_sessions()] == [session.name]
         assert list(speech.list_sessions()) == []
         said = []
@@ -160,6 +161,7 @@ def test_tenants_do_not_see_each_other_and_nothing_leaks(house):
         info = speech.server_info()
         assert info.session_count == 0
         assert info.reserved_bytes == 0
+        assert [device.step_count for device in info.devices] == [0]
         with vision.open_stream(session) as stream, pytest.raises(MnemosyneError) as refused:
             stream.step([numpy.full(4, numpy.nan, numpy.float32)])
         said.append(str(refused.value).replace(SECRET_NAME, ""))  # Its own parameter's name.
