@@ -422,11 +422,12 @@ grpc::ServerUnaryReactor* OptimizerService::GetServerInfo(grpc::CallbackServerCo
     v1::Device& device = *response->add_devices();
     device.set_name(executor.device_name());
     device.set_description(executor.device_description());
-    device.set_step_count(executor.step_count());
     device.set_queue_length(static_cast<int64_t>(executor.queue_length()));
     device.set_fault(std::string(ErrorMessage(executor.fault())));
+    if (!caller->admin) continue;  // The rest tells of the sessions of all.
+    device.set_step_count(executor.step_count());
     for (const int64_t count : executor.share_counts()) device.add_share_counts(count);
-    if (!caller->admin || !executor.has_own_memory()) continue;
+    if (!executor.has_own_memory()) continue;
     device.set_reserved_bytes(store_.budget().device_bytes_reserved(i));
     device.set_reserved_bytes_max(store_.budget().device_bytes_max(i));
   }

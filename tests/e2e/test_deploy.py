@@ -152,6 +152,28 @@ def test_the_bill_of_materials_lists_the_program_and_its_libraries():
     } <= known
 
 
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="needs a C compiler")
+def test_the_check_of_hardening_misses_no_defence(tmp_path):
+    source = tmp_path / "soft.c"
+    source.write_text('#include <stdio.h>\nint main(void) { return puts("soft"); }\n')
+    soft = ["-no-pie", "-fno-stack-protector", "-U_FORTIFY_SOURCE", "-z", "execstack"]
+    soft += ["-z", "norelro", "-z", "lazy", "-Wl,-rpath,/tmp"]
+    subprocess.run(["gcc", source, *soft, "-o", tmp_path / "soft"], check=True)
+
+    checked = subprocess.run(
+        [sys.executable, ROOT / "scripts" / "check_hardening.py", tmp_path / "soft"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert checked.returncode == 1
+    words = ["position-independent", "stack that can be executed", "RELRO", "-z now"]
+    words += ["stack protector", "FORTIFY", "outside its own folder", "CET"]
+    for word in words:
+        assert word in checked.stdout, checked.stdout
+
+
 @pytest.mark.parametrize("name", COMPOSE)
 def test_compose_gives_no_more_than_is_needed(name):
     (service,) = documents(name)[0]["services"].values()

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import socket
 import subprocess
 import threading
 import time
@@ -11,7 +14,8 @@ from pathlib import Path
 import grpc
 import numpy
 import pytest
-from e2e_daemon import binary, wait_until
+from e2e_daemon import ROOT, binary, wait_until
+from hostile import PREFACE, SETTINGS, frame
 
 from mnemosyne_client import Client, Credentials, MnemosyneError, SessionLostError, messages
 
@@ -110,10 +114,38 @@ def test_a_stranger_does_not(house, who):
     assert refused.value.code in ("UNAUTHENTICATED", "UNAVAILABLE")
 
 
+def every_method() -> list[str]:
+    """Returns the paths of the methods of all our services, as the protocol's files have them."""
+    found = []
+    for path in (ROOT / "proto").rglob("*.proto"):
+        for service, body in re.findall(
+            r"^service (\w+) \{(.*?)^\}", path.read_text(), re.M | re.S
+        ):
+            names = re.findall(r"^ +rpc (\w+)\(", body, re.M)
+            found += [f"/mnemosyne.v1.{service}/{name}" for name in names]
+    return found
+
+
+def test_no_method_answers_a_stranger(house):
+    daemon, credentials, _ = house
+    methods = every_method()
+    assert {"/mnemosyne.v1.OptimizerService/Drain", "/mnemosyne.v1.AttentionService/Attend"} <= {
+        *methods
+    }
+    roots = grpc.ssl_channel_credentials(credentials["nobody"].root_certificates)
+    with grpc.secure_channel(daemon.tcp, roots) as channel:
+        for method in methods:
+            # On the wire all kinds of calls look alike; an empty message is one of any type.
+            with pytest.raises(grpc.RpcError) as refused:
+                list(channel.stream_stream(method)(iter([b""]), timeout=60))
+            assert refused.value.code() == grpc.StatusCode.UNAUTHENTICATED, method
+
+
 def test_tenants_do_not_see_each_other_and_nothing_leaks(house):
     daemon, _, folder = house
     with connect(house, "vision") as vision, connect(house, "speech") as speech:
         session = make_session(vision)
+        vision.step(session, 1, [numpy.ones(4, numpy.float32)])
         assert [s.name for s in vision.list_sessions()] == [session.name]
         assert list(speech.list_sessions()) == []
         said = []
@@ -129,6 +161,7 @@ def test_tenants_do_not_see_each_other_and_nothing_leaks(house):
         info = speech.server_info()
         assert info.session_count == 0
         assert info.reserved_bytes == 0
+        assert [device.step_count for device in info.devices] == [0]
         with vision.open_stream(session) as stream, pytest.raises(MnemosyneError) as refused:
             stream.step([numpy.full(4, numpy.nan, numpy.float32)])
         said.append(str(refused.value).replace(SECRET_NAME, ""))  # Its own parameter's name.
@@ -334,6 +367,61 @@ def test_a_new_certificate_needs_no_restart(house):
         return True
 
     wait_until(served, 60)
+
+
+def first_word(path: str, uid: int) -> bytes:
+    """Returns what the daemon sends first to a user who connects to its socket."""
+    with socket.socket(socket.AF_UNIX) as wire:
+        wire.settimeout(60)
+        own = os.geteuid()
+        os.seteuid(uid)
+        try:
+            wire.connect(path)
+        finally:
+            os.seteuid(own)
+        try:
+            wire.sendall(PREFACE + frame(SETTINGS, 0, 0))
+            return wire.recv(1)
+        except ConnectionError:
+            return b""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes other users")
+def test_the_socket_lets_in_the_users_of_the_access_file_and_tells_others_nothing(
+    tmp_path, own_daemon
+):
+    known, unknown = 65_531, 65_532
+    (tmp_path / "access").write_text(f"user tenant=vision uid={known}\n")
+    audit = tmp_path / "audit"
+    daemon = own_daemon("--access", str(tmp_path / "access"), "--audit-log", str(audit))
+    path = Path(daemon.unix.removeprefix("unix:"))
+    path.parent.chmod(0o711)
+    assert first_word(str(path), known)
+    assert first_word(str(path), unknown) == b""
+    refused = [json.loads(line) for line in audit.read_text().splitlines()]
+    assert [(line["peer"], line["action"], line["outcome"]) for line in refused] == [
+        (f"uid:{unknown}", "connect", "USER_NOT_ADMITTED")
+    ]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes other users")
+@pytest.mark.parametrize("access", ["", "token", "user"])
+def test_the_sockets_file_is_open_to_others_only_where_users_are_named(
+    tmp_path, own_daemon, access
+):
+    lines = {"token": make_token("vision")[1], "user": "user tenant=vision uid=65531"}
+    flags = []
+    if access:
+        (tmp_path / "access").write_text(lines[access] + "\n")
+        flags = ["--access", str(tmp_path / "access")]
+    path = Path(own_daemon(*flags).unix.removeprefix("unix:"))
+    path.parent.chmod(0o711)
+    if access == "user":
+        assert path.stat().st_mode & 0o777 == 0o666
+    else:
+        assert path.stat().st_mode & 0o777 == 0o600
+        with pytest.raises(PermissionError):
+            first_word(str(path), 65_531)
 
 
 def test_a_token_is_not_sent_in_plaintext_beyond_this_machine():

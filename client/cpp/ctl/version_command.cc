@@ -8,11 +8,13 @@
 namespace mnemosyne::ctl {
 namespace {
 
-// How full a device with a memory of its own is, and whether it failed.
+// What an admin is told of a device, where there is something: its steps, and how full its own
+// memory is; and whether it failed.
 std::string Describe(const v1::Device& device) {
   std::string words;
+  if (device.step_count() > 0) words = fmt::format(", {} steps", FormatCount(device.step_count()));
   if (device.reserved_bytes_max() > 0) {
-    words =
+    words +=
         fmt::format(", {} of at most {}", FormatBytes(static_cast<double>(device.reserved_bytes())),
                     FormatBytes(static_cast<double>(device.reserved_bytes_max())));
   }
@@ -33,9 +35,8 @@ void Print(const v1::GetServerInfoResponse& info) {
                    FormatBytes(static_cast<double>(info.reserved_bytes_max())))},
   };
   for (const auto& device : info.devices()) {
-    rows.emplace_back("device",
-                      fmt::format("{} ({}), {} steps{}", device.name(), device.description(),
-                                  FormatCount(device.step_count()), Describe(device)));
+    rows.emplace_back(
+        "device", fmt::format("{} ({}){}", device.name(), device.description(), Describe(device)));
   }
   fmt::print("{}", FormatList(rows));
 }
