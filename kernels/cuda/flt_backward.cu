@@ -9,10 +9,11 @@ namespace mnemosyne::kernels::cuda {
 namespace {
 
 constexpr unsigned kFltThreads = 256;
+constexpr unsigned kFltBlocks = 2;  // Of a multiprocessor; see FltRunner::Differentiate.
 
 extern __shared__ float4 scratch[];
 
-__global__ void __launch_bounds__(kFltThreads)
+__global__ void __launch_bounds__(kFltThreads, kFltBlocks)
     RunFltQueries(const __grid_constant__ FltBackCall call, uint32_t gradient_count) {
   const FltPart part = call.forward.parts[blockIdx.x];
   FltBackBlock<BlockThreads, WarpLanes> block(call, part, reinterpret_cast<float*>(scratch),
@@ -22,7 +23,7 @@ __global__ void __launch_bounds__(kFltThreads)
                    call.sums + blockIdx.x * size_t{call.QuerySumCount()});
 }
 
-__global__ void __launch_bounds__(kFltThreads)
+__global__ void __launch_bounds__(kFltThreads, kFltBlocks)
     RunFltKeys(const __grid_constant__ FltBackCall call, uint32_t gradient_count) {
   const FltPart part = call.forward.parts[blockIdx.x];
   FltBackBlock<BlockThreads, WarpLanes> block(call, part, reinterpret_cast<float*>(scratch),
