@@ -62,9 +62,13 @@ stage_clang() {
   "$python" scripts/check_clang.py build/clang/compile_commands.json
 }
 
+# Everything in C++, and what hostile clients and tenants do to a whole daemon. Left out are tests of
+# numbers that run for long (label slow), and those that time or weigh a daemon.
 stage_asan() {
   scripts/build.sh asan
   ctest --preset asan -j "$(nproc)" -LE slow
+  MNEMOSYNED="$PWD/build/asan/bin/mnemosyned" "$python" -m pytest -q \
+    tests/e2e/test_{bad_specs,bad_steps,security}.py
 }
 
 # A short run of each fuzz target, from its corpus; MNEMOSYNE_FUZZ_SECONDS makes it longer. What is
