@@ -34,15 +34,16 @@ absl::StatusOr<std::shared_ptr<optim::Optimizer>> StepExecutor::Device::GetOptim
 }
 
 StepExecutor::StepExecutor(std::unique_ptr<kernels::Backend> backend, size_t queue_max,
-                           const Clock& clock, size_t ordinal)
+                           const Clock& clock, size_t ordinal, Runner runner)
     : queue_max_(queue_max),
       clock_(clock),
       ordinal_(ordinal),
       device_name_(backend->name()),
       device_description_(backend->description()),
       has_own_memory_(!backend->host_accessible()),
-      device_(std::move(backend)),
-      thread_([this] { Work(); }) {}
+      device_(std::move(backend)) {
+  if (runner == Runner::kOwnThread) thread_ = std::thread([this] { Work(); });
+}
 
 StepExecutor::~StepExecutor() { Stop(); }
 
@@ -134,7 +135,9 @@ void StepExecutor::Stop() {
     MutexLock lock(&mutex_);
     stopped_ = true;
   }
-  if (thread_.joinable()) thread_.join();
+  if (thread_.joinable()) return thread_.join();
+  while (RunNext()) {
+  }
 }
 
 size_t StepExecutor::queue_length() const {
@@ -157,28 +160,33 @@ StepExecutor::Line& StepExecutor::NextLine() {
 void StepExecutor::Work() {
   const auto ready = [this]()
                          ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return stopped_ || queued_ > 0; };
-  while (true) {
-    Task task;
-    Line* line = nullptr;
-    {
-      MutexLock lock(&mutex_);
-      lock.Await(ready);
-      if (queued_ == 0) return;  // Stopped, and all is done.
-      line = &NextLine();
-      line->last_turn = ++turns_;
-      served_ = line->used;
-      task = std::move(line->tasks.front());
-      line->tasks.pop_front();
-      --queued_;
-    }
-    FAIL_POINT("queue.take");
-    const Clock::Monotonic start = clock_.MonotonicNow();
-    task(device_);
-    task = nullptr;  // What it holds goes before the next one runs.
-    NoteFault(device_.backend().Fault());
+  do {
     MutexLock lock(&mutex_);
-    line->used += clock_.MonotonicNow() - start;
+    lock.Await(ready);
+  } while (RunNext());  // Nothing waits: it has been stopped, and all is done.
+}
+
+bool StepExecutor::RunNext() {
+  Task task;
+  Line* line = nullptr;
+  {
+    MutexLock lock(&mutex_);
+    if (queued_ == 0) return false;
+    line = &NextLine();
+    line->last_turn = ++turns_;
+    served_ = line->used;
+    task = std::move(line->tasks.front());
+    line->tasks.pop_front();
+    --queued_;
   }
+  FAIL_POINT("queue.take");
+  const Clock::Monotonic start = clock_.MonotonicNow();
+  task(device_);
+  task = nullptr;  // What it holds goes before the next one runs.
+  NoteFault(device_.backend().Fault());
+  MutexLock lock(&mutex_);
+  line->used += clock_.MonotonicNow() - start;
+  return true;
 }
 
 }  // namespace mnemosyne::server
