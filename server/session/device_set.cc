@@ -6,11 +6,11 @@
 namespace mnemosyne::server {
 
 DeviceSet::DeviceSet(std::vector<std::unique_ptr<kernels::Backend>> backends, size_t queue_max,
-                     const MemoryBudget& budget, const Clock& clock)
+                     const MemoryBudget& budget, const Clock& clock, StepExecutor::Runner runner)
     : budget_(budget) {
   for (auto& backend : backends) {
-    executors_.push_back(
-        std::make_unique<StepExecutor>(std::move(backend), queue_max, clock, executors_.size()));
+    executors_.push_back(std::make_unique<StepExecutor>(std::move(backend), queue_max, clock,
+                                                        executors_.size(), runner));
   }
 }
 

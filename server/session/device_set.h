@@ -16,9 +16,11 @@ namespace mnemosyne::server {
 // Thread-safe. The budget, which has a bound for each device, and the clock outlive it.
 class DeviceSet {
  public:
-  // At least one backend; several have memories of their own. `queue_max` is of each worker.
+  // At least one backend; several have memories of their own. `queue_max` and `runner` are of each
+  // worker.
   DeviceSet(std::vector<std::unique_ptr<kernels::Backend>> backends, size_t queue_max,
-            const MemoryBudget& budget, const Clock& clock);
+            const MemoryBudget& budget, const Clock& clock,
+            StepExecutor::Runner runner = StepExecutor::Runner::kOwnThread);
 
   size_t size() const { return executors_.size(); }
   StepExecutor& operator[](size_t ordinal) const { return *executors_[ordinal]; }

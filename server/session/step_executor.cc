@@ -39,7 +39,7 @@ absl::StatusOr<std::shared_ptr<optim::Optimizer>> StepExecutor::Device::GetOptim
 }
 
 StepExecutor::StepExecutor(std::unique_ptr<kernels::Backend> backend, size_t queue_max,
-                           const Clock& clock, size_t ordinal)
+                           const Clock& clock, size_t ordinal, Runner runner)
     : queue_max_(queue_max),
       clock_(clock),
       ordinal_(ordinal),
@@ -47,8 +47,9 @@ StepExecutor::StepExecutor(std::unique_ptr<kernels::Backend> backend, size_t que
       device_description_(backend->description()),
       has_own_memory_(!backend->host_accessible()),
       shares_launches_(backend->shares_launches()),
-      device_(std::move(backend)),
-      thread_([this] { Work(); }) {}
+      device_(std::move(backend)) {
+  if (runner == Runner::kOwnThread) thread_ = std::thread([this] { Work(); });
+}
 
 StepExecutor::~StepExecutor() { Stop(); }
 
@@ -121,7 +122,9 @@ void StepExecutor::Stop() {
     MutexLock lock(&mutex_);
     stopped_ = true;
   }
-  if (thread_.joinable()) thread_.join();
+  if (thread_.joinable()) return thread_.join();
+  while (RunNext()) {
+  }
 }
 
 size_t StepExecutor::queue_length() const {
@@ -255,21 +258,26 @@ void StepExecutor::Finish(Entry entry, const absl::Status& status) {
 void StepExecutor::Work() {
   const auto ready = [this]()
                          ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return stopped_ || queued_ > 0; };
-  while (true) {
-    Batch batch;
-    {
-      MutexLock lock(&mutex_);
-      lock.Await(ready);
-      if (queued_ == 0) return;  // Stopped, and all is done.
-      batch = TakeNext();
-    }
-    FAIL_POINT("queue.take");
-    const Clock::Monotonic start = clock_.MonotonicNow();
-    RunBatch(batch);
-    NoteFault(device_.backend().Fault());
+  do {
     MutexLock lock(&mutex_);
-    Charge(batch, clock_.MonotonicNow() - start);
+    lock.Await(ready);
+  } while (RunNext());  // Nothing waits: it has been stopped, and all is done.
+}
+
+bool StepExecutor::RunNext() {
+  Batch batch;
+  {
+    MutexLock lock(&mutex_);
+    if (queued_ == 0) return false;
+    batch = TakeNext();
   }
+  FAIL_POINT("queue.take");
+  const Clock::Monotonic start = clock_.MonotonicNow();
+  RunBatch(batch);
+  NoteFault(device_.backend().Fault());
+  MutexLock lock(&mutex_);
+  Charge(batch, clock_.MonotonicNow() - start);
+  return true;
 }
 
 }  // namespace mnemosyne::server

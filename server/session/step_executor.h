@@ -38,7 +38,7 @@ class StepExecutor {
  public:
   static constexpr size_t kShareCount = 11;
 
-  // What a task may use, on the executor's thread.
+  // What a task may use, on the thread that runs it.
   class Device {
    public:
     explicit Device(std::unique_ptr<kernels::Backend> backend) : backend_(std::move(backend)) {}
@@ -62,9 +62,12 @@ class StepExecutor {
   // was applied or answered.
   using StepCallback = std::function<void(std::unique_ptr<PendingStep>, const absl::Status&)>;
 
+  // Who runs the tasks: a thread of the executor, or whoever calls RunNext.
+  enum class Runner { kOwnThread, kCaller };
+
   // `queue_max` bounds the tasks that wait; `ordinal` is its place among the daemon's devices.
   StepExecutor(std::unique_ptr<kernels::Backend> backend, size_t queue_max, const Clock& clock,
-               size_t ordinal = 0);
+               size_t ordinal = 0, Runner runner = Runner::kOwnThread);
   ~StepExecutor();
 
   StepExecutor(const StepExecutor&) = delete;
@@ -80,7 +83,11 @@ class StepExecutor {
   // Submit; then the step is dropped.
   absl::Status SubmitStep(std::unique_ptr<PendingStep> step, StepCallback done);
 
-  // Takes no more tasks; waits until those queued are done.
+  // Runs the next task on this thread; false if none waits. Only of an executor without a thread,
+  // one call at a time: a test or a fuzzer decides with it when the device works.
+  bool RunNext();
+
+  // Takes no more tasks; returns once those queued are done.
   void Stop();
 
   // Ok while the device works; afterwards Unavailable with reason DEVICE_FAULT, for good. Tasks are
@@ -155,8 +162,8 @@ class StepExecutor {
   bool stopped_ ABSL_GUARDED_BY(mutex_) = false;
   absl::Status fault_ ABSL_GUARDED_BY(mutex_);
 
-  Device device_;  // Touched only on thread_.
-  std::thread thread_;
+  Device device_;       // Touched only by the task that runs.
+  std::thread thread_;  // None with Runner::kCaller.
 };
 
 }  // namespace mnemosyne::server

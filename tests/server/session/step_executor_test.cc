@@ -65,5 +65,23 @@ TEST_F(StepExecutorTest, ATenantCannotFillTheQueue) {
   released_.Notify();
 }
 
+TEST(StepExecutorWithoutAThreadTest, WorksWhenItIsToldTo) {
+  FakeClock clock;
+  StepExecutor executor(*kernels::CreateBackend("cpu", {.threads = 1}), 8, clock, /*ordinal=*/0,
+                        StepExecutor::Runner::kCaller);
+  EXPECT_FALSE(executor.RunNext());
+  std::string order;
+  for (const char* const tenant : {"a", "a", "b"}) {
+    ASSERT_OK(
+        executor.Submit(tenant, [&order, tenant](StepExecutor::Device&) { order += tenant; }));
+  }
+  EXPECT_TRUE(executor.RunNext());
+  EXPECT_EQ(order, "a");
+  EXPECT_EQ(executor.queue_length(), 2);
+  executor.Stop();
+  EXPECT_EQ(order.size(), 3);
+  EXPECT_FALSE(executor.RunNext());
+}
+
 }  // namespace
 }  // namespace mnemosyne::server

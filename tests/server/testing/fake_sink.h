@@ -75,6 +75,16 @@ class FakeSink final : public StreamSink {
     if (in_flight) conversation_->OnWritten(true);
   }
 
+  // The write in flight, if there is one, fails.
+  void FailWrite() {
+    bool in_flight = false;
+    {
+      MutexLock lock(&mutex_);
+      in_flight = std::exchange(write_in_flight_, false);
+    }
+    if (in_flight) conversation_->OnWritten(false);
+  }
+
   // The next message from the daemon; nothing, and a complaint, if none comes.
   v1::OptimizeResponse Receive() {
     MutexLock lock(&mutex_);
