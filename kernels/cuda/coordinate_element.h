@@ -188,7 +188,6 @@ MNEMOSYNE_DEVICE void DecideCoordinate(const CoordinateModel& model, const Coord
   for (size_t k = 0; k < kCoordinateDecisionCount; ++k) {
     decision[k] = decision_w[sizes.hidden * kCoordinateDecisionCount + k];
   }
-  MNEMOSYNE_UNROLL_FOUR
   for (size_t h = 0; h < sizes.hidden; ++h) {
     float sum = told[h];
     MNEMOSYNE_UNROLL_ALL

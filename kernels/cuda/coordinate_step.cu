@@ -88,9 +88,8 @@ __global__ void Decide(const Block* __restrict__ blocks,
                        const float* __restrict__ told,
                        const __grid_constant__ CoordinateModel model, CoordinateArrays arrays,
                        size_t weight_count) {
-  extern __shared__ float4 staged[];  // Aligned, so that neighbours are read together.
+  extern __shared__ float weights[];
   if (kShipped) {
-    float* const weights = reinterpret_cast<float*>(staged);
     for (size_t i = threadIdx.x; i < weight_count; i += kThreads) weights[i] = arrays.weights[i];
     __syncthreads();
     arrays.weights = weights;

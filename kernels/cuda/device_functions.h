@@ -11,12 +11,10 @@
 #define MNEMOSYNE_DEVICE __device__ __forceinline__
 #define MNEMOSYNE_DEVICE_ASIDE __device__ __noinline__
 #define MNEMOSYNE_UNROLL_ALL _Pragma("unroll")
-#define MNEMOSYNE_UNROLL_FOUR _Pragma("unroll 4")
 #else
 #define MNEMOSYNE_DEVICE inline
 #define MNEMOSYNE_DEVICE_ASIDE
 #define MNEMOSYNE_UNROLL_ALL
-#define MNEMOSYNE_UNROLL_FOUR
 #endif
 
 namespace mnemosyne::kernels::cuda {
