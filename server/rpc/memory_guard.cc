@@ -21,8 +21,11 @@ constexpr std::chrono::milliseconds kInterval(20);
 // Giving memory back takes long where there is much of it.
 constexpr std::chrono::milliseconds kTrimInterval(200);
 
-// What was ended needs a while to let go.
+// What was ended needs a while to let go: calls that it made are still in gRPC's queues.
 constexpr std::chrono::seconds kClosedFor(1);
+
+// Where memory does not fall in this time, it is not of what was ended.
+constexpr std::chrono::seconds kClosedLongest(10);
 
 // Clients must not fill the log.
 constexpr std::chrono::seconds kLogInterval(10);
@@ -67,19 +70,18 @@ MemoryGuard::~MemoryGuard() {
 
 void MemoryGuard::Look() {
   const int64_t bytes_max = bytes_max_();
+  const Clock::Monotonic now = clock_.MonotonicNow();
   if (read_(/*in_use=*/false).resident <= bytes_max) {
-    if (std::exchange(closed_, false)) connections_.Close(false);
+    if (closed_ && now - ended_ >= kClosedFor) Open();
     return;
   }
-  const Clock::Monotonic now = clock_.MonotonicNow();
   const bool too_much = read_(/*in_use=*/true).in_use > bytes_max;
   const bool ended = too_much && connections_.EndHeaviest();
   if (ended) {
     ended_ = now;
     if (!std::exchange(closed_, true)) connections_.Close(true);
-  } else if (closed_ && now - ended_ >= kClosedFor) {
-    closed_ = false;
-    connections_.Close(false);
+  } else if (closed_ && now - ended_ >= (too_much ? kClosedLongest : kClosedFor)) {
+    Open();
   }
   if (too_much && now - logged_ >= kLogInterval) {
     logged_ = now;
@@ -93,6 +95,11 @@ void MemoryGuard::Look() {
     ::malloc_trim(0);
     trimmed_ = clock_.MonotonicNow();
   }
+}
+
+void MemoryGuard::Open() {
+  closed_ = false;
+  connections_.Close(false);
 }
 
 void MemoryGuard::LookUntilStopped() {

@@ -24,8 +24,9 @@ struct ProcessMemory {
 ProcessMemory ReadProcessMemory(bool in_use);
 
 // Looks many times a second. While there is too much memory, connections that keep most of it busy
-// are ended, and no new ones are taken until a second after the last of them. Honest clients open
-// theirs again. Where no connection is to blame, the log says so, and all go on.
+// are ended, and no new ones are taken for a second after the last of them, or as long as there is
+// still too much, ten seconds at most. Honest clients open theirs again. Where no connection is to
+// blame, the log says so, and all go on.
 class MemoryGuard {
  public:
   // `bytes_max` says how much there may be now. Both functions are called on a thread of this
@@ -42,6 +43,7 @@ class MemoryGuard {
 
  private:
   void LookUntilStopped();
+  void Open();
 
   const std::function<int64_t()> bytes_max_;
   const std::function<ProcessMemory(bool)> read_;

@@ -72,6 +72,9 @@ TEST_F(MemoryGuardTest, EndsTheHeaviestAndTakesNobodyBeyondIt) {
 
   resident_ = kBytesMax;
   AwaitLooks();
+  EXPECT_FALSE(connections_.Admit(pair_[0], "b"));  // They would be back at once.
+  clock_.Advance(std::chrono::seconds(1));
+  AwaitLooks();
   EXPECT_TRUE(connections_.Admit(pair_[0], "b"));
 }
 
@@ -91,6 +94,25 @@ TEST_F(MemoryGuardTest, TakesConnectionsAgainOnceTheHeavyOnesAreGone) {
     resident_ = kBytesMax + 1;
     AwaitLooks();
   }
+  EXPECT_FALSE(connections_.Admit(pair_[0], "b"));
+  clock_.Advance(std::chrono::seconds(1));
+  AwaitLooks();
+  EXPECT_FALSE(connections_.Admit(pair_[0], "b"));  // They have not let go yet.
+  in_use_ = kBytesMax;
+  AwaitLooks();
+  EXPECT_TRUE(connections_.Admit(pair_[0], "b"));
+}
+
+TEST_F(MemoryGuardTest, TakesConnectionsAgainWhereMemoryIsNotOfThoseThatWereEnded) {
+  {
+    ConnectionCall call = connections_.Count("a");
+    call.Answers(1 << 20);
+    in_use_ = kBytesMax + 1;
+    resident_ = kBytesMax + 1;
+    AwaitLooks();
+  }
+  clock_.Advance(std::chrono::seconds(9));
+  AwaitLooks();
   EXPECT_FALSE(connections_.Admit(pair_[0], "b"));
   clock_.Advance(std::chrono::seconds(1));
   AwaitLooks();
