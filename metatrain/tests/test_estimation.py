@@ -96,25 +96,27 @@ def test_the_exact_window_is_differentiated_through_the_inner_gradients() -> Non
         # The least loss so far is a constant to derivatives, and enters by spikes alone.
         recipe = Recipe(spike_weight=0.0).arrays()
 
-        def loss(learned: dict, is_exact: bool) -> jax.Array:
+        def loss(learned: dict, is_exact: bool, keeps_products: bool) -> jax.Array:
             parts = (optimizer, layout, family, recipe, Theta(learned, {}), task)
-            return run_window(*parts, draw(keys[0]), draw(keys[1]), is_exact)[0]
+            return run_window(*parts, draw(keys[0]), draw(keys[1]), is_exact, keeps_products)[0]
 
         rng = np.random.default_rng(4)
         direction = jax.tree.map(lambda x: rng.normal(size=x.shape), learned)
 
-        def along(scale: jax.Array, is_exact: bool) -> jax.Array:
+        def along(scale: jax.Array, is_exact: bool, keeps_products: bool = True) -> jax.Array:
             moved = jax.tree.map(lambda x, d: x + scale * d, learned, direction)
-            return loss(moved, is_exact)
+            return loss(moved, is_exact, keeps_products)
 
-        differentiate = jax.jit(jax.value_and_grad(along), static_argnums=1)
+        differentiate = jax.jit(jax.value_and_grad(along), static_argnums=(1, 2))
         zero, step = jnp.zeros((), jnp.float64), 1e-5
         value, exact = differentiate(zero, True)
         same_value, first_order = differentiate(zero, False)
+        _, computed_again = differentiate(zero, False, False)
         numeric = (differentiate(step, False)[0] - differentiate(-step, False)[0]) / (2 * step)
 
     np.testing.assert_allclose(value, same_value, rtol=1e-12)
     np.testing.assert_allclose(exact, numeric, rtol=1e-5)
+    np.testing.assert_allclose(computed_again, first_order, rtol=1e-12)
     assert abs(float(first_order - exact)) > 1e-3 * abs(float(exact))
 
 

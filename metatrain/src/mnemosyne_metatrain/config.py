@@ -147,6 +147,9 @@ class RunConfig:
         pes_sigma: Standard deviation of the perturbations of "pes".
         ufom_cost: Time of an exact gradient over that of a first-order one, for "ufom".
         ufom_minimum: Least probability of a correction of "ufom".
+        keeps_products: Whether a window keeps the products of the optimizer's matrices for its
+            backward pass. Computing them again takes a third more time, and for an optimizer that
+            works coordinate by coordinate a third of the memory.
         optimizer: Kind and sizes of the optimizer; "kind" and "knobs" are special.
         recipe: Loss form and outer rate.
         families: Families, taken in turn.
@@ -170,6 +173,7 @@ class RunConfig:
     pes_sigma: float = 0.01
     ufom_cost: float = 3.0
     ufom_minimum: float = 0.1
+    keeps_products: bool = True
     optimizer: dict[str, Any] = field(default_factory=lambda: {"kind": "mnemosyne"})
     recipe: Recipe = field(default_factory=Recipe)
     families: tuple[FamilyConfig, ...] = (FamilyConfig("mlp", (32, 32)),)

@@ -95,6 +95,7 @@ class OuterStep:
         max_length: Most steps of an unroll.
         short_share: Share of unrolls that are cut to one or two windows.
         estimation: Estimator of the meta-gradient.
+        keeps_products: Whether a window keeps the optimizer's products for its backward pass.
     """
 
     optimizer: Optimizer
@@ -106,6 +107,7 @@ class OuterStep:
     max_length: int
     short_share: float
     estimation: Estimation = field(default_factory=Estimation)
+    keeps_products: bool = True
 
     def no_tasks(self, data: Data, learned: Tree) -> Carried:
         """Returns places for tasks, all of them finished, [B, ...]."""
@@ -211,7 +213,8 @@ class OuterStep:
                 theta = Theta(learned, core.theta.fixed)
                 train, held_out = batches
                 parts = (self.optimizer, self.layout, self.family, core.recipe)
-                return run_window(*parts, theta, task, train, held_out, is_exact)
+                kept = (is_exact, self.keeps_products)
+                return run_window(*parts, theta, task, train, held_out, *kept)
 
             return run
 

@@ -92,6 +92,7 @@ def outer_step(config: RunConfig, family: FamilyConfig) -> OuterStep:
         max_length=config.max_length,
         short_share=config.short_share,
         estimation=estimation(config),
+        keeps_products=config.keeps_products,
     )
 
 

@@ -132,6 +132,7 @@ def run_window(
     train: Batch,
     held_out: Batch,
     is_exact: bool = False,
+    keeps_products: bool = True,
 ) -> tuple[jax.Array, tuple[TaskState, WindowMetrics]]:
     """Runs a window and returns its meta-loss, differentiable in theta.
 
@@ -146,12 +147,17 @@ def run_window(
         held_out: Held-out batches of all steps.
         is_exact: Whether derivatives go through the gradients of the task. The least loss so far,
             which spikes are measured from, is a constant in both versions.
+        keeps_products: Whether the backward pass finds the products of the optimizer's matrices
+            as the forward pass left them, instead of computing them again.
     """
     prepared = optimizer.prepare(theta, layout)
     length = jax.tree.leaves(train)[0].shape[0]
 
     # Storing every intermediate for the backward pass would cost more kernels than the step has.
-    @partial(jax.checkpoint, policy=jax.checkpoint_policies.dots_saveable)
+    policies = jax.checkpoint_policies
+    policy = policies.dots_saveable if keeps_products else policies.nothing_saveable
+
+    @partial(jax.checkpoint, policy=policy)
     def take_step(opt_state: State, grads: Params, inputs: StepInputs) -> tuple[Updates, State]:
         return optimizer.update(theta, prepared, layout, opt_state, grads, inputs)
 
