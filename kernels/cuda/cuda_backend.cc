@@ -19,6 +19,11 @@ absl::Status ToStatus(cudaError_t error) {
   return Internal("device fault: {}", cudaGetErrorString(error));
 }
 
+// What allocating more than there is ends in; absurd sizes are invalid values.
+bool IsOutOfMemory(cudaError_t error) {
+  return error == cudaErrorMemoryAllocation || error == cudaErrorInvalidValue;
+}
+
 absl::Status OutOfMemory(size_t size) {
   cudaGetLastError();  // The runtime remembers the error otherwise.
   return ResourceExhausted("out of memory: {} bytes", size);
@@ -112,9 +117,7 @@ absl::StatusOr<Buffer> CudaBackend::Allocate(size_t size) {
   void* data = nullptr;
   const cudaError_t error =
       cudaMallocFromPoolAsync(&data, size, resources_->pool, cudaStreamPerThread);
-  if (error == cudaErrorMemoryAllocation || error == cudaErrorInvalidValue) {
-    return OutOfMemory(size);
-  }
+  if (IsOutOfMemory(error)) return OutOfMemory(size);
   MNEMO_RETURN_IF_ERROR(ToStatus(error));
   // What is queued may still use it when it is freed.
   Buffer buffer(static_cast<std::byte*>(data), size,
@@ -132,7 +135,9 @@ absl::StatusOr<Buffer> CudaBackend::AllocateHost(size_t size) {
   if (size == 0) return Buffer();
   MNEMO_RETURN_IF_ERROR(ToStatus(cudaSetDevice(ordinal_)));
   void* data = nullptr;
-  if (cudaHostAlloc(&data, size, cudaHostAllocPortable) != cudaSuccess) return OutOfMemory(size);
+  const cudaError_t error = cudaHostAlloc(&data, size, cudaHostAllocPortable);
+  if (IsOutOfMemory(error)) return OutOfMemory(size);
+  MNEMO_RETURN_IF_ERROR(ToStatus(error));
   std::memset(data, 0, size);
   return Buffer(static_cast<std::byte*>(data), size, [](std::byte* freed) { cudaFreeHost(freed); });
 }
