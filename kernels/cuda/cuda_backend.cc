@@ -57,6 +57,11 @@ absl::StatusOr<std::unique_ptr<Backend>> CudaBackend::Create(int ordinal) {
   auto resources = std::make_shared<Resources>();
   MNEMO_RETURN_IF_ERROR(
       ToStatus(cudaStreamCreateWithFlags(&resources->stream, cudaStreamNonBlocking)));
+  {
+    MutexLock lock(&resources->mutex);
+    MNEMO_RETURN_IF_ERROR(
+        ToStatus(cudaStreamCreateWithFlags(&resources->allocating, cudaStreamNonBlocking)));
+  }
   cudaMemPoolProps pool = {};
   pool.allocType = cudaMemAllocationTypePinned;
   pool.location = {.type = cudaMemLocationTypeDevice, .id = ordinal};
@@ -80,8 +85,10 @@ absl::StatusOr<std::unique_ptr<Backend>> CudaBackend::CreateTrapping(int uploads
 }
 
 CudaBackend::Resources::~Resources() {
+  MutexLock lock(&mutex);
   cudaStreamSynchronize(stream);
   if (pool != nullptr) cudaMemPoolDestroy(pool);
+  if (allocating != nullptr) cudaStreamDestroy(allocating);
   cudaStreamDestroy(stream);
 }
 
@@ -113,10 +120,10 @@ absl::StatusOr<Buffer> CudaBackend::Allocate(size_t size) {
   CountAllocation();
   if (size == 0) return Buffer();
   MNEMO_RETURN_IF_ERROR(ToStatus(cudaSetDevice(ordinal_)));
-  // Any thread may allocate: its own stream keeps out of the way of the executor's.
+  MutexLock lock(&resources_->mutex);
+  const cudaStream_t stream = resources_->allocating;
   void* data = nullptr;
-  const cudaError_t error =
-      cudaMallocFromPoolAsync(&data, size, resources_->pool, cudaStreamPerThread);
+  const cudaError_t error = cudaMallocFromPoolAsync(&data, size, resources_->pool, stream);
   if (IsOutOfMemory(error)) return OutOfMemory(size);
   MNEMO_RETURN_IF_ERROR(ToStatus(error));
   // What is queued may still use it when it is freed.
@@ -125,8 +132,8 @@ absl::StatusOr<Buffer> CudaBackend::Allocate(size_t size) {
                   cudaSetDevice(ordinal);
                   cudaFreeAsync(freed, resources->stream);
                 });
-  MNEMO_RETURN_IF_ERROR(ToStatus(cudaMemsetAsync(data, 0, size, cudaStreamPerThread)));
-  MNEMO_RETURN_IF_ERROR(ToStatus(cudaStreamSynchronize(cudaStreamPerThread)));
+  MNEMO_RETURN_IF_ERROR(ToStatus(cudaMemsetAsync(data, 0, size, stream)));
+  MNEMO_RETURN_IF_ERROR(ToStatus(cudaStreamSynchronize(stream)));
   return buffer;
 }
 
