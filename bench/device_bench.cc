@@ -16,6 +16,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <nlohmann/json.hpp>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -50,9 +51,9 @@ optim::ParameterLayout MakeLayout(const TensorSet& set, optim::StatePrecision pr
   return OrDie(optim::ParameterLayout::Create(std::move(parameters), precision));
 }
 
-std::vector<float> MakeGradients(size_t count) {
-  std::vector<float> gradients(count);
-  for (size_t i = 0; i < count; ++i) {
+std::vector<float> MakeGradients(const TensorSet& set) {
+  std::vector<float> gradients(MakeLayout(set, optim::StatePrecision::kFull).arena_size());
+  for (size_t i = 0; i < gradients.size(); ++i) {
     gradients[i] = static_cast<float>(i * 2654435761U % 1001) / 1000 - 0.5F;
   }
   return gradients;
@@ -64,9 +65,10 @@ struct Extent {
   size_t steps = 0;
 };
 
-// ResourceExhausted if the device has no room.
+// The set's gradients, as MakeGradients() has them. ResourceExhausted if the device has no room.
 absl::StatusOr<nlohmann::json> Time(const optim::OptimizerFactory& factory,
                                     kernels::Backend& backend, const TensorSet& set,
+                                    std::span<const float> gradients,
                                     optim::StatePrecision precision, const Extent& extent) {
   using Clock = std::chrono::steady_clock;
   MNEMO_ASSIGN_OR_RETURN(const auto optimizer, factory.Create(backend));
@@ -74,7 +76,6 @@ absl::StatusOr<nlohmann::json> Time(const optim::OptimizerFactory& factory,
   MNEMO_ASSIGN_OR_RETURN(const auto state, optimizer->Init(layout));
   const size_t bytes = layout.arena_size() * sizeof(float);
   MNEMO_ASSIGN_OR_RETURN(const kernels::Buffer values, backend.Allocate(bytes));
-  const std::vector<float> gradients = MakeGradients(layout.arena_size());
   const auto host = reinterpret_cast<const std::byte*>(gradients.data());
   optim::StepPlan plan;
   plan.parameters.resize(layout.parameters().size());
@@ -193,8 +194,9 @@ void Print(const nlohmann::json& figures) {
 }
 
 void TimeOrSay(const optim::OptimizerFactory& factory, kernels::Backend& backend,
-               const TensorSet& set, optim::StatePrecision precision, const Extent& extent) {
-  const auto figures = Time(factory, backend, set, precision, extent);
+               const TensorSet& set, std::span<const float> gradients,
+               optim::StatePrecision precision, const Extent& extent) {
+  const auto figures = Time(factory, backend, set, gradients, precision, extent);
   if (figures.ok()) return Print(*figures);
   if (absl::IsUnimplemented(figures.status())) return;
   const std::string why = figures.status().ToString();
@@ -242,10 +244,13 @@ int Main(int argc, char** argv) {
   }
   for (const TensorSet& set : AllTensorSets()) {
     if (!IsWanted(sets, set.name)) continue;
+    const std::vector<float> gradients = MakeGradients(set);
     for (const optim::OptimizerFactoryPtr& factory : factories) {
-      if (bits != 16) TimeOrSay(*factory, *backend, set, optim::StatePrecision::kFull, extent);
-      if (bits == 32 || !factory->info().has_half_state) continue;
-      TimeOrSay(*factory, *backend, set, optim::StatePrecision::kHalf, extent);
+      const auto time = [&](optim::StatePrecision precision) {
+        TimeOrSay(*factory, *backend, set, gradients, precision, extent);
+      };
+      if (bits != 16) time(optim::StatePrecision::kFull);
+      if (bits != 32 && factory->info().has_half_state) time(optim::StatePrecision::kHalf);
     }
   }
   return 0;
