@@ -7,7 +7,7 @@
 # usage: scripts/bundle.sh OUT [PRESET] [PROGRAM ...]
 #   OUT       made anew: OUT/bin, OUT/lib and OUT/share
 #   PRESET    whose build to take; default: release
-#   PROGRAM   default: all in build/PRESET/bin
+#   PROGRAM   default: all in build/PRESET/bin but the tests, which need the sources, too
 set -euo pipefail
 cd "$(dirname "$0")/.."
 if (($# < 1)) || [[ "$1" == -h || "$1" == --help ]]; then
@@ -24,7 +24,11 @@ command -v patchelf >/dev/null || {
 }
 
 programs=("$@")
-((${#programs[@]})) || mapfile -t programs < <(ls "$build/bin")
+if ((!${#programs[@]})); then
+  for program in "$build"/bin/*; do
+    [[ "$program" == *_test ]] || programs+=("$(basename "$program")")
+  done
+fi
 rm -rf "$out"
 mkdir -p "$out/bin" "$out/lib/runtime"
 
