@@ -7,9 +7,10 @@
 // Prints a line of JSON for each pair, of the newest version, and another for a state of 16 bits
 // where the optimizer has one: the set, the optimizer, its parameters and tensors, the median and
 // the shortest milliseconds of a step, and the bytes of state a parameter. What has no room on the
-// device is named on standard error and left out. With --steps it takes so many steps, for a
-// profiler. With --shapes it prints the sets' shapes and ends. With --sessions it times N sessions
-// of 10,000 parameters each in place of the sets: N calls of Update, and one of UpdateMany.
+// device is named on standard error and left out. With --steps it takes so many steps of each pair,
+// for a profiler, which sees a kernel of MeasureGradients before and after them. With --shapes
+// it prints the sets' shapes and ends. With --sessions it times N sessions of 10,000 parameters
+// each in place of the sets: N calls of Update, and one of UpdateMany.
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <chrono>
@@ -59,6 +60,14 @@ std::vector<float> MakeGradients(const TensorSet& set) {
   return gradients;
 }
 
+// Launches a kernel that no step has.
+absl::Status Mark(kernels::Backend& backend, size_t count, const kernels::Buffer& values) {
+  const kernels::Segment all[] = {{.offset = 0, .count = count}};
+  kernels::GradientStatistics statistics[1];
+  return backend.MeasureGradients(
+      {.segments = all, .values = values.as<float>(), .statistics = statistics});
+}
+
 // How long to go on: for `steps`, or, if that is 0, for `seconds` after a warm-up.
 struct Extent {
   double seconds = 0;
@@ -82,6 +91,7 @@ absl::StatusOr<nlohmann::json> Time(const optim::OptimizerFactory& factory,
   plan.groups = {{1, OrDie(optim::ResolveHyperparameters(factory.info().hyperparameters, {}, {}))}};
   std::vector<double> square_sums(plan.parameters.size());
 
+  if (extent.steps > 0) MNEMO_RETURN_IF_ERROR(Mark(backend, layout.arena_size(), values));
   std::vector<double> times;
   const size_t warm_up = extent.steps > 0 ? 0 : 3;
   const size_t least = extent.steps > 0 ? extent.steps : 5;
@@ -97,6 +107,7 @@ absl::StatusOr<nlohmann::json> Time(const optim::OptimizerFactory& factory,
     const std::chrono::duration<double, std::milli> time = Clock::now() - start;
     if (i >= warm_up) times.push_back(time.count());
   }
+  if (extent.steps > 0) MNEMO_RETURN_IF_ERROR(Mark(backend, layout.arena_size(), values));
   std::sort(times.begin(), times.end());
   const auto count = static_cast<double>(layout.element_count());
   return nlohmann::json{

@@ -6,7 +6,7 @@
 #
 # usage: bench/gpu_report.sh [--seconds S] [--only optimizers|bytes|flt] PROGRAMS [OUT]
 #   --seconds  for which each optimizer steps over each set of tensors; default: 1
-#   --only     a part of it; `bytes` needs the lines of `optimizers` in OUT
+#   --only     a part of it; `bytes` is printed beside what `optimizers` has left in OUT
 #   PROGRAMS   the bin folder of a build with the CUDA backend, or of what scripts/bundle.sh collects
 #   OUT        where the lines of JSON go; default: gpu_report
 #
@@ -42,7 +42,7 @@ for part in $parts; do
       "${bench[@]}" --seconds "$seconds" >"$out/ours.jsonl"
       "${bench[@]}" --sessions 1000 --seconds 0.2 >"$out/sessions.jsonl"
       ;;
-    bytes) python3 "$here/gpu_bytes.py" "$programs" "$models" "$out/ours.jsonl" >"$out/bytes.jsonl" ;;
+    bytes) python3 "$here/gpu_bytes.py" "$programs" "$models" >"$out/bytes.jsonl" ;;
     flt) "$here/gpu_flt_report.sh" "$programs" "$out" ;;
     *) usage ;;
   esac

@@ -149,6 +149,11 @@ class TeamWarp : private WarpFunctions<W> {
 
   // The update, times what Bound() has returned, takes the gradient's place.
   MNEMOSYNE_DEVICE void WriteUpdate(float cap) {
+    if (!(cap < 1)) {  // It is as WriteMemory() has left it, and so are its squares.
+      MNEMOSYNE_UNROLL_ALL
+      for (int j = 0; j < kCells; ++j) slice_.Store(at_.values, j, sharp_[j]);
+      return;
+    }
     D sum(0.0);
     MNEMOSYNE_UNROLL_ALL
     for (int j = 0; j < kCells; ++j) {
@@ -169,7 +174,7 @@ class TeamWarp : private WarpFunctions<W> {
     scratch_.next.cap = cap;
     *at_.choice = scratch_.next;
     memory_.KeepScale();
-    *square_sum = TotalOf(scratch_.bounded);
+    *square_sum = TotalOf(cap < 1 ? scratch_.bounded : scratch_.parts);
     *capped = cap < 1;
   }
 
