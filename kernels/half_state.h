@@ -31,7 +31,12 @@ MNEMOSYNE_ANYWHERE static inline uint32_t RandomBits(uint32_t key, uint32_t posi
   return MixBits(key + position * 0x9E3779B9U);
 }
 
-// Finite x to one of the two nearest numbers of bfloat16.
+// The same for who needs 16 bits of them, the lowest: two positions in a row share a mix.
+MNEMOSYNE_ANYWHERE static inline uint32_t RandomHalf(uint32_t key, uint32_t position) {
+  return RandomBits(key, position >> 1) >> (position & 1) * 16;
+}
+
+// Finite x to one of the two nearest numbers of bfloat16, by the lowest 16 bits of `random`.
 MNEMOSYNE_ANYWHERE static inline float RoundToBrain(float x, uint32_t random) {
   const uint32_t bits = __builtin_bit_cast(uint32_t, x) + (random & 0xFFFFU);
   return __builtin_bit_cast(float, bits & 0xFFFF0000U);
@@ -58,9 +63,10 @@ MNEMOSYNE_ANYWHERE static inline float InverseRootScale(float square_max) {
   return __builtin_bit_cast(float, static_cast<uint32_t>(127 + kHalfExponentMax - root) << 23);
 }
 
-// A root over its scale, at least 0 and below 2^15, to one of the two nearest numbers of float16.
+// A root over its scale, at least 0 and below 2^15, to one of the two nearest numbers of float16,
+// by the highest 13 bits of `random`: the lowest are free for another number.
 MNEMOSYNE_ANYWHERE static inline uint16_t PackHalf(float root, uint32_t random) {
-  const uint32_t bits = __builtin_bit_cast(uint32_t, root * kHalfBias) + (random & 0x1FFFU);
+  const uint32_t bits = __builtin_bit_cast(uint32_t, root * kHalfBias) + (random >> 19);
   return static_cast<uint16_t>(bits >> 13);
 }
 MNEMOSYNE_ANYWHERE static inline float UnpackHalf(uint16_t x) {
@@ -75,7 +81,8 @@ MNEMOSYNE_ANYWHERE static inline float UnpackSquare(uint16_t root, float inverse
 
 // How a chunk's memories are rounded in a step; null where they have 32 bits.
 struct MnemosyneRounding {
-  uint32_t fast_key, square_key, slow_key;
+  uint32_t key;          // Of r1 and the root, by RandomBits().
+  uint32_t slow_key;     // Of r2, by RandomHalf().
   uint32_t first;        // Position of the chunk's first coordinate in its parameter.
   uint16_t* fast;        // [count]: r1
   uint16_t* slow;        // [count]: r2

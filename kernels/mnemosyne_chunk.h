@@ -41,9 +41,8 @@ inline MnemosyneRounding RoundingOf(const MnemosyneStepArgs& args, size_t k, siz
   const auto parameter = static_cast<uint32_t>(args.parameters[k]);
   const uint64_t clock = args.steps[k].clock;
   const MnemosyneChunk& first = memory.chunks[memory.tensors[parameter].first_chunk];
-  return {.fast_key = RoundingKey(parameter, clock, 1),
-          .square_key = RoundingKey(parameter, clock, 2),
-          .slow_key = RoundingKey(parameter, clock, 3),
+  return {.key = RoundingKey(parameter, clock, 1),
+          .slow_key = RoundingKey(parameter, clock, 2),
           .first = static_cast<uint32_t>(offset - first.offset),
           .fast = memory.fast_half + offset,
           .slow = memory.slow_half + offset,

@@ -30,6 +30,7 @@ GRID = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 TWIN_STEPS = 100
 BATCH = 64
 EVALUATE_EVERY = 20
+THREADS_MAX = 4  # Nets as small as these wait for more threads longer than those compute.
 LEARNING_RATES = {"sgd": 0.05, "lion": 1e-3}
 LOCAL_TWINS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adamw": torch.optim.AdamW,
@@ -313,6 +314,7 @@ def show_learned(demo: Demo, client: Client, arguments: argparse.Namespace) -> t
 def main() -> int:
     """Runs the demo; returns the exit status."""
     arguments = parse_arguments()
+    torch.set_num_threads(min(torch.get_num_threads(), THREADS_MAX))
     client = Client(arguments.address, wait_seconds=30)
     demo = Demo(MODELS[arguments.model], Digits.load(), arguments.seed)
     size = sum(p.numel() for p in demo.make_model().parameters())

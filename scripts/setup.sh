@@ -9,10 +9,12 @@ cd "$(dirname "$0")/.."
 packages=(
   ccache cmake g++ git libabsl-dev libbenchmark-dev libcli11-dev libeigen3-dev libfmt-dev
   libgrpc++-dev libprotobuf-dev libspdlog-dev libssl-dev libxxhash-dev ninja-build
-  nlohmann-json3-dev pkg-config protobuf-compiler protobuf-compiler-grpc
+  nlohmann-json3-dev patchelf pkg-config protobuf-compiler protobuf-compiler-grpc
   python3-grpcio python3-matplotlib python3-protobuf python3-sklearn python3-torch python3-venv
 )
 python_packages=()
+# What a build for GPUs is made with, which has the tests, too.
+command -v nvcc >/dev/null && packages+=(libgmock-dev libgtest-dev)
 if [[ "${1:-}" == --tests ]]; then
   packages+=(clang-14 clang-format-14 libclang-rt-14-dev libgmock-dev libgtest-dev
     python3-pytest python3-yaml shellcheck)
@@ -59,6 +61,8 @@ install .venv "$(digest client/python/pyproject.toml) ${python_packages[*]}" \
   -e ./client/python "${python_packages[@]}"
 
 # Meta-training has an environment of its own: current JAX needs a newer numpy than Debian's torch.
+# What a build for GPUs is made with, which has the tests, too.
+command -v nvcc >/dev/null && packages+=(libgmock-dev libgtest-dev)
 if [[ "${1:-}" == --tests ]]; then
   [[ -x .venv-metatrain/bin/python ]] || /usr/bin/python3 -m venv .venv-metatrain
   install .venv-metatrain "$(digest metatrain/pyproject.toml)" -e './metatrain[dev,data]'

@@ -108,8 +108,7 @@ void ServeUntilSignalled(Server& server) {
   }
   drain.join();
   if (clean) return;
-  // All is kept; what hangs cannot be taken apart.
-  Log(spdlog::level::warn, "gRPC hangs, exiting without it");
+  // All is kept; what hangs, or may hang, cannot be taken apart.
   if (!server.config().ready_file.empty()) std::filesystem::remove(server.config().ready_file);
   std::_Exit(0);
 }

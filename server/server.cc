@@ -350,14 +350,16 @@ bool Server::Drain() {
   FAIL_POINT("server.drained");
   if (!clean) {
     shutdown.detach();
+    Log(spdlog::level::warn, "gRPC hangs, exiting without it");
     return false;
   }
   shutdown.join();
-  devices_.Stop();
+  const bool stopped_all = devices_.Stop();
+  if (!stopped_all) Log(spdlog::level::warn, "a device has failed, exiting without it");
   grpc_.reset();
   poller_.reset();
   memory_guard_.reset();
-  return true;
+  return stopped_all;
 }
 
 }  // namespace mnemosyne::server

@@ -43,8 +43,8 @@ class Server {
 
   // Lets steps in hand finish, ends all streams, takes no more calls, keeps all sessions on the
   // disk, and stops. Returns within config.drain_seconds plus config.drain_snapshot_seconds and a
-  // little more. False if gRPC did not let go in time: then all is kept, but the process can only
-  // exit without destroying this object.
+  // little more. False if gRPC did not let go in time, or if a device has failed: then all is kept,
+  // but the process can only exit without destroying this object.
   bool Drain();
 
   // Where it listens, with the ports that were taken.

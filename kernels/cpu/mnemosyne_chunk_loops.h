@@ -106,7 +106,7 @@ struct ChunkWork {
         uint16_t packed[kLanes];
         Store(roots, Sqrt(Load(squares + i)) * factor);
         for (uint32_t k = 0; k < kLanes; ++k) {
-          packed[k] = PackHalf(roots[k], RandomBits(rounding.square_key, position + k));
+          packed[k] = PackHalf(roots[k], RandomBits(rounding.key, position + k));
           rounded[k] = UnpackSquare(packed[k], inverse_scale);
         }
         for (size_t k = 0; k < width; ++k) rounding.roots[start + i + k] = packed[k];
@@ -116,16 +116,27 @@ struct ChunkWork {
     }
   }
 
-  // A memory that takes the numbers of 16 coordinates from position `i` of a cell on.
-  Floats Rounded(Floats number, uint32_t key, size_t cell, size_t i) const {
+  // A memory that takes the numbers of 16 coordinates from position `i` of a cell on, rounded by
+  // random(position).
+  template <typename Random>
+  Floats Rounded(Floats number, const Random& random, size_t cell, size_t i) const {
     alignas(64) float lanes[kLanes];
     const auto position = static_cast<uint32_t>(at.rounding->first + cell * x.cell_size + i);
     Store(lanes, number);
-    for (uint32_t k = 0; k < kLanes; ++k) {
-      lanes[k] = RoundToBrain(lanes[k], RandomBits(key, position + k));
-    }
+    for (uint32_t k = 0; k < kLanes; ++k) lanes[k] = RoundToBrain(lanes[k], random(position + k));
     const size_t size = x.SizeOf(cell);
     return LoadFirst(lanes, size < i ? 0 : size - i < kLanes ? size - i : kLanes);
+  }
+
+  Floats RoundedFast(Floats number, size_t cell, size_t i) const {
+    const uint32_t key = at.rounding->key;
+    return Rounded(
+        number, [key](uint32_t position) { return RandomBits(key, position); }, cell, i);
+  }
+  Floats RoundedSlow(Floats number, size_t cell, size_t i) const {
+    const uint32_t key = at.rounding->slow_key;
+    return Rounded(
+        number, [key](uint32_t position) { return RandomHalf(key, position); }, cell, i);
   }
 
   // First pass: s and r1 take in the gradient; statistics of cells, and their means to `means`
@@ -172,7 +183,7 @@ struct ChunkWork {
           const Floats given = Load(squares + i), slow = Load(slows + i);
           const Floats square = kRound ? given : WithSquare(g, given);
           Floats fast = Fma(g - old, rate, old);
-          if constexpr (kRound) fast = Rounded(fast, at.rounding->fast_key, cell, i);
+          if constexpr (kRound) fast = RoundedFast(fast, cell, i);
           const Floats inverse = InverseRoot(square, floor);
           const Floats sharp = g * inverse, smooth = fast * inverse;
           const Floats previous = Fma(before_fast * inverse, old, before_slow * slow);
@@ -521,7 +532,7 @@ struct ChunkWork {
       for (size_t i = 0; i < x.stride; i += kLanes) {
         const Floats sharp = reading.sharp_scale * Load(values + i), old = Load(slows + i);
         Floats slow = Fma(rate, sharp - old, old);
-        if constexpr (kRound) slow = Rounded(slow, at.rounding->slow_key, cell, i);
+        if constexpr (kRound) slow = RoundedSlow(slow, cell, i);
         const Floats update = reading.Update(sharp, Load(smooth_at + i), slow, gain);
         Store(slows + i, slow);
         Store(values + i, update);

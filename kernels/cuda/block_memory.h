@@ -47,14 +47,14 @@ class BlockHalves {
   }
   MNEMOSYNE_DEVICE float Slow(size_t i) const { return UnpackBrain(at_.slow[i]); }
   MNEMOSYNE_DEVICE float PutFast(size_t i, float x) const {
-    return PutBrain(at_.fast, at_.fast_key, i, x);
+    return PutBrain(at_.fast, i, x, RandomBits(at_.key, Position(i)));
   }
   MNEMOSYNE_DEVICE float PutSlow(size_t i, float x) const {
-    return PutBrain(at_.slow, at_.slow_key, i, x);
+    return PutBrain(at_.slow, i, x, RandomHalf(at_.slow_key, Position(i)));
   }
   // In another scale than Square() reads.
   MNEMOSYNE_DEVICE float PutSquare(size_t i, float x, float inverse_scale) const {
-    at_.roots[i] = PackHalf(sqrtf(x) * inverse_scale, Random(at_.square_key, i));
+    at_.roots[i] = PackHalf(sqrtf(x) * inverse_scale, RandomBits(at_.key, Position(i)));
     return UnpackSquare(at_.roots[i], inverse_scale);
   }
   // Of squares from here on.
@@ -64,11 +64,11 @@ class BlockHalves {
   }
 
  private:
-  MNEMOSYNE_DEVICE uint32_t Random(uint32_t key, size_t i) const {
-    return RandomBits(key, at_.first + static_cast<uint32_t>(i));
+  MNEMOSYNE_DEVICE uint32_t Position(size_t i) const {
+    return at_.first + static_cast<uint32_t>(i);
   }
-  MNEMOSYNE_DEVICE float PutBrain(uint16_t* to, uint32_t key, size_t i, float x) const {
-    const float rounded = RoundToBrain(x, Random(key, i));
+  static MNEMOSYNE_DEVICE float PutBrain(uint16_t* to, size_t i, float x, uint32_t random) {
+    const float rounded = RoundToBrain(x, random);
     to[i] = PackBrain(rounded);
     return rounded;
   }

@@ -19,6 +19,11 @@ absl::Status ToStatus(cudaError_t error) {
   return Internal("device fault: {}", cudaGetErrorString(error));
 }
 
+// What allocating more than there is ends in; absurd sizes are invalid values.
+bool IsOutOfMemory(cudaError_t error) {
+  return error == cudaErrorMemoryAllocation || error == cudaErrorInvalidValue;
+}
+
 absl::Status OutOfMemory(size_t size) {
   cudaGetLastError();  // The runtime remembers the error otherwise.
   return ResourceExhausted("out of memory: {} bytes", size);
@@ -52,6 +57,11 @@ absl::StatusOr<std::unique_ptr<Backend>> CudaBackend::Create(int ordinal) {
   auto resources = std::make_shared<Resources>();
   MNEMO_RETURN_IF_ERROR(
       ToStatus(cudaStreamCreateWithFlags(&resources->stream, cudaStreamNonBlocking)));
+  {
+    MutexLock lock(&resources->mutex);
+    MNEMO_RETURN_IF_ERROR(
+        ToStatus(cudaStreamCreateWithFlags(&resources->allocating, cudaStreamNonBlocking)));
+  }
   cudaMemPoolProps pool = {};
   pool.allocType = cudaMemAllocationTypePinned;
   pool.location = {.type = cudaMemLocationTypeDevice, .id = ordinal};
@@ -75,8 +85,10 @@ absl::StatusOr<std::unique_ptr<Backend>> CudaBackend::CreateTrapping(int uploads
 }
 
 CudaBackend::Resources::~Resources() {
+  MutexLock lock(&mutex);
   cudaStreamSynchronize(stream);
   if (pool != nullptr) cudaMemPoolDestroy(pool);
+  if (allocating != nullptr) cudaStreamDestroy(allocating);
   cudaStreamDestroy(stream);
 }
 
@@ -108,13 +120,11 @@ absl::StatusOr<Buffer> CudaBackend::Allocate(size_t size) {
   CountAllocation();
   if (size == 0) return Buffer();
   MNEMO_RETURN_IF_ERROR(ToStatus(cudaSetDevice(ordinal_)));
-  // Any thread may allocate: its own stream keeps out of the way of the executor's.
+  MutexLock lock(&resources_->mutex);
+  const cudaStream_t stream = resources_->allocating;
   void* data = nullptr;
-  const cudaError_t error =
-      cudaMallocFromPoolAsync(&data, size, resources_->pool, cudaStreamPerThread);
-  if (error == cudaErrorMemoryAllocation || error == cudaErrorInvalidValue) {
-    return OutOfMemory(size);
-  }
+  const cudaError_t error = cudaMallocFromPoolAsync(&data, size, resources_->pool, stream);
+  if (IsOutOfMemory(error)) return OutOfMemory(size);
   MNEMO_RETURN_IF_ERROR(ToStatus(error));
   // What is queued may still use it when it is freed.
   Buffer buffer(static_cast<std::byte*>(data), size,
@@ -122,8 +132,8 @@ absl::StatusOr<Buffer> CudaBackend::Allocate(size_t size) {
                   cudaSetDevice(ordinal);
                   cudaFreeAsync(freed, resources->stream);
                 });
-  MNEMO_RETURN_IF_ERROR(ToStatus(cudaMemsetAsync(data, 0, size, cudaStreamPerThread)));
-  MNEMO_RETURN_IF_ERROR(ToStatus(cudaStreamSynchronize(cudaStreamPerThread)));
+  MNEMO_RETURN_IF_ERROR(ToStatus(cudaMemsetAsync(data, 0, size, stream)));
+  MNEMO_RETURN_IF_ERROR(ToStatus(cudaStreamSynchronize(stream)));
   return buffer;
 }
 
@@ -132,7 +142,9 @@ absl::StatusOr<Buffer> CudaBackend::AllocateHost(size_t size) {
   if (size == 0) return Buffer();
   MNEMO_RETURN_IF_ERROR(ToStatus(cudaSetDevice(ordinal_)));
   void* data = nullptr;
-  if (cudaHostAlloc(&data, size, cudaHostAllocPortable) != cudaSuccess) return OutOfMemory(size);
+  const cudaError_t error = cudaHostAlloc(&data, size, cudaHostAllocPortable);
+  if (IsOutOfMemory(error)) return OutOfMemory(size);
+  MNEMO_RETURN_IF_ERROR(ToStatus(error));
   std::memset(data, 0, size);
   return Buffer(static_cast<std::byte*>(data), size, [](std::byte* freed) { cudaFreeHost(freed); });
 }

@@ -9,6 +9,8 @@
 #include <string>
 #include <vector>
 
+#include "absl/base/thread_annotations.h"
+#include "base/mutex.h"
 #include "kernels/backend.h"
 #include "kernels/cuda/coordinate_runner.h"
 #include "kernels/cuda/flt_kernels.h"
@@ -79,10 +81,14 @@ class CudaBackend final : public Backend {
 
  private:
   // The stream that all work is queued on, and the memory that Buffers are of. The pool keeps what
-  // is freed, which nobody has to wait for, and hands it out again.
+  // is freed, which nobody has to wait for, and hands it out again. Any thread may allocate: the
+  // stream for that keeps out of the way of the work. Threads have none of their own, which would
+  // be taken apart at their end, and on a device that has failed perhaps never.
   struct Resources {
     cudaStream_t stream = nullptr;
     cudaMemPool_t pool = nullptr;
+    Mutex mutex;
+    cudaStream_t allocating ABSL_GUARDED_BY(mutex) = nullptr;
     ~Resources();
   };
 

@@ -35,12 +35,11 @@ struct HalfLanes {
   }
 
   static MNEMOSYNE_DEVICE U PackHalf(F root, U random) {
-    return (W::Bits(root * F(kHalfBias)) + (random & U(0x1FFFU))) >> 13;
+    return (W::Bits(root * F(kHalfBias)) + (random >> 19)) >> 13;
   }
   // `scale` is one over that of PackHalf.
-  static MNEMOSYNE_DEVICE F UnpackSquare(U root, F scale) {
-    const F x = W::FromBits(root * U(1U << 13)) * F(kHalfBiasInverse) * scale;
-    return x * x;
+  static MNEMOSYNE_DEVICE F UnpackRoot(U root, F scale) {
+    return W::FromBits(root * U(1U << 13)) * F(kHalfBiasInverse) * scale;
   }
 };
 

@@ -236,6 +236,15 @@ struct HostLanes {
   static void LoadHalves(const uint16_t* p, const Ints& at, Words (&x)[4]) {
     for (int k = 0; k < 4; ++k) x[k] = LoadHalfIf(true, p + k, at);
   }
+  static void LoadSharedHalves(const uint16_t* p, const Ints& at, Words (&x)[4]) {
+    LoadHalves(p, at, x);
+  }
+  static void CopyHalves(uint16_t* to, const uint16_t* from, const Ints& at) {
+    Words x[4];
+    LoadHalves(from, at, x);
+    StoreHalves(to, at, x);
+  }
+  static void AwaitCopies() {}
   static void StoreHalves(uint16_t* p, const Ints& at, const Words (&x)[4]) {
     for (int k = 0; k < 4; ++k) StoreHalfIf(true, p + k, at, x[k]);
   }

@@ -168,6 +168,21 @@ struct WarpLanes {
     x[2] = pairs.y & 0xFFFFU;
     x[3] = pairs.y >> 16;
   }
+  static __device__ void LoadSharedHalves(const uint16_t* p, Ints at, Words (&x)[4]) {
+    const uint2 pairs = *reinterpret_cast<const uint2*>(p + at);
+    x[0] = pairs.x & 0xFFFFU;
+    x[1] = pairs.x >> 16;
+    x[2] = pairs.y & 0xFFFFU;
+    x[3] = pairs.y >> 16;
+  }
+  // Begins to copy four from a device's memory to that which a block shares; the lane finds them
+  // there after AwaitCopies().
+  static __device__ void CopyHalves(uint16_t* to, const uint16_t* from, Ints at) {
+    const auto place = static_cast<uint32_t>(__cvta_generic_to_shared(to + at));
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 8;" ::"r"(place), "l"(from + at)
+                 : "memory");
+  }
+  static __device__ void AwaitCopies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
   static __device__ void StoreHalves(uint16_t* p, Ints at, const Words (&x)[4]) {
     __stcs(reinterpret_cast<uint2*>(p + at), make_uint2(x[0] | x[1] << 16, x[2] | x[3] << 16));
   }

@@ -115,9 +115,8 @@ void MnemosyneRunner::AddSteps(const MnemosyneMemory& memory, std::span<const si
   steps_.insert(steps_.end(), steps.begin(), steps.end());
   for (size_t k = 0; memory.is_half() && k < parameters.size(); ++k) {
     const auto parameter = static_cast<uint32_t>(parameters[k]);
-    keys_.push_back({RoundingKey(parameter, steps[k].clock, 1),
-                     RoundingKey(parameter, steps[k].clock, 2),
-                     RoundingKey(parameter, steps[k].clock, 3)});
+    keys_.push_back(
+        {RoundingKey(parameter, steps[k].clock, 1), RoundingKey(parameter, steps[k].clock, 2)});
   }
 }
 

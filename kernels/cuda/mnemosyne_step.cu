@@ -102,8 +102,7 @@ __device__ MnemosyneRounding ChunkRoundingOf(const MnemosyneArrays& arrays,
   const size_t first =
       arrays.chunks[tables.tensors[arrays.first_tensor + tile.tensor].first_chunk].offset;
   MnemosyneRounding rounding;
-  rounding.fast_key = keys.fast;
-  rounding.square_key = keys.square;
+  rounding.key = keys.first;
   rounding.slow_key = keys.slow;
   rounding.first = static_cast<uint32_t>(offset - first);
   rounding.fast = arrays.fast_half + offset;

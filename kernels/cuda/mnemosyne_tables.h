@@ -91,7 +91,7 @@ struct MnemosyneContextSpace {
 
 // Keys of the rounding of a parameter's memories to 16 bits.
 struct RoundingKeys {
-  uint32_t fast, square, slow;
+  uint32_t first, slow;  // As `key` and `slow_key` of MnemosyneRounding.
 };
 
 // What a step is told: on the device. k are the parameters of all states that take part.

@@ -50,6 +50,7 @@ class TeamWarp : private WarpFunctions<W> {
       slice_.Load(at_.values, j, sharp_[j]);
       memory_.LoadSquares(slice_, j, squares_[j]);
     }
+    memory_.LoadAhead(slice_);
     MNEMOSYNE_UNROLL_ALL
     for (int j = 0; j < kCells; ++j) {
       AddGradient(j);
@@ -84,7 +85,7 @@ class TeamWarp : private WarpFunctions<W> {
       MNEMOSYNE_UNROLL_ALL
       for (int k = 0; k < kCellsAtOnce; ++k) {
         const int j = first + k;
-        W::StoreFour(scratch_.slow, slice_.First(j), slows[k]);
+        memory_.KeepSlow(slice_, j, slows[k]);
         if constexpr (!kRounds) AddGradient(j);
         F sums[16];
         AddTerms(j, slows[k], floor, before_fast, before_slow, sums);
@@ -121,7 +122,7 @@ class TeamWarp : private WarpFunctions<W> {
     for (int j = 0; j < kCells; ++j) {
       const F gain(scratch_.gains[slice_.Cell(j)]);
       F slows[4];
-      W::LoadFour(scratch_.slow, slice_.First(j), slows);
+      memory_.KeptSlow(slice_, j, slows);
       MNEMOSYNE_UNROLL_ALL
       for (int i = 0; i < 4; ++i) {
         sharp_[j][i] = reading.sharp_scale * sharp_[j][i];
@@ -148,6 +149,11 @@ class TeamWarp : private WarpFunctions<W> {
 
   // The update, times what Bound() has returned, takes the gradient's place.
   MNEMOSYNE_DEVICE void WriteUpdate(float cap) {
+    if (!(cap < 1)) {  // It is as WriteMemory() has left it, and so are its squares.
+      MNEMOSYNE_UNROLL_ALL
+      for (int j = 0; j < kCells; ++j) slice_.Store(at_.values, j, sharp_[j]);
+      return;
+    }
     D sum(0.0);
     MNEMOSYNE_UNROLL_ALL
     for (int j = 0; j < kCells; ++j) {
@@ -168,7 +174,7 @@ class TeamWarp : private WarpFunctions<W> {
     scratch_.next.cap = cap;
     *at_.choice = scratch_.next;
     memory_.KeepScale();
-    *square_sum = TotalOf(scratch_.bounded);
+    *square_sum = TotalOf(cap < 1 ? scratch_.bounded : scratch_.parts);
     *capped = cap < 1;
   }
 
@@ -177,18 +183,20 @@ class TeamWarp : private WarpFunctions<W> {
     const Reading reading(choice_, model_.knobs);
     const F floor(choice_.floor), scale(at_.step->gradient_scale), cap(choice_.cap);
     D sum(0.0);
+    memory_.LoadAhead(slice_);
+    W::AwaitCopies();
     MNEMOSYNE_UNROLL_ALL
     for (int j = 0; j < kCells; ++j) {
-      F values[4], fasts[4], squares[4], slows[4];
+      F values[4], fasts[4], roots[4], slows[4];
       slice_.Load(at_.values, j, values);
       memory_.LoadFast(slice_, j, fasts);
-      memory_.LoadSquares(slice_, j, squares);
+      memory_.LoadRoots(slice_, j, roots);
       memory_.LoadSlow(slice_, j, slows);
       const int cell = slice_.Cell(j);
       const F gain(cell < static_cast<int>(at_.chunk->cells) ? at_.gains[cell] : 0.0F);
       MNEMOSYNE_UNROLL_ALL
       for (int i = 0; i < 4; ++i) {
-        const F inverse = InverseRoot(squares[i], floor);
+        const F inverse = InverseOf(roots[i], floor);
         const F sharp = reading.sharp_scale * (Clamped(values[i], scale) * inverse);
         values[i] = cap * reading.Update(sharp, fasts[i] * inverse, slows[i], gain);
         AddSquare(values[i], sum);
@@ -258,9 +266,10 @@ class TeamWarp : private WarpFunctions<W> {
     return W::Max(W::Min(scale * gradient, F(kGradientMax)), F(-kGradientMax));
   }
 
-  static MNEMOSYNE_DEVICE F InverseRoot(F square, F floor) {
+  // What directions are divided by is the root of s and the floor; where s is 0, nothing moves.
+  static MNEMOSYNE_DEVICE F InverseOf(F root, F floor) {
     const F zero(0.0F);
-    return W::Select(zero < square, W::Divide(F(1.0F), W::Sqrt(square) + floor), zero);
+    return W::Select(zero < root, W::Divide(F(1.0F), root + floor), zero);
   }
 
   // s of cell j takes in the gradient, which is clamped.
@@ -281,18 +290,17 @@ class TeamWarp : private WarpFunctions<W> {
     const F rate(at_.step->rate_fast);
     MNEMOSYNE_UNROLL_ALL
     for (int k = 0; k < 16; ++k) sums[k] = F(0.0F);
-    F fasts[4];
+    F fasts[4], roots[4];
     MNEMOSYNE_UNROLL_ALL
     for (int i = 0; i < 4; ++i) {
       const F old = smooth_[j][i];
       fasts[i] = W::Fma(sharp_[j][i] - old, rate, old);
     }
-    memory_.PutSquares(slice_, j, squares_[j]);
-    memory_.PutFast(slice_, j, fasts);
+    memory_.PutMoments(slice_, j, fasts, squares_[j], roots);
     MNEMOSYNE_UNROLL_ALL
     for (int i = 0; i < 4; ++i) {
       const F g = sharp_[j][i], old = smooth_[j][i], slow = slows[i], square = squares_[j][i];
-      const F inverse = InverseRoot(square, floor);
+      const F inverse = InverseOf(roots[i], floor);
       const F sharp = g * inverse, smooth = fasts[i] * inverse;
       const F previous = W::Fma(before_fast * inverse, old, before_slow * slow);
       sums[kGrad2] = W::Fma(g, g, sums[kGrad2]);

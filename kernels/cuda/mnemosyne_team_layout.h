@@ -90,6 +90,12 @@ struct TeamWeights {
   }
 };
 
+// Memories as they are before the step: r2 in 32 bits, or r1 and r2 in 16.
+union alignas(16) TeamKept {
+  float slow[TeamSizes::kCoordinates];
+  uint16_t halves[2][TeamSizes::kCoordinates];
+};
+
 // What the warps that step a chunk have in common.
 struct alignas(16) TeamScratch {
   static constexpr int kRow = 12;  // Floats of a cell's row: no two of 8 lanes share a bank.
@@ -105,13 +111,13 @@ struct alignas(16) TeamScratch {
   float hidden[32];          // Of the decoder, as far as the memory has no part in it.
   float memory[256 + 16];    // Contents and masses before the step.
   float gains[TeamSizes::kCells];
-  float slow[TeamSizes::kCoordinates];  // r2 before the step.
-  float maxima[TeamSizes::kWarps];      // Of s.
-  float inverse_scale;                  // Of the roots of s, in a state of 16 bits.
-  double parts[TeamSizes::kWarps];      // Sums of the squares of the update before its bound,
-  double bounded[TeamSizes::kWarps];    // and after it.
-  MnemosyneChoice next;                 // What is decided in this step.
-  float growth;                         // kappa
+  TeamKept kept;
+  float maxima[TeamSizes::kWarps];    // Of s.
+  float inverse_scale;                // Of the roots of s, in a state of 16 bits.
+  double parts[TeamSizes::kWarps];    // Sums of the squares of the update before its bound,
+  double bounded[TeamSizes::kWarps];  // and after it.
+  MnemosyneChoice next;               // What is decided in this step.
+  float growth;                       // kappa
 };
 
 // What a team is told of a model besides its weights.

@@ -17,6 +17,7 @@ class TeamSlice {
   using F = typename W::Floats;
   using I = typename W::Ints;
   using U = typename W::Words;
+  using B = typename W::Bools;
 
  public:
   static constexpr int kCells = TeamSizes::kWarpCells;
@@ -60,6 +61,18 @@ class TeamSlice {
     MNEMOSYNE_UNROLL_ALL
     for (int i = 0; i < 4; ++i) x[i] = W::LoadHalfIf(first + i < I(count_), p, first + i);
   }
+  // The same to memory that the team shares; see W::CopyHalves.
+  MNEMOSYNE_DEVICE void Copy(const uint16_t* p, int j, uint16_t* to) const {
+    const I first = First(j);
+    if (full_) {
+      W::CopyHalves(to, p, first);
+      return;
+    }
+    MNEMOSYNE_UNROLL_ALL
+    for (int i = 0; i < 4; ++i) {
+      W::StoreHalfIf(B(true), to, first + i, W::LoadHalfIf(first + i < I(count_), p, first + i));
+    }
+  }
   MNEMOSYNE_DEVICE void Store(uint16_t* p, int j, const U (&x)[4]) const {
     const I first = First(j);
     if (full_) {
@@ -77,7 +90,8 @@ class TeamSlice {
   const int warp_;
 };
 
-// r1, s and r2 in 32 bits. Put...() stores numbers, which may round them.
+// r1, s and r2 in 32 bits. Put...() stores numbers, which may round them, and PutMoments() tells
+// the roots of s. r2 as it was before the step, which LoadSlow() reads, is kept for KeptSlow().
 template <class W>
 class FullMemory {
   using F = typename W::Floats;
@@ -86,7 +100,8 @@ class FullMemory {
  public:
   static constexpr bool kRounds = false;
 
-  MNEMOSYNE_DEVICE FullMemory(const MnemosyneChunkStep& at, TeamScratch&) : at_(at) {}
+  MNEMOSYNE_DEVICE FullMemory(const MnemosyneChunkStep& at, TeamScratch& scratch)
+      : at_(at), scratch_(scratch) {}
 
   MNEMOSYNE_DEVICE void LoadFast(const Slice& slice, int j, F (&x)[4]) const {
     slice.Load(at_.fast, j, x);
@@ -94,27 +109,45 @@ class FullMemory {
   MNEMOSYNE_DEVICE void LoadSquares(const Slice& slice, int j, F (&x)[4]) const {
     slice.Load(at_.square, j, x);
   }
+  MNEMOSYNE_DEVICE void LoadRoots(const Slice& slice, int j, F (&x)[4]) const {
+    LoadSquares(slice, j, x);
+    TakeRoots(x, x);
+  }
   MNEMOSYNE_DEVICE void LoadSlow(const Slice& slice, int j, F (&x)[4]) const {
     slice.Load(at_.slow, j, x);
   }
-  MNEMOSYNE_DEVICE void PutFast(const Slice& slice, int j, F (&x)[4]) const {
-    slice.Store(at_.fast, j, x);
+  MNEMOSYNE_DEVICE void KeepSlow(const Slice& slice, int j, const F (&x)[4]) const {
+    W::StoreFour(scratch_.kept.slow, slice.First(j), x);
   }
-  MNEMOSYNE_DEVICE void PutSquares(const Slice& slice, int j, F (&x)[4]) const {
-    slice.Store(at_.square, j, x);
+  MNEMOSYNE_DEVICE void KeptSlow(const Slice& slice, int j, F (&x)[4]) const {
+    W::LoadFour(scratch_.kept.slow, slice.First(j), x);
+  }
+  MNEMOSYNE_DEVICE void PutMoments(const Slice& slice, int j, const F (&fasts)[4],
+                                   const F (&squares)[4], F (&roots)[4]) const {
+    slice.Store(at_.square, j, squares);
+    slice.Store(at_.fast, j, fasts);
+    TakeRoots(squares, roots);
   }
   MNEMOSYNE_DEVICE void PutSlow(const Slice& slice, int j, F (&x)[4]) const {
     slice.Store(at_.slow, j, x);
   }
+  MNEMOSYNE_DEVICE void LoadAhead(const Slice&) const {}
   MNEMOSYNE_DEVICE void ChooseScale(const Slice&) {}
   MNEMOSYNE_DEVICE void KeepScale() const {}
 
  private:
+  static MNEMOSYNE_DEVICE void TakeRoots(const F (&x)[4], F (&roots)[4]) {
+    MNEMOSYNE_UNROLL_ALL
+    for (int i = 0; i < 4; ++i) roots[i] = W::Sqrt(x[i]);
+  }
+
   const MnemosyneChunkStep& at_;
+  TeamScratch& scratch_;
 };
 
 // The same in 16 bits: see half_state.h. The roots of s have a scale in common, which takes the
-// greatest s of all warps in the scratch's `maxima`.
+// greatest s of all warps in the scratch's `maxima`. r1 and r2 come while that is looked for: they
+// are read after LoadAhead() and ChooseScale().
 template <class W>
 class HalfMemory {
   using F = typename W::Floats;
@@ -133,34 +166,53 @@ class HalfMemory {
     scale_ = F(inverse > 0 ? 1.0F / inverse : 1.0F);
   }
 
+  MNEMOSYNE_DEVICE void LoadAhead(const Slice& slice) const {
+    MNEMOSYNE_UNROLL_ALL
+    for (int j = 0; j < Slice::kCells; ++j) {
+      slice.Copy(rounding_.fast, j, scratch_.kept.halves[0]);
+      slice.Copy(rounding_.slow, j, scratch_.kept.halves[1]);
+    }
+  }
   MNEMOSYNE_DEVICE void LoadFast(const Slice& slice, int j, F (&x)[4]) const {
-    LoadBrains(slice, rounding_.fast, j, x);
+    LoadBrains(slice, scratch_.kept.halves[0], j, x);
   }
   MNEMOSYNE_DEVICE void LoadSlow(const Slice& slice, int j, F (&x)[4]) const {
-    LoadBrains(slice, rounding_.slow, j, x);
+    LoadBrains(slice, scratch_.kept.halves[1], j, x);
   }
-  MNEMOSYNE_DEVICE void LoadSquares(const Slice& slice, int j, F (&x)[4]) const {
+  MNEMOSYNE_DEVICE void KeepSlow(const Slice&, int, const F (&)[4]) const {}
+  MNEMOSYNE_DEVICE void KeptSlow(const Slice& slice, int j, F (&x)[4]) const {
+    LoadSlow(slice, j, x);
+  }
+  MNEMOSYNE_DEVICE void LoadRoots(const Slice& slice, int j, F (&x)[4]) const {
     U packed[4];
     slice.Load(rounding_.roots, j, packed);
     MNEMOSYNE_UNROLL_ALL
-    for (int i = 0; i < 4; ++i) x[i] = Half::UnpackSquare(packed[i], scale_);
+    for (int i = 0; i < 4; ++i) x[i] = Half::UnpackRoot(packed[i], scale_);
+  }
+  MNEMOSYNE_DEVICE void LoadSquares(const Slice& slice, int j, F (&x)[4]) const {
+    LoadRoots(slice, j, x);
+    MNEMOSYNE_UNROLL_ALL
+    for (int i = 0; i < 4; ++i) x[i] = x[i] * x[i];
   }
 
-  MNEMOSYNE_DEVICE void PutFast(const Slice& slice, int j, F (&x)[4]) const {
-    PutBrains(slice, rounding_.fast, rounding_.fast_key, j, x);
-  }
   MNEMOSYNE_DEVICE void PutSlow(const Slice& slice, int j, F (&x)[4]) const {
-    PutBrains(slice, rounding_.slow, rounding_.slow_key, j, x);
+    const U pair = Position(slice, j, 0) >> 1;  // A lane's first position is a multiple of four.
+    const U first = Half::RandomBits(rounding_.slow_key, pair);
+    const U second = Half::RandomBits(rounding_.slow_key, pair + U(1U));
+    PutBrains(slice, rounding_.slow, j, x, {first, first >> 16, second, second >> 16});
   }
-  MNEMOSYNE_DEVICE void PutSquares(const Slice& slice, int j, F (&x)[4]) const {
-    U packed[4];
+  MNEMOSYNE_DEVICE void PutMoments(const Slice& slice, int j, F (&fasts)[4], F (&squares)[4],
+                                   F (&roots)[4]) const {
+    U random[4], packed[4];
     MNEMOSYNE_UNROLL_ALL
     for (int i = 0; i < 4; ++i) {
-      packed[i] =
-          Half::PackHalf(W::Sqrt(x[i]) * inverse_scale_, Random(slice, rounding_.square_key, j, i));
-      x[i] = Half::UnpackSquare(packed[i], scale_);
+      random[i] = Half::RandomBits(rounding_.key, Position(slice, j, i));
+      packed[i] = Half::PackHalf(W::Sqrt(squares[i]) * inverse_scale_, random[i]);
+      roots[i] = Half::UnpackRoot(packed[i], scale_);
+      squares[i] = roots[i] * roots[i];
     }
     slice.Store(rounding_.roots, j, packed);
+    PutBrains(slice, rounding_.fast, j, fasts, random);
   }
 
   // From here on squares are in the scale of this step.
@@ -169,6 +221,7 @@ class HalfMemory {
     for (int i = 0; i < TeamSizes::kWarps; ++i) most = fmaxf(most, scratch_.maxima[i]);
     inverse_scale_ = Half::InverseRootScale(F(most));
     scale_ = W::Divide(F(1.0F), inverse_scale_);
+    W::AwaitCopies();
     if (slice.warp() == 0) {
       W::StoreIf(slice.lane() == I(0), &scratch_.inverse_scale, I(0), inverse_scale_);
     }
@@ -177,21 +230,21 @@ class HalfMemory {
   MNEMOSYNE_DEVICE void KeepScale() const { *rounding_.inverse_scale = scratch_.inverse_scale; }
 
  private:
-  MNEMOSYNE_DEVICE U Random(const Slice& slice, uint32_t key, int j, int i) const {
-    return Half::RandomBits(key, W::ToWords(slice.First(j) + i) + U(rounding_.first));
+  MNEMOSYNE_DEVICE U Position(const Slice& slice, int j, int i) const {
+    return W::ToWords(slice.First(j) + i) + U(rounding_.first);
   }
-  MNEMOSYNE_DEVICE void LoadBrains(const Slice& slice, const uint16_t* p, int j, F (&x)[4]) const {
+  static MNEMOSYNE_DEVICE void LoadBrains(const Slice& slice, const uint16_t* p, int j, F (&x)[4]) {
     U packed[4];
-    slice.Load(p, j, packed);
+    W::LoadSharedHalves(p, slice.First(j), packed);
     MNEMOSYNE_UNROLL_ALL
     for (int i = 0; i < 4; ++i) x[i] = Half::UnpackBrain(packed[i]);
   }
-  MNEMOSYNE_DEVICE void PutBrains(const Slice& slice, uint16_t* p, uint32_t key, int j,
-                                  F (&x)[4]) const {
+  static MNEMOSYNE_DEVICE void PutBrains(const Slice& slice, uint16_t* p, int j, F (&x)[4],
+                                         const U (&random)[4]) {
     U packed[4];
     MNEMOSYNE_UNROLL_ALL
     for (int i = 0; i < 4; ++i) {
-      x[i] = Half::RoundToBrain(x[i], Random(slice, key, j, i));
+      x[i] = Half::RoundToBrain(x[i], random[i]);
       packed[i] = Half::PackBrain(x[i]);
     }
     slice.Store(p, j, packed);

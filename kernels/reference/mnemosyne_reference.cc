@@ -241,7 +241,7 @@ class Chunk {
       at_.square[i] = static_cast<float>(s + (g * g - s) * tensor_step_.rate_square);
     }
     if (at_.rounding != nullptr) {
-      Round(at_.fast, at_.rounding->fast_key);
+      Round(at_.fast, at_.rounding->key, &RandomBits);
       RoundSquares();
     }
     for (size_t i = 0; i < count_; ++i) sum += at_.square[i];
@@ -251,10 +251,10 @@ class Chunk {
   }
 
   // To 16 bits.
-  void Round(float* numbers, uint32_t key) const {
+  void Round(float* numbers, uint32_t key, uint32_t (*random)(uint32_t, uint32_t)) const {
     for (size_t i = 0; i < count_; ++i) {
       const auto position = static_cast<uint32_t>(at_.rounding->first + i);
-      numbers[i] = RoundToBrain(numbers[i], RandomBits(key, position));
+      numbers[i] = RoundToBrain(numbers[i], random(key, position));
     }
   }
 
@@ -265,7 +265,7 @@ class Chunk {
     for (size_t i = 0; i < count_; ++i) {
       const auto position = static_cast<uint32_t>(rounding.first + i);
       rounding.roots[i] =
-          PackHalf(std::sqrt(at_.square[i]) * scale, RandomBits(rounding.square_key, position));
+          PackHalf(std::sqrt(at_.square[i]) * scale, RandomBits(rounding.key, position));
       at_.square[i] = UnpackSquare(rounding.roots[i], scale);
     }
   }
@@ -486,7 +486,7 @@ class Chunk {
       const double sharp = choice_.sharp_scale * sharp_[i];
       at_.slow[i] = static_cast<float>(at_.slow[i] + rate * (sharp - at_.slow[i]));
     }
-    if (at_.rounding != nullptr) Round(at_.slow, at_.rounding->slow_key);
+    if (at_.rounding != nullptr) Round(at_.slow, at_.rounding->slow_key, &RandomHalf);
   }
 
   const MnemosyneSizes& sizes_;

@@ -33,8 +33,16 @@ absl::StatusOr<StepExecutor*> DeviceSet::Choose(const StepExecutor* preferred) c
   return chosen;
 }
 
-void DeviceSet::Stop() {
-  for (const auto& executor : executors_) executor->Stop();
+bool DeviceSet::Stop() {
+  bool all = true;
+  for (const auto& executor : executors_) {
+    if (executor->fault().ok()) {
+      executor->Stop();
+    } else {
+      all = false;
+    }
+  }
+  return all;
 }
 
 }  // namespace mnemosyne::server

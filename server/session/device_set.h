@@ -29,8 +29,9 @@ class DeviceSet {
   // may be null, then the first. Unavailable with reason DEVICE_FAULT if none works.
   absl::StatusOr<StepExecutor*> Choose(const StepExecutor* preferred = nullptr) const;
 
-  // Takes no more tasks; waits until those queued are done.
-  void Stop();
+  // Takes no more tasks; waits until those queued are done. False if a device has failed: it is
+  // left alone, since what a driver still has to say of it may never come.
+  bool Stop();
 
  private:
   const MemoryBudget& budget_;

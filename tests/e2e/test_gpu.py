@@ -1,4 +1,7 @@
-"""What a daemon does with a real GPU; skipped where there is none."""
+"""What a daemon does with a real GPU; skipped where there is none.
+
+What it does with one that fails is tested on a device of the tests, too.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +23,8 @@ UPLOADS = 20
 
 
 @contextlib.contextmanager
-def daemon_on(device: str, state: Path) -> Iterator[Client]:
-    """A daemon that computes there."""
+def daemon_on(device: str, state: Path, end: str = "stopped") -> Iterator[Client]:
+    """A daemon that computes there, and logs `end` when it ends in order."""
     flags = ["--device", device, "--state-dir", str(state), "--models", str(ROOT / "models")]
     try:
         daemon = DaemonProcess(*flags, "--cell-elements", "256")
@@ -33,6 +36,7 @@ def daemon_on(device: str, state: Path) -> Iterator[Client]:
         with Client(daemon.tcp, wait_seconds=60, timeout=60) as client:
             yield client
         assert daemon.stop() == 0, daemon.log[-3000:]
+        assert end in daemon.log.splitlines()[-1]
     finally:
         daemon.kill()
 
@@ -46,10 +50,12 @@ def train(client: Client) -> list[Job]:
     return jobs
 
 
-def test_the_sessions_of_a_gpu_that_traps_go_on_elsewhere(tmp_path):
+@pytest.mark.parametrize("broken", ["failing", "trapping"])
+def test_the_sessions_of_a_gpu_that_fails_go_on_elsewhere(tmp_path, broken):
     with daemon_on("apart:64", tmp_path / "sound") as client:
         expected = [job.bits() for job in train(client)]
-    with daemon_on(f"trapping:{UPLOADS},apart:64", tmp_path / "trapping") as client:
+    devices, end = f"{broken}:{UPLOADS},apart:64", "a device has failed, exiting without it"
+    with daemon_on(devices, tmp_path / "broken", end) as client:
         before = client.server_info()
         assert [device.fault for device in before.devices] == ["", ""]
         jobs = train(client)

@@ -135,6 +135,16 @@ def test_gradients_that_were_changed_are_refused(model, optimizer):
     train(model, optimizer, 1)
 
 
+def test_a_scaler_that_hands_itself_over_is_refused(model, optimizer):
+    backward(model)
+    assert optimizer._step_supports_amp_scaling
+    optimizer.grad_scale, optimizer.found_inf = None, torch.zeros(1)  # As GradScaler.step() does.
+
+    with pytest.raises(RuntimeError, match="GradScaler"):
+        optimizer.step()
+    train(model, optimizer, 1)
+
+
 def test_a_loss_that_is_told_late_goes_with_the_end(daemon, model, optimizer, monkeypatch):
     train(model, optimizer, 1)
     whole = []

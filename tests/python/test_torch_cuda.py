@@ -20,6 +20,12 @@ def make_model(data_type=torch.float32):
     return torch.nn.Sequential(*layers).cuda().to(data_type)
 
 
+def make_scaler(**options):
+    if hasattr(torch.amp, "GradScaler"):
+        return torch.amp.GradScaler("cuda", **options)
+    return torch.cuda.amp.GradScaler(**options)
+
+
 def train(model, optimizer, steps: int):
     for _ in range(steps):
         optimizer.zero_grad()
@@ -75,7 +81,7 @@ def test_goes_on_from_a_checkpoint_with_masters_on_the_gpu(client, data_type):
 def test_autocast_and_a_grad_scaler(daemon, client):
     model = make_model()
     optimizer = RemoteOptimizer(model.parameters(), client, lr=1e-2)
-    scaler = torch.cuda.amp.GradScaler(init_scale=2.0**40)
+    scaler = make_scaler(init_scale=2.0**40)
     losses = []
     for _ in range(60):
         optimizer.zero_grad()
@@ -95,7 +101,7 @@ def test_autocast_and_a_grad_scaler(daemon, client):
 def test_a_grad_scaler_is_refused_with_overlap(client):
     model = make_model()
     optimizer = RemoteOptimizer(model.parameters(), client, overlap_backward=True)
-    scaler = torch.cuda.amp.GradScaler()
+    scaler = make_scaler()
     scaler.scale(torch.nn.functional.mse_loss(model(INPUTS), TARGETS)).backward()
 
     with pytest.raises(RuntimeError, match="GradScaler"):

@@ -142,15 +142,17 @@ INSTANTIATE_TEST_SUITE_P(Weights, HalfStateTest, ::testing::Values("0.4.0", "0.0
 TEST(HalfStateRoundingTest, IsRightOnAverage) {
   constexpr uint32_t kCount = 100'000;
   for (const float x : {1.001F, -3.7e-5F, 0.3337F}) {
-    double brain = 0, half = 0;
+    double brain = 0, paired = 0, half = 0;
     for (uint32_t i = 0; i < kCount; ++i) {
       const uint32_t random = kernels::RandomBits(17, i);
       brain += static_cast<double>(kernels::RoundToBrain(x, random));
+      paired += static_cast<double>(kernels::RoundToBrain(x, kernels::RandomHalf(17, i)));
       half += static_cast<double>(kernels::UnpackHalf(kernels::PackHalf(std::abs(x), random)));
     }
     // Four standard deviations of a step of 2^-7 or 2^-10 at most.
     const double size = std::abs(static_cast<double>(x)), root = std::sqrt(kCount);
     EXPECT_NEAR(brain / kCount, static_cast<double>(x), 4 * size * 0x1p-8 / root);
+    EXPECT_NEAR(paired / kCount, static_cast<double>(x), 4 * size * 0x1p-8 / root);
     // Below 2^-14 a step of float16 no longer shrinks with the number.
     EXPECT_NEAR(half / kCount, size, 4 * std::max(size * 0x1p-11, 0x1p-25) / root);
   }

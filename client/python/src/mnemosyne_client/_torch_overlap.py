@@ -14,6 +14,7 @@ _REFUSED = (
     "overlap_backward sends each gradient as soon as it is computed, so it cannot be used with "
     "{}; make the optimizer without overlap_backward"
 )
+_CHANGES = "GradScaler, clipping or anything else that changes gradients"
 
 
 class BackwardOverlap:
@@ -59,10 +60,13 @@ class BackwardOverlap:
             raise RuntimeError(_REFUSED.format("gradients accumulated over several passes"))
         for number, mark in marks.items():
             if _mark_of(self._mirrors[number].parameter.grad) != mark:
-                raise RuntimeError(
-                    _REFUSED.format("GradScaler, clipping or anything else that changes gradients")
-                )
+                raise RuntimeError(_REFUSED.format(_CHANGES))
         return draft
+
+    def refuse_scaler(self) -> None:
+        """Raises RuntimeError: what was sent is scaled."""
+        self.discard()
+        raise RuntimeError(_REFUSED.format(_CHANGES))
 
     def discard(self) -> None:
         """Forgets what has been sent."""

@@ -151,6 +151,8 @@ class RemoteOptimizer(torch.optim.Optimizer):
         self._mirrors: list[ParameterMirror] = []
         self._overlaps_backward = overlap_backward
         self._overlap: BackwardOverlap | None = None
+        # Asks a GradScaler to hand itself over: it changes gradients without leaving a trace.
+        self._step_supports_amp_scaling = overlap_backward
         self._told_loss: float | None = None
         super().__init__(self._strip_names(params), self._options.accept(options))
         self._make_session()
@@ -172,7 +174,7 @@ class RemoteOptimizer(torch.optim.Optimizer):
         Args:
             loss: A number or a tensor of one element; reading one of a GPU waits for the GPU.
         """
-        self._told_loss = float(loss)
+        self._told_loss = _number(loss)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Sends the gradients and applies the updates.
@@ -191,14 +193,21 @@ class RemoteOptimizer(torch.optim.Optimizer):
             UnavailableError: The daemon is away for longer than the policy allows. The same step
                 may be tried again as long as the gradients are the same.
         """
+        self._refuse_scaler()
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         with torch.no_grad():
-            self._take_step(self._told_loss if loss is None else float(loss))
+            self._take_step(self._told_loss if loss is None else _number(loss))
         self._told_loss = None
         return loss
+
+    def _refuse_scaler(self) -> None:
+        """Raises RuntimeError if a GradScaler calls, which it only says where it was asked to."""
+        handed = [self.__dict__.pop(name, None) for name in ("grad_scale", "found_inf")]
+        if any(value is not None for value in handed) and self._overlap is not None:
+            self._overlap.refuse_scaler()
 
     def zero_grad(self, *args: Any, **kwargs: Any) -> None:
         """Resets the gradients, as in torch.optim."""
@@ -499,3 +508,8 @@ class RemoteOptimizer(torch.optim.Optimizer):
             for told, change in zip(self._group_values, changes):
                 told.update(change)
         return rates if rates != told_rates else []
+
+
+def _number(loss: Any) -> float:
+    """Returns a loss as a number; PyTorch warns of one that has a graph."""
+    return float(loss.detach() if isinstance(loss, torch.Tensor) else loss)
