@@ -91,7 +91,7 @@ TEST_P(CoordinateGoldenTest, MatchesTheSpecification) {
 std::vector<GoldenParam> AllParams() {
   std::vector<GoldenParam> params;
   for (const char* isa : {"baseline", "avx2", "avx512"}) {
-    params.push_back({"0.1.0", "", isa});
+    params.push_back({"0.2.0", "", isa});
     for (const char* plan : {"", "shapes", "many"}) params.push_back({"0.0.1", plan, isa});
   }
   return params;

@@ -20,6 +20,9 @@ from mnemosyne_metatrain.evaluation.runs import SEGMENT
 # Okabe and Ito's colours: told apart by readers with any colour vision. Adam is grey.
 ADAM_COLOURS = {"constant": "#9a9a9a", "cosine": "#4d4d4d"}
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+
+# A ratio that is worse than this says no more than that.
+_MOST = 4.0
 _GRID = {"color": "#e6e6e6", "linewidth": 0.8}
 
 
@@ -118,6 +121,8 @@ def draw_bars(
 ) -> Path | None:
     """A dot a task and optimizer, and the interquartile mean with its interval as a bar.
 
+    What is above `_MOST` is drawn there, as an arrow.
+
     Args:
         figures: One summary an optimizer.
         tasks: Tasks, from the top.
@@ -141,7 +146,9 @@ def draw_bars(
         shift = 0.16 * (index - (len(shown) - 1) / 2)
         heights = [i + shift for i, task in enumerate(places) if task in row[key]]
         numbers = [row[key][task] for task in places if task in row[key]]
-        panel.plot(numbers, heights, "o", color=colour, markersize=4)
+        for number, place in zip(numbers, heights, strict=True):
+            marker = "o" if number <= _MOST else ">"
+            panel.plot(min(number, _MOST), place, marker, color=colour, markersize=4)
         low, high = row[interval[1]]
         middle, height = row[interval[0]], len(places) + 0.3 + index
         panel.barh(height, high - low, 0.62, left=low, color=colour, alpha=0.25)
@@ -159,7 +166,8 @@ def draw_bars(
     panel.axvline(1.0, color="#4d4d4d", linewidth=1)
     if worse is not None:
         panel.axvline(worse, color="#4d4d4d", linewidth=0.8, linestyle=":")
-    _scale(panel, [v for row in shown for v in (*row[key].values(), *row[interval[1]])])
+    every = [v for row in shown for v in (*row[key].values(), *row[interval[1]])]
+    _scale(panel, [min(v, _MOST) for v in every])
     labels = [*places, *["interquartile mean"] * len(shown)]
     heights_of_labels = [*range(len(places)), *(len(places) + 0.3 + i for i in range(len(shown)))]
     panel.set_yticks(heights_of_labels, labels)
