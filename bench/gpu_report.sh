@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Measures everything of bench/README.md that needs a GPU, in one go, and prints it as tables:
 # optimizers beside PyTorch's fused AdamW and a copy on the device in the same run, the bytes that
-# they move where ncu can read the counters, many small sessions, and FLT attention. About eight
+# they move where ncu can read the counters, many small sessions, and FLT attention. Less than eight
 # minutes.
 #
 # usage: bench/gpu_report.sh [--seconds S] [--only optimizers|bytes|flt] PROGRAMS [OUT]
