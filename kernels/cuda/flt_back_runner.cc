@@ -5,6 +5,7 @@
 
 #include "base/status_macros.h"
 #include "kernels/cuda/flt_back_tables.h"
+#include "kernels/cuda/flt_quick_layout.h"
 #include "kernels/cuda/flt_runner.h"
 #include "kernels/cuda/flt_scratch.h"
 #include "kernels/flt/flt_gradients.h"
@@ -94,11 +95,12 @@ absl::Status FltRunner::Differentiate(const FltBackwardArgs& args) {
     return absl::OkStatus();
   };
   MNEMO_ASSIGN_OR_RETURN(call.forward.quick, PrepareQuickly(call.forward));
+  MNEMO_ASSIGN_OR_RETURN(call.quick, PrepareQuickly(call, args.rows.batch * args.rows.length));
   MNEMO_RETURN_IF_ERROR(launch());
   if (call.forward.quick) {
     MNEMO_ASSIGN_OR_RETURN(const bool raised, programs_.Wait());
     if (raised) {
-      call.forward.quick = false;
+      call.forward.quick = call.quick = false;
       MNEMO_RETURN_IF_ERROR(launch());
     }
   }
@@ -110,6 +112,17 @@ absl::Status FltRunner::Differentiate(const FltBackwardArgs& args) {
   for (size_t h = 0; h < shape.heads; ++h) AddTotals(call, found.data() + h * gradients, h, sums);
   WriteGradients(args, sums);
   return absl::OkStatus();
+}
+
+absl::StatusOr<bool> FltRunner::PrepareQuickly(FltBackCall& call, size_t rows) {
+  if (!call.forward.quick || call.of_projection) return false;
+  if (!WithFltQuickBack(call.forward, [](auto) {})) return false;
+  const size_t count = rows * call.forward.shape.heads;
+  MNEMO_ASSIGN_OR_RETURN(std::byte* const numbers,
+                         numbers_.Get(backend_, 2 * count * sizeof(FltRowNumber)));
+  call.forward.query_rows = reinterpret_cast<FltRowNumber*>(numbers);
+  call.forward.key_rows = call.forward.query_rows + count;
+  return true;
 }
 
 absl::Status FltRunner::LaunchBackward(size_t i, size_t gradients, FltBackCall call) {
@@ -133,6 +146,7 @@ absl::Status FltRunner::LaunchBackward(size_t i, size_t gradients, FltBackCall c
                                         parts * gradients * sizeof(float)));
   MNEMO_RETURN_IF_ERROR(programs_.AddKeys(call.forward));
   MNEMO_RETURN_IF_ERROR(programs_.Merge(call.forward));
+  if (call.quick) MNEMO_RETURN_IF_ERROR(programs_.AddQueries(call));
   MNEMO_RETURN_IF_ERROR(programs_.DifferentiateQueries(call));
   MNEMO_RETURN_IF_ERROR(programs_.MergeQueries(call));
   MNEMO_RETURN_IF_ERROR(programs_.DifferentiateKeys(call));

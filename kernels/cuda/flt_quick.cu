@@ -4,6 +4,7 @@
 #include "kernels/cuda/flt_quick_keys.h"
 #include "kernels/cuda/flt_quick_prepare.h"
 #include "kernels/cuda/flt_quick_queries.h"
+#include "kernels/cuda/flt_quick_team.cuh"
 #include "kernels/cuda/lanes.cuh"
 #include "kernels/cuda/launchers.h"
 
@@ -13,27 +14,6 @@ namespace {
 constexpr unsigned kPrepareThreads = 256;
 
 extern __shared__ float4 scratch[];
-
-// The warp of a thread of the quick program, in the place of all.
-template <class Warp>
-class QuickTeamOnDevice {
- public:
-  __device__ explicit QuickTeamOnDevice(const FltQuickSpace& space)
-      : warp_(space, threadIdx.x / 32) {}
-
-  template <typename F>
-  __device__ __forceinline__ void Run(const F& f) {
-    f(warp_);
-  }
-  template <typename F>
-  __device__ __forceinline__ void Each(const F& f) {
-    f(warp_);
-    __syncthreads();
-  }
-
- private:
-  Warp warp_;
-};
 
 template <class Sizes>
 __global__ void __launch_bounds__(32 * Sizes::kWarps, Sizes::kWarps == 4 ? 3 : 1)

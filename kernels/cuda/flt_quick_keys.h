@@ -8,14 +8,12 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "kernels/cuda/flt_back_tables.h"
 #include "kernels/cuda/flt_block.h"
 #include "kernels/cuda/flt_quick_fragments.h"
 #include "kernels/cuda/flt_quick_rows.h"
 
 namespace mnemosyne::kernels::cuda {
-
-// What marks a row of padding among halves of squares: it leaves no logarithm above kFltNoKey.
-inline constexpr float kFltQuickNoRow = -kFltNoKey;
 
 // Begins to copy the keys and values of a tile to `raw`, and its positions to `positions`; by all
 // threads.
@@ -179,9 +177,9 @@ class FltQuickKeys {
       for (int s = kDimSteps; s < kSteps; s += 2) {
         MNEMOSYNE_UNROLL_ALL
         for (int j = 0; j < kKeyTiles; ++j) {
-          Pair x[2];
+          Pair x[Sizes::kWaveParts];
           MNEMOSYNE_UNROLL_ALL
-          for (int part = 0; part < 2; ++part) {
+          for (int part = 0; part < Sizes::kWaveParts; ++part) {
             x[part].Load(
                 space_.Words(space_.at.waves) + static_cast<uint32_t>(part) * kRows * kStride,
                 kStride, static_cast<uint32_t>(8 * j), static_cast<uint32_t>(8 * (s - kDimSteps)));
@@ -250,7 +248,13 @@ class FltQuickKeys {
         for (int k = 0; k < 4; ++k) {
           float& own = here(logs[j][k]);
           own = Exp2(fmaf(own, kLog2OfE, base[k / 2]));
-          here(psi_[k / 2]) += own;
+          if constexpr (Sizes::kNumbered) {
+            const float weight =
+                space_.Floats(space_.at.row_weights)[8 * j + 2 * (here.lane % 4) + k % 2];
+            here(psi_[k / 2]) = fmaf(own, weight, here(psi_[k / 2]));
+          } else {
+            here(psi_[k / 2]) += own;
+          }
         }
         MNEMOSYNE_UNROLL_ALL
         for (int h = 0; h < 2; ++h) {
@@ -289,6 +293,24 @@ class FltQuickKeys {
       Pair pair;
       pair.LoadDown(Values(raw) + static_cast<uint32_t>(part) * kRows * kStride,
                     kValueParts > 1 ? kStride : kRawStride, key, static_cast<uint32_t>(4 * v));
+      MNEMOSYNE_UNROLL_ALL
+      for (int i = 0; i < 2; ++i) {
+        first[part][i] = pair.first[i];
+        second[part][i] = pair.second[i];
+      }
+    }
+  }
+
+  // The same, where columns of the products are 8 of these rows, and what is summed over are
+  // values: 32 of them from step `step` on.
+  MNEMOSYNE_DEVICE void LoadValuesAlong(uint32_t raw, uint32_t row, uint32_t step,
+                                        U (&first)[kValueParts][2],
+                                        U (&second)[kValueParts][2]) const {
+    MNEMOSYNE_UNROLL_ALL
+    for (int part = 0; part < kValueParts; ++part) {
+      Pair pair;
+      pair.Load(Values(raw) + static_cast<uint32_t>(part) * kRows * kStride,
+                kValueParts > 1 ? kStride : kRawStride, row, 8 * step);
       MNEMOSYNE_UNROLL_ALL
       for (int i = 0; i < 2; ++i) {
         first[part][i] = pair.first[i];
@@ -343,9 +365,9 @@ class FltQuickKeys {
         }
         MNEMOSYNE_UNROLL_ALL
         for (int v = 0; v < kValueTiles; ++v) {
-          const FltPair<kFeatureParts> pair(here(n_[v][2 * h]), here(n_[v][2 * h + 1]));
+          const FltPair<Sizes::kSumParts> pair(here(n_[v][2 * h]), here(n_[v][2 * h + 1]));
           MNEMOSYNE_UNROLL_ALL
-          for (uint32_t part = 0; part < kFeatureParts; ++part) {
+          for (uint32_t part = 0; part < Sizes::kSumParts; ++part) {
             space_.Words(space_.at.means)[(part * Sizes::kFeatures + m) * kStride +
                                           static_cast<uint32_t>(4 * v + here.lane % 4)] =
                 pair.part[part];
@@ -408,7 +430,25 @@ class FltQuickKeys {
     return space_.Words(kValueParts > 1 ? space_.at.values : raw + kRows * kRawStride);
   }
 
+  // What was measured of the rows before.
+  MNEMOSYNE_DEVICE void StageRowNumbers(uint32_t first, uint32_t rows) const {
+    constexpr uint32_t kWarpRows = kRows / Sizes::kWarps;
+    W::Each([&](auto here) {
+      const auto lane = static_cast<uint32_t>(here.lane);
+      if (lane >= kWarpRows) return;
+      const uint32_t row = warp_ * kWarpRows + lane;
+      const FltRowNumber number =
+          row < rows ? space_.NumberOf(space_.call.key_rows, first + row) : kFltNoRowNumber;
+      space_.Floats(space_.at.halves)[row] = number.base;
+      space_.Floats(space_.at.row_weights)[row] = number.weight;
+    });
+  }
+
   MNEMOSYNE_DEVICE void StageNumbers(uint32_t first, uint32_t rows, uint32_t raw) const {
+    if constexpr (Sizes::kNumbered) {
+      StageRowNumbers(first, rows);
+      if constexpr (Sizes::kRowParts == 1 && kValueParts == 1) return;
+    }
     constexpr uint32_t kWarpRows = kRows / Sizes::kWarps, kLanes = 32 / kWarpRows;
     const float scale = space_.call.weights.root_scale;
     F squares(0.0F);
@@ -444,6 +484,7 @@ class FltQuickKeys {
       }
       here(squares) = square;
     });
+    if constexpr (Sizes::kNumbered) return;
     MNEMOSYNE_UNROLL_ALL
     for (int mask = 1; mask < static_cast<int>(kLanes); mask *= 2) {
       squares = squares + W::Exchange(squares, mask);
@@ -505,7 +546,7 @@ class FltQuickKeys {
                                         space_.Floats(space_.at.origin), at, wave);
         }
         MNEMOSYNE_UNROLL_ALL
-        for (uint32_t part = 0; part < 2; ++part) {
+        for (uint32_t part = 0; part < Sizes::kWaveParts; ++part) {
           to[part * kPart] = pair.cosines[part];
           to[part * kPart + Sizes::kWaves / 2] = pair.sines[part];
         }
@@ -585,6 +626,15 @@ MNEMOSYNE_DEVICE void AddKeysQuickly(const FltQuickSpace& space, Team& team, flo
     team.Run([&](auto& warp) { warp.Add(raw_of(at)); });
   }
   team.Run([&](auto& warp) { warp.StoreSums(sums); });
+}
+
+// The same of the backward pass, over rows that come with numbers. Clamped rows are none.
+template <class T, class Sizes, class Team>
+MNEMOSYNE_DEVICE void AddRowsQuickly(const FltSide& side, const FltQuickSpace& space, Team& team,
+                                     float* sums) {
+  AddKeysQuickly<T, Sizes>(space, team, sums);
+  const uint32_t count = space.call.shape.SumCount();
+  T::Spread(side.sum_count - count, [&](uint32_t i) { sums[count + i] = 0; });
 }
 
 }  // namespace mnemosyne::kernels::cuda

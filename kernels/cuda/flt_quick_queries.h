@@ -16,13 +16,6 @@
 
 namespace mnemosyne::kernels::cuda {
 
-// The column of the values at place `i` of a row of means: of 32 columns, those that a lane of a
-// result has in four tiles stand side by side in the output.
-MNEMOSYNE_DEVICE constexpr uint32_t FltQuickColumn(uint32_t i) {
-  const uint32_t tile = i / 8 % 4, lane = i % 8 / 2;
-  return i / 32 * 32 + 8 * lane + 2 * tile + i % 2;
-}
-
 // Begins to copy the weights of queries, by all threads.
 template <class T, class Sizes>
 MNEMOSYNE_DEVICE const uint32_t* FetchFltWeights(const FltQuickSpace& space) {
@@ -130,6 +123,7 @@ class FltQuickQueries {
 
   static constexpr int kGroups = Sizes::kGroups, kTiles = Sizes::kFeatures / 8;
   static constexpr int kParts = Sizes::kFeatureParts, kDimSteps = Sizes::kDim / 16;
+  static constexpr int kWaveParts = Sizes::kWaveParts;
   static constexpr uint32_t kRawStride = Sizes::kRawStride, kStride = Sizes::kStride;
   static constexpr uint32_t kWeightStride = Sizes::kWeightStride;
 
@@ -227,11 +221,11 @@ class FltQuickQueries {
     static_assert(kGroups == 1 || Sizes::kRows == 32);
     MNEMOSYNE_UNROLL_ALL
     for (uint32_t s = 0; s < Sizes::kWaves / 8; ++s) {
-      U x[kGroups][2][4];
+      U x[kGroups][kWaveParts][4];
       MNEMOSYNE_UNROLL_ALL
       for (int g = 0; g < kGroups; ++g) {
         MNEMOSYNE_UNROLL_ALL
-        for (uint32_t part = 0; part < 2; ++part) {
+        for (uint32_t part = 0; part < kWaveParts; ++part) {
           Fragments::LoadLeft(x[g][part],
                               space_.Words(space_.at.waves) + part * Sizes::kRows * kStride,
                               kStride, warp_ * kWarpRows + static_cast<uint32_t>(16 * g), 8 * s);
@@ -247,7 +241,7 @@ class FltQuickQueries {
     const FltShape& shape = space_.call.shape;
     MNEMOSYNE_UNROLL_ALL
     for (int half = 0; half < Sizes::kWaves / 16; ++half) {
-      U cosines[kGroups][2][4], sines[kGroups][2][4];
+      U cosines[kGroups][kWaveParts][4], sines[kGroups][kWaveParts][4];
       MNEMOSYNE_UNROLL_ALL
       for (int g = 0; g < kGroups; ++g) {
         W::Each([&](auto here) {
@@ -260,7 +254,7 @@ class FltQuickQueries {
                 FltWavePair::At<Sizes>(shape, space_.Floats(space_.at.frequencies),
                                        space_.Floats(space_.at.origin), at, wave);
             MNEMOSYNE_UNROLL_ALL
-            for (int part = 0; part < 2; ++part) {
+            for (int part = 0; part < kWaveParts; ++part) {
               here(cosines[g][part][i]) = pair.cosines[part];
               here(sines[g][part][i]) = pair.sines[part];
             }
@@ -274,7 +268,7 @@ class FltQuickQueries {
   }
 
   // One step of it.
-  MNEMOSYNE_DEVICE void MultiplyWaves(const U (&x)[kGroups][2][4], uint32_t word,
+  MNEMOSYNE_DEVICE void MultiplyWaves(const U (&x)[kGroups][kWaveParts][4], uint32_t word,
                                       Logs& logs) const {
     MNEMOSYNE_UNROLL_ALL
     for (int m = 0; m < kTiles; ++m) {
@@ -294,7 +288,7 @@ class FltQuickQueries {
       for (int g = 0; g < kGroups; ++g) {
         Add(logs[g][m], [&](F(&sum)[4]) {
           W::MmaHalf(sum, x[g][0], small);
-          W::MmaHalf(sum, x[g][1], large);
+          if constexpr (kWaveParts > 1) W::MmaHalf(sum, x[g][1], large);
           W::MmaHalf(sum, x[g][0], large);
         });
       }
