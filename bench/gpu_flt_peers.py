@@ -1,18 +1,21 @@
 """Measures on a GPU what FLT attention is compared with.
 
     gpu_flt_peers.py [--device cuda] [--lengths 1024 ...] [--peers SDPA ...] [--types bfloat16 ...]
-        [--masks causal ...] [--seconds 170]
+        [--masks causal ...] [--seconds 170] [--lock FILE]
 
 Prints a line of JSON for each figure, for batch 1 and 8 heads of 64 as flt_bench has them, of the
 forward pass and of both passes: PyTorch's scaled_dot_product_attention; FLT written plainly in
 PyTorch, compiled, in a CUDA graph; FlexAttention with the same mask as a score_mod; and, where the
 package `fla` is installed, its Triton kernel of linear attention, which has no mask and is given
 its features. A line of a copy on the device says what bytes cost. Figures for which no time is left
-are named in lines with the key `skipped`. On the CPU nothing is compiled; that is for trying this
-script.
+are named in lines with the key `skipped`. Several of this program compile side by side, and time
+one after the other if they are given the same file to lock. On the CPU nothing is compiled; that is
+for trying this script.
 """
 
 import argparse
+import contextlib
+import fcntl
 import importlib.util
 import json
 import math
@@ -151,12 +154,24 @@ def copied_bytes_per_second(device):
     return 2 * numbers.numel() * numbers.element_size() / median * 1e3
 
 
+@contextlib.contextmanager
+def turn(path):
+    """Holds the lock of a file, unless it is None."""
+    if path is None:
+        yield
+        return
+    with open(path, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 class Measurement:
     """Prints times until the time is used up."""
 
-    def __init__(self, device, seconds, peers):
+    def __init__(self, device, seconds, peers, lock):
         """Starts the clock."""
         self.device, self.end, self.peers = device, time.perf_counter() + seconds, peers
+        self.lock = lock
 
     def __call__(self, name, make, **of_call):
         """Prints the time of what `make` returns; errors are printed in its place."""
@@ -168,7 +183,9 @@ class Measurement:
             return
         try:
             call = make()
-            median, least = milliseconds(call, self.device)
+            call()  # Compiles it.
+            with turn(self.lock):
+                median, least = milliseconds(call, self.device)
             line |= {"median_ms": median, "shortest_ms": least}
         except Exception as error:
             line["skipped"] = f"{type(error).__name__}: {error}".splitlines()[0][:200]
@@ -248,9 +265,10 @@ def main():
     parser.add_argument("--types", nargs="+", default=["bfloat16", "float32"])
     parser.add_argument("--masks", nargs="+", default=MASKS, choices=MASKS)
     parser.add_argument("--seconds", type=float, default=170)
+    parser.add_argument("--lock")
     arguments = parser.parse_args()
     device = arguments.device
-    measure = Measurement(device, arguments.seconds, arguments.peers)
+    measure = Measurement(device, arguments.seconds, arguments.peers, arguments.lock)
     torch.manual_seed(0)
     if device == "cuda":
         torch._dynamo.config.cache_size_limit = 64

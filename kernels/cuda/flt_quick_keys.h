@@ -447,10 +447,15 @@ class FltQuickKeys {
   MNEMOSYNE_DEVICE void StageNumbers(uint32_t first, uint32_t rows, uint32_t raw) const {
     if constexpr (Sizes::kNumbered) {
       StageRowNumbers(first, rows);
-      if constexpr (Sizes::kRowParts == 1 && kValueParts == 1) return;
     }
+    if constexpr (!Sizes::kNumbered || Sizes::kRowParts > 1 || kValueParts > 1) {
+      SplitNumbers(first, rows, raw);
+    }
+  }
+
+  // Squares of numbers, and their parts.
+  MNEMOSYNE_DEVICE void SplitNumbers(uint32_t first, uint32_t rows, uint32_t raw) const {
     constexpr uint32_t kWarpRows = kRows / Sizes::kWarps, kLanes = 32 / kWarpRows;
-    const float scale = space_.call.weights.root_scale;
     F squares(0.0F);
     W::Each([&](auto here) {
       const auto lane = static_cast<uint32_t>(here.lane);
@@ -484,7 +489,13 @@ class FltQuickKeys {
       }
       here(squares) = square;
     });
-    if constexpr (Sizes::kNumbered) return;
+    if constexpr (!Sizes::kNumbered) StageHalves(first, rows, squares);
+  }
+
+  // Of rows whose lanes have parts of their squares.
+  MNEMOSYNE_DEVICE void StageHalves(uint32_t first, uint32_t rows, F squares) const {
+    constexpr uint32_t kWarpRows = kRows / Sizes::kWarps, kLanes = 32 / kWarpRows;
+    const float scale = space_.call.weights.root_scale;
     MNEMOSYNE_UNROLL_ALL
     for (int mask = 1; mask < static_cast<int>(kLanes); mask *= 2) {
       squares = squares + W::Exchange(squares, mask);

@@ -168,6 +168,19 @@ class FltBackwardTest : public BackendTest {
     }
   }
 
+  // The greatest difference beyond `step` of the number itself, over the root of the mean square.
+  static double Excess(const std::vector<float>& actual, const std::vector<float>& expected,
+                       double step) {
+    double most = 0, square = 0;
+    for (size_t i = 0; i < actual.size(); ++i) {
+      const auto e = static_cast<double>(expected[i]);
+      const double excess = std::abs(static_cast<double>(actual[i]) - e) - step * std::abs(e);
+      if (!(excess <= most)) most = excess;  // NaN stays.
+      square += e * e;
+    }
+    return most / std::sqrt(square / static_cast<double>(actual.size()));
+  }
+
   static float Largest(const std::vector<float>& numbers) {
     float most = 0;
     for (const float number : numbers) most = std::max(most, std::abs(number));
@@ -254,6 +267,88 @@ TEST_P(FltBackwardTest, WavesOfPaddingTakeNoPartWithAnyFeatureMap) {
                        .features = 6,
                        .waves = 2,
                        .padded = true});
+    }
+  }
+}
+
+// Gradients of 16-bit tensors, against those that the CPU has of the same numbers in float32.
+// Outputs that are rounded cost more than the programs' own factors of 8 bits.
+TEST_P(FltBackwardTest, TakesSixteenBitTensors) {
+  auto cpu = CreateBackend("cpu", {.threads = 1});
+  ASSERT_OK(cpu);
+  for (const DataType type : {DataType::kBFloat16, DataType::kFloat16}) {
+    for (const bool causal : {false, true}) {
+      SCOPED_TRACE(::testing::Message()
+                   << "causal " << causal << " of type " << DataTypeName(type));
+      FltExample example({.is_signed = true,
+                          .causal = causal,
+                          .batch = 1,
+                          .length = 300,
+                          .dim = 32,
+                          .value_dim = 24,
+                          .features = 48,
+                          .size = 0.7F,
+                          .padded = true});
+      const size_t rows = 2 * 300;
+      const auto encode = [&](std::vector<float>& numbers) {
+        std::vector<uint16_t> wire(numbers.size());
+        EncodeElements(type, numbers.data(), reinterpret_cast<std::byte*>(wire.data()),
+                       numbers.size());
+        DecodeElements(type, reinterpret_cast<const std::byte*>(wire.data()), numbers.data(),
+                       numbers.size());
+        return wire;
+      };
+      std::vector<float> upstream = FltNumbers(example.out.size(), 5, 1);
+      const std::vector<uint16_t> q = encode(example.q), k = encode(example.k),
+                                  v = encode(example.v), g = encode(upstream);
+      std::vector<uint16_t> out(v.size()), dq(q.size()), dk(k.size()), dv(v.size());
+      std::vector<float> normalizers(2 * rows);
+      FltAttentionArgs forward = example.Args();
+      forward.type = type;
+      forward.q.data = q.data();
+      forward.k.data = k.data();
+      forward.v.data = v.data();
+      forward.out.data = out.data();
+      forward.normalizers = normalizers.data();
+      ASSERT_OK(Attend(forward));
+      const size_t waves = example.kernel.sizes.waves;
+      Gradients actual;
+      actual.real.resize(2 * waves);
+      actual.frequencies.resize(2 * waves);
+      ASSERT_OK(Differentiate({.kernel = &example.kernel,
+                               .rows = example.Rows(),
+                               .type = type,
+                               .q = forward.q,
+                               .k = forward.k,
+                               .v = forward.v,
+                               .out = Dense(out.data(), 2, 300, 24),
+                               .normalizers = normalizers.data(),
+                               .out_gradient = Dense(g.data(), 2, 300, 24),
+                               .q_gradient = DenseOut(dq.data(), 2, 300, 32),
+                               .k_gradient = DenseOut(dk.data(), 2, 300, 32),
+                               .v_gradient = DenseOut(dv.data(), 2, 300, 24),
+                               .frequency_gradient = actual.frequencies.data(),
+                               .real_gradient = actual.real.data()}));
+      std::swap(backend_, *cpu);
+      std::swap(emulated_, other_);
+      const Gradients expected = Run(example, upstream, false);
+      std::swap(backend_, *cpu);
+      std::swap(emulated_, other_);
+      const auto decode = [&](const std::vector<uint16_t>& wire) {
+        std::vector<float> numbers(wire.size());
+        DecodeElements(type, reinterpret_cast<const std::byte*>(wire.data()), numbers.data(),
+                       numbers.size());
+        return numbers;
+      };
+      actual.q = decode(dq);
+      actual.k = decode(dk);
+      actual.v = decode(dv);
+      const bool brain = type == DataType::kBFloat16;
+      for (const auto member : {&Gradients::q, &Gradients::k, &Gradients::v, &Gradients::real,
+                                &Gradients::frequencies}) {
+        EXPECT_LE(Excess(actual.*member, expected.*member, brain ? 1.0 / 256 : 1.0 / 2048),
+                  brain ? 0.1 : 5e-3);
+      }
     }
   }
 }
