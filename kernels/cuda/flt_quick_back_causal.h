@@ -50,7 +50,7 @@ class FltQuickBackCausal {
     reader_.Fetch(first + own, rows > own ? rows - own : 0);
   }
   MNEMOSYNE_DEVICE void Stage(uint32_t first, uint32_t rows) {
-    others_.Stage(first, rows, space_.at.raw, space_.at.positions);
+    others_.Stage(first, rows, space_.at.raw, space_.at.positions, 0);
     reader_.LoadValues(values_);
   }
 

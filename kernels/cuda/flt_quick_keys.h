@@ -102,14 +102,16 @@ class FltQuickKeys {
 
   // Makes of the warp's rows of a tile what the products take: halves of squares, parts of numbers
   // that are no operands as they are, and waves.
-  MNEMOSYNE_DEVICE void Stage(uint32_t first, uint32_t rows, uint32_t raw,
-                              uint32_t positions) const {
+  MNEMOSYNE_DEVICE void Stage(uint32_t first, uint32_t rows, uint32_t raw, uint32_t positions,
+                              uint32_t slot) {
+    slot_ = slot;
     StageNumbers(first, rows, raw);
     if (space_.call.shape.waves > 0) StageWaves(rows, positions);
   }
 
-  // Adds the staged keys to the sums.
-  MNEMOSYNE_DEVICE void Add(uint32_t raw) {
+  // Adds the keys that are staged in a slot to the sums.
+  MNEMOSYNE_DEVICE void Add(uint32_t raw, uint32_t slot) {
+    slot_ = slot;
     Logs logs;
     Measure(raw, logs);
     Raise(logs);
@@ -144,7 +146,7 @@ class FltQuickKeys {
   // Logarithms of the warp's features of the staged keys. Large and small products are summed
   // apart, because units cut sums off.
   MNEMOSYNE_DEVICE void Measure(uint32_t raw, Logs& logs) const {
-    const float* const halves = space_.Floats(space_.at.halves);
+    const float* const halves = Halves();
     F small[kKeyTiles][4];
     MNEMOSYNE_UNROLL_ALL
     for (int j = 0; j < kKeyTiles; ++j) {
@@ -180,9 +182,8 @@ class FltQuickKeys {
           Pair x[Sizes::kWaveParts];
           MNEMOSYNE_UNROLL_ALL
           for (int part = 0; part < Sizes::kWaveParts; ++part) {
-            x[part].Load(
-                space_.Words(space_.at.waves) + static_cast<uint32_t>(part) * kRows * kStride,
-                kStride, static_cast<uint32_t>(8 * j), static_cast<uint32_t>(8 * (s - kDimSteps)));
+            x[part].Load(Waves() + static_cast<uint32_t>(part) * kRows * kStride, kStride,
+                         static_cast<uint32_t>(8 * j), static_cast<uint32_t>(8 * (s - kDimSteps)));
           }
           MultiplyPair<true>(s, x, logs[j], Sizes::kFull ? small[j] : logs[j]);
         }
@@ -249,8 +250,7 @@ class FltQuickKeys {
           float& own = here(logs[j][k]);
           own = Exp2(fmaf(own, kLog2OfE, base[k / 2]));
           if constexpr (Sizes::kNumbered) {
-            const float weight =
-                space_.Floats(space_.at.row_weights)[8 * j + 2 * (here.lane % 4) + k % 2];
+            const float weight = RowWeights()[8 * j + 2 * (here.lane % 4) + k % 2];
             here(psi_[k / 2]) = fmaf(own, weight, here(psi_[k / 2]));
           } else {
             here(psi_[k / 2]) += own;
@@ -424,10 +424,24 @@ class FltQuickKeys {
  private:
   // Where keys and values lie for products.
   MNEMOSYNE_DEVICE const uint32_t* X(uint32_t raw) const {
-    return space_.Words(Sizes::kRowParts > 1 ? space_.at.x : raw);
+    return Sizes::kRowParts > 1 ? StagedX() : space_.Words(raw);
   }
   MNEMOSYNE_DEVICE const uint32_t* Values(uint32_t raw) const {
-    return space_.Words(kValueParts > 1 ? space_.at.values : raw + kRows * kRawStride);
+    return kValueParts > 1 ? StagedValues() : space_.Words(raw + kRows * kRawStride);
+  }
+  // Of the slot.
+  MNEMOSYNE_DEVICE uint32_t* StagedX() const {
+    return space_.Words(space_.at.x + slot_ * FltQuickLayout::kXWords<Sizes>);
+  }
+  MNEMOSYNE_DEVICE uint32_t* StagedValues() const {
+    return space_.Words(space_.at.values + slot_ * FltQuickLayout::kValueWords<Sizes>);
+  }
+  MNEMOSYNE_DEVICE uint32_t* Waves() const {
+    return space_.Words(space_.at.waves + slot_ * FltQuickLayout::kWaveWords<Sizes>);
+  }
+  MNEMOSYNE_DEVICE float* Halves() const { return space_.Floats(space_.at.halves + slot_ * kRows); }
+  MNEMOSYNE_DEVICE float* RowWeights() const {
+    return space_.Floats(space_.at.row_weights + slot_ * kRows);
   }
 
   // What was measured of the rows before.
@@ -439,8 +453,8 @@ class FltQuickKeys {
       const uint32_t row = warp_ * kWarpRows + lane;
       const FltRowNumber number =
           row < rows ? space_.NumberOf(space_.call.key_rows, first + row) : kFltNoRowNumber;
-      space_.Floats(space_.at.halves)[row] = number.base;
-      space_.Floats(space_.at.row_weights)[row] = number.weight;
+      Halves()[row] = number.base;
+      RowWeights()[row] = number.weight;
     });
   }
 
@@ -468,7 +482,7 @@ class FltQuickKeys {
         MNEMOSYNE_UNROLL_ALL
         for (int i = 0; i < 4; ++i) square = fmaf(x[i], x[i], square);
         if constexpr (Sizes::kRowParts > 1) {
-          uint32_t* const to = space_.Words(space_.at.x) + row * kStride + 2 * chunk;
+          uint32_t* const to = StagedX() + row * kStride + 2 * chunk;
           const FltHalfPair low(x[0], x[1]), high(x[2], x[3]);
           MNEMOSYNE_UNROLL_ALL
           for (uint32_t part = 0; part < 2; ++part) {
@@ -478,7 +492,7 @@ class FltQuickKeys {
         }
         if constexpr (kValueParts > 1) {
           ReadFour(keys + kRows * kRawStride, chunk, x);
-          uint32_t* const to = space_.Words(space_.at.values) + row * kStride + 2 * chunk;
+          uint32_t* const to = StagedValues() + row * kStride + 2 * chunk;
           const FltPair<kValueParts> low(x[0], x[1]), high(x[2], x[3]);
           MNEMOSYNE_UNROLL_ALL
           for (uint32_t part = 0; part < kValueParts; ++part) {
@@ -507,7 +521,7 @@ class FltQuickKeys {
       const bool valid = row < rows && space_.Valid(first + row);
       const float half = 0.5F * scale * scale * here(squares);
       if (!IsFinite(half)) T::Raise(space_.call.flag);
-      space_.Floats(space_.at.halves)[row] = valid ? half : kFltQuickNoRow;
+      Halves()[row] = valid ? half : kFltQuickNoRow;
     });
   }
 
@@ -546,7 +560,7 @@ class FltQuickKeys {
       MNEMOSYNE_UNROLL_ALL
       for (uint32_t i = 0; i < kWarpRows; i += 2) {
         const uint32_t row = warp_ * kWarpRows + i + lane / 16, wave = lane % 16 * 2;
-        uint32_t* const to = space_.Words(space_.at.waves) + row * kStride + wave / 2;
+        uint32_t* const to = Waves() + row * kStride + wave / 2;
         FltWavePair pair = {};
         if (row < rows) {
           const float* const at = space_.Floats(positions) + row * 3;
@@ -599,6 +613,7 @@ class FltQuickKeys {
 
   const FltQuickSpace& space_;
   const uint32_t warp_;
+  uint32_t slot_ = 0;
 
   U weights_[kSteps][2][4];
   F bias_[2], maxima_[2], psi_[2];  // Of features g and g + 8 of lane 4 g + t; parts of Psi.
@@ -608,33 +623,56 @@ class FltQuickKeys {
 // The sums over the part's keys. `team` is as in flt_team_part.h; Run is Each without a barrier.
 template <class T, class Sizes, class Team>
 MNEMOSYNE_DEVICE void AddKeysQuickly(const FltQuickSpace& space, Team& team, float* sums) {
-  constexpr bool kTwo = Sizes::kTiles == 2;
+  constexpr bool kAhead = Sizes::kSlots == 2;
+  constexpr uint32_t kRows = Sizes::kRows, kPositionTiles = kAhead ? Sizes::kTiles : 2;
   const FltPart& part = space.part;
-  const auto rows_at = [&](uint32_t at) {
-    return part.count - at < Sizes::kRows ? part.count - at : uint32_t{Sizes::kRows};
+  const uint32_t tiles = (part.count + kRows - 1) / kRows;
+  const auto rows_of = [&](uint32_t tile) {
+    const uint32_t rest = part.count - tile * kRows;
+    return rest < kRows ? rest : kRows;
   };
-  const auto raw_of = [&](uint32_t at) {
-    return space.at.raw + at / Sizes::kRows % Sizes::kTiles * FltQuickLayout::kRawWords<Sizes>;
+  const auto raw_of = [&](uint32_t tile) {
+    return space.at.raw + tile % Sizes::kTiles * FltQuickLayout::kRawWords<Sizes>;
   };
-  const auto positions_of = [&](uint32_t at) {
-    return space.at.positions + at / Sizes::kRows % 2 * 3 * Sizes::kRows;
+  const auto positions_of = [&](uint32_t tile) {
+    return space.at.positions + tile % kPositionTiles * 3 * kRows;
   };
-  const auto fetch = [&](uint32_t at) {
-    if (at >= part.count) return;
-    FetchFltKeys<T, Sizes>(space, part.first + at, rows_at(at), raw_of(at), positions_of(at));
+  const auto fetch = [&](uint32_t tile) {
+    if (tile >= tiles) return;
+    FetchFltKeys<T, Sizes>(space, part.first + tile * kRows, rows_of(tile), raw_of(tile),
+                           positions_of(tile));
+  };
+  const auto stage = [&](auto& warp, uint32_t tile) {
+    if (tile >= tiles) return;
+    warp.Stage(part.first + tile * kRows, rows_of(tile), raw_of(tile), positions_of(tile),
+               tile % Sizes::kSlots);
   };
   fetch(0);
   StageFltQuickWaves<T, Sizes>(space);
   team.Each([&](auto& warp) { warp.Start(); });
-  for (uint32_t at = 0; at < part.count; at += Sizes::kRows) {
-    T::WaitForCopies();
-    team.Each([&](auto&) {});
-    if (kTwo) fetch(at + Sizes::kRows);
-    team.Each([&](auto& warp) {
-      warp.Stage(part.first + at, rows_at(at), raw_of(at), positions_of(at));
-    });
-    if (!kTwo) fetch(at + Sizes::kRows);
-    team.Run([&](auto& warp) { warp.Add(raw_of(at)); });
+  T::WaitForCopies();
+  team.Each([&](auto&) {});
+  if (kAhead) {
+    // One barrier a tile: the next is staged while this one is added.
+    fetch(1);
+    team.Run([&](auto& warp) { stage(warp, 0); });
+  }
+  for (uint32_t tile = 0; tile < tiles; ++tile) {
+    if (kAhead) {
+      T::WaitForCopies();
+      team.Each([&](auto&) {});
+      fetch(tile + 2);
+      team.Run([&](auto& warp) {
+        stage(warp, tile + 1);
+        warp.Add(raw_of(tile), tile % Sizes::kSlots);
+      });
+    } else {
+      team.Each([&](auto& warp) { stage(warp, tile); });
+      fetch(tile + 1);
+      team.Run([&](auto& warp) { warp.Add(raw_of(tile), 0); });
+      T::WaitForCopies();
+      team.Each([&](auto&) {});
+    }
   }
   team.Run([&](auto& warp) { warp.StoreSums(sums); });
 }

@@ -36,8 +36,9 @@ struct FltQuickSizes {
   // Whether rows come with numbers of their own, as those of the backward pass do.
   static constexpr bool kNumbered = false;
 
-  // Tiles of keys that are operands as they are given are read while the next is copied.
-  static constexpr uint32_t kTiles = kRowParts == 1 ? 2 : 1;
+  // Tiles of keys that are operands as they are given are read while the next is staged and the one
+  // after that is copied: places of tiles as they are given, and of what is staged of them.
+  static constexpr uint32_t kTiles = kRowParts == 1 ? 3 : 1, kSlots = kRowParts == 1 ? 2 : 1;
 
   static constexpr int kAnswerWarps = 4;
   // Of 16 queries of a warp.
@@ -113,14 +114,8 @@ struct FltQuickLayout {
   template <class Sizes>
   static MNEMOSYNE_ANYWHERE constexpr FltQuickLayout OfKeys() {
     FltQuickLayout at = {};
-    const uint32_t rows = Sizes::kRows;
     at.raw = at.Take(Sizes::kTiles * kRawWords<Sizes>);
-    at.x = at.Take(Sizes::kFull ? 2 * rows * Sizes::kStride : 0);
-    at.values = at.Take(Sizes::kValueParts > 1 ? Sizes::kValueParts * rows * Sizes::kStride : 0);
-    at.waves = at.Take(Sizes::kWaveParts * rows * Sizes::kStride);
-    at.halves = at.Take(rows);
-    at.row_weights = at.Take(Sizes::kNumbered ? rows : 0);
-    at.positions = at.Take(2 * 3 * rows);
+    at.TakeTiles<Sizes>(Sizes::kSlots, Sizes::kTiles == 1 ? 2 : Sizes::kTiles);
     at.TakeWaves(Sizes::kWaves);
     return at;
   }
@@ -143,11 +138,7 @@ struct FltQuickLayout {
                   2 * Sizes::kRows * Sizes::kRawStride);
     at.queries = at.Take(rows * Sizes::kRawStride);
     at.raw = at.Take(kRawWords<Sizes>);
-    at.x = at.Take(Sizes::kFull ? 2 * rows * Sizes::kStride : 0);
-    at.values = at.Take(Sizes::kValueParts > 1 ? Sizes::kValueParts * rows * Sizes::kStride : 0);
-    at.waves = at.Take(2 * rows * Sizes::kStride);
-    at.halves = at.Take(rows);
-    at.positions = at.Take(3 * rows);
+    at.TakeTiles<Sizes>(1, 1);
     at.weights = at.Take(2 * Sizes::kFeatures * Sizes::kWeightStride);
     at.means = at.Take(Sizes::kFeatureParts * Sizes::kFeatures * Sizes::kStride);
     at.lifts = at.Take(Sizes::kFeatures);
@@ -178,19 +169,33 @@ struct FltQuickLayout {
                   Sizes::kSumParts * Sizes::kFeatures * Sizes::kStride);
     at.queries = at.Take(rows * Sizes::kRawStride);
     at.raw = at.Take(kRawWords<Sizes>);
-    at.x = at.Take(Sizes::kFull ? 2 * rows * Sizes::kStride : 0);
-    at.values = at.Take(Sizes::kValueParts > 1 ? Sizes::kValueParts * rows * Sizes::kStride : 0);
-    at.waves = at.Take(Sizes::kWaveParts * rows * Sizes::kStride);
-    at.halves = at.Take(rows);
-    at.row_weights = at.Take(rows);
-    at.positions = at.Take(3 * rows);
+    at.TakeTiles<Sizes>(1, 1);
     at.means = at.Take(Sizes::kSumParts * Sizes::kFeatures * Sizes::kStride);
     at.reader_values = at.means;
     at.TakeReading<Sizes>(Sizes::kWarps);
     return at;
   }
 
+  // Numbers of a tile in each slot, the same for `x` and `values`.
+  template <class Sizes>
+  static constexpr uint32_t kXWords = Sizes::kFull ? 2 * Sizes::kRows* Sizes::kStride : 0;
+  template <class Sizes>
+  static constexpr uint32_t kValueWords =
+      Sizes::kValueParts > 1 ? Sizes::kValueParts* Sizes::kRows* Sizes::kStride : 0;
+  template <class Sizes>
+  static constexpr uint32_t kWaveWords = Sizes::kWaveParts* Sizes::kRows* Sizes::kStride;
+
  private:
+  // What is staged of tiles, in so many slots, and their positions.
+  template <class Sizes>
+  MNEMOSYNE_ANYWHERE constexpr void TakeTiles(uint32_t slots, uint32_t tiles) {
+    x = Take(slots * kXWords<Sizes>);
+    values = Take(slots * kValueWords<Sizes>);
+    waves = Take(slots * kWaveWords<Sizes>);
+    halves = Take(slots * Sizes::kRows);
+    row_weights = Take(Sizes::kNumbered ? slots * Sizes::kRows : 0);
+    positions = Take(tiles * 3 * Sizes::kRows);
+  }
   template <class Sizes>
   MNEMOSYNE_ANYWHERE constexpr void TakeReading(uint32_t warps) {
     weights = Take(2 * Sizes::kFeatures * Sizes::kWeightStride);
