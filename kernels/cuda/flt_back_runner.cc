@@ -81,8 +81,12 @@ absl::Status FltRunner::Differentiate(const FltBackwardArgs& args) {
   call.of_waves = WantsWaves(args);
   call.of_projection = args.projection_gradient != nullptr && shape.projection > 0;
   const size_t gradients = FltGradientPlaces(shape, call.of_waves, call.of_projection).end;
-  MNEMO_RETURN_IF_ERROR(
-      KeepPlan(forward, shape.SumCount() + call.QuerySumCount() + gradients, 2, backward_plan_));
+  MNEMO_ASSIGN_OR_RETURN(call.forward.quick, PrepareQuickly(call.forward));
+  MNEMO_ASSIGN_OR_RETURN(call.quick, PrepareQuickly(call, args.rows.batch * args.rows.length));
+  // Parts that run at a time on a multiprocessor.
+  const size_t at_once = call.quick && !args.rows.causal ? 3 : 2;
+  MNEMO_RETURN_IF_ERROR(KeepPlan(forward, shape.SumCount() + call.QuerySumCount() + gradients,
+                                 at_once, backward_plan_));
   const size_t size = shape.heads * gradients * sizeof(double);
   MNEMO_ASSIGN_OR_RETURN(std::byte* const totals, totals_.Get(backend_, size));
   call.totals = reinterpret_cast<double*>(totals);
@@ -94,8 +98,6 @@ absl::Status FltRunner::Differentiate(const FltBackwardArgs& args) {
     }
     return absl::OkStatus();
   };
-  MNEMO_ASSIGN_OR_RETURN(call.forward.quick, PrepareQuickly(call.forward));
-  MNEMO_ASSIGN_OR_RETURN(call.quick, PrepareQuickly(call, args.rows.batch * args.rows.length));
   MNEMO_RETURN_IF_ERROR(launch());
   if (call.forward.quick) {
     MNEMO_ASSIGN_OR_RETURN(const bool raised, programs_.Wait());

@@ -12,7 +12,8 @@
 namespace mnemosyne::kernels::cuda {
 namespace {
 
-constexpr unsigned kNumberThreads = 256;
+// Of the kernel that measures rows, whose blocks wait for memory alone.
+constexpr unsigned kNumberThreads = 256, kNumberBlocks = 8;  // A part.
 
 extern __shared__ float4 scratch[];
 
@@ -22,8 +23,9 @@ __global__ void __launch_bounds__(kNumberThreads)
   const FltPart part = call.forward.parts[blockIdx.x];
   using Numbers = FltQuickNumbers<BlockThreads, WarpLanes, Sizes>;
   const Numbers numbers(call, part);
-  for (uint32_t at = threadIdx.x / 32 * Numbers::kRows; at < part.count;
-       at += kNumberThreads / 32 * Numbers::kRows) {
+  constexpr uint32_t kWarps = kNumberThreads / 32;
+  for (uint32_t at = (blockIdx.y * kWarps + threadIdx.x / 32) * Numbers::kRows; at < part.count;
+       at += gridDim.y * kWarps * Numbers::kRows) {
     numbers.Write(part.first + at, part.count - at);
   }
 }
@@ -104,7 +106,8 @@ cudaError_t LaunchFltQuickRows(const FltBackCall& call, cudaStream_t stream) {
   cudaError_t error = cudaSuccess;
   WithFltQuickBack(call.forward, [&](auto type) {
     using Sizes = FltQuickBackSizes<decltype(type)::value, 32>;
-    MeasureFltRows<Sizes><<<call.forward.part_count, kNumberThreads, 0, stream>>>(call);
+    const dim3 blocks(call.forward.part_count, kNumberBlocks);
+    MeasureFltRows<Sizes><<<blocks, kNumberThreads, 0, stream>>>(call);
     error = cudaGetLastError();
     if (error != cudaSuccess) return;
     constexpr FltQuickLayout kAt = FltQuickLayout::OfKeys<Sizes>();

@@ -58,7 +58,7 @@ struct FltQuickBackSizes : FltQuickSizes<kNumbers, 64, kTileRows> {
   static constexpr int kValueParts = Base::kFull ? 3 : kGradientParts;
   static constexpr int kFeatureParts = kValueParts, kSumParts = 2, kWaveParts = kGradientParts;
   static constexpr int kGroups = 1;
-  static constexpr int kReaderWarps = Base::kFull ? 8 : 12;
+  static constexpr int kReaderWarps = Base::kFull ? 8 : 16;
 };
 
 // What is prepared of a projection and of waves for one head's keys or queries: weights, [2 parts,

@@ -30,11 +30,11 @@ MNEMOSYNE_DEVICE const uint32_t* FetchFltWeights(const FltQuickSpace& space) {
   return prepared + 2 * FltPrepared<Sizes>::kPartWords;
 }
 
-// Weights, means and lifts, by all threads.
+// Means and lifts, by all threads; `biases` are those of queries.
 template <class T, class Sizes>
-MNEMOSYNE_DEVICE void StageFltMeans(const FltQuickSpace& space, const float* sums) {
+MNEMOSYNE_DEVICE void StageFltMeans(const FltQuickSpace& space, const float* sums,
+                                    const uint32_t* biases) {
   const FltShape& shape = space.call.shape;
-  const uint32_t* const biases = FetchFltWeights<T, Sizes>(space);
   T::Spread(Sizes::kFeatures, [&](uint32_t m) {
     const float bias = FloatOf(biases[m]);
     const float psi = m < shape.features ? sums[shape.features + m] : 0.0F;
@@ -367,6 +367,7 @@ class FltQuickQueries {
                                          const F (&below)[kGroups][2]) const {
     const FltCall& call = space_.call;
     if (call.arrays.normalizers == nullptr) return;
+    const Rows queries(call.arrays.q, space_.part, call.shape.dim);
     MNEMOSYNE_UNROLL_ALL
     for (int g = 0; g < kGroups; ++g) {
       MNEMOSYNE_UNROLL_ALL
@@ -376,10 +377,12 @@ class FltQuickQueries {
           const auto row = static_cast<uint32_t>(16 * g + here.lane / 4 + 8 * h);
           here(square) = 0;
           if (row >= rows || !space_.Valid(first + row)) return;
-          const size_t at = ElementAt(call.arrays.q, space_.part, first + row);
-          for (auto d = static_cast<uint32_t>(here.lane % 4); d < call.shape.dim; d += 4) {
-            const float x = ReadElement(Sizes::kType, call.arrays.q.data, at + d);
-            here(square) = fmaf(x, x, here(square));
+          MNEMOSYNE_UNROLL_ALL
+          for (uint32_t i = 0; i < Sizes::kDim / 32; ++i) {
+            float x[8];
+            queries.ReadEight(first + row, 32 * i + static_cast<uint32_t>(here.lane % 4 * 8), x);
+            MNEMOSYNE_UNROLL_ALL
+            for (int k = 0; k < 8; ++k) here(square) = fmaf(x[k], x[k], here(square));
           }
         });
         square = square + W::Exchange(square, 1);
@@ -486,23 +489,26 @@ class FltQuickQueries {
   const uint32_t warp_, raw_;
 };
 
-// Answers the part's queries from `sums`.
+// Answers the part's queries from `sums`, which are there when T::WaitForOthers returns.
 template <class T, class Sizes, class Team>
 MNEMOSYNE_DEVICE void AnswerAllQuickly(const FltQuickSpace& space, Team& team, const float* sums) {
   const FltPart& part = space.part;
-  StageFltMeans<T, Sizes>(space, sums);
+  constexpr uint32_t kWarp = 16 * Sizes::kGroups, kAll = kWarp * Sizes::kAnswerWarps;
+  const auto rows_at = [&](uint32_t at) {
+    return at >= part.count ? 0 : part.count - at < kWarp ? part.count - at : kWarp;
+  };
+  const uint32_t* const biases = FetchFltWeights<T, Sizes>(space);
+  team.Run([&](auto& warp) {
+    const uint32_t begin = kWarp * warp.warp();
+    if (begin < part.count) warp.Fetch(part.first + begin, rows_at(begin));
+  });
   StageFltQuickWaves<T, Sizes>(space);
+  T::WaitForOthers();
+  StageFltMeans<T, Sizes>(space, sums, biases);
   T::WaitForCopies();
   team.Each([&](auto&) {});
   team.Run([&](auto& warp) {
-    constexpr uint32_t kWarp = std::remove_reference_t<decltype(warp)>::kWarpRows;
-    constexpr uint32_t kAll = kWarp * Sizes::kAnswerWarps;
-    const auto rows_at = [&](uint32_t at) {
-      return at >= part.count ? 0 : part.count - at < kWarp ? part.count - at : kWarp;
-    };
-    const uint32_t begin = kWarp * warp.warp();
-    if (begin < part.count) warp.Fetch(part.first + begin, rows_at(begin));
-    for (uint32_t at = begin; at < part.count; at += kAll) {
+    for (uint32_t at = kWarp * warp.warp(); at < part.count; at += kAll) {
       warp.Answer(part.first + at, rows_at(at), part.first + at + kAll, rows_at(at + kAll));
     }
   });

@@ -36,7 +36,7 @@ class FltRunner {
   struct KeptPlan {
     // What a plan depends on.
     struct Rows {
-      size_t floats, sum_count, heads, batch, length;
+      size_t floats, at_once, sum_count, heads, batch, length;
       std::vector<size_t> sequence_starts;
       bool operator==(const Rows&) const = default;
     };

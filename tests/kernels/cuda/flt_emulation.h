@@ -54,6 +54,7 @@ struct OneThread {
   }
   static void Copy4(uint32_t* to, const void* from) { std::memcpy(to, from, 4); }
   static void WaitForCopies() {}
+  static void WaitForOthers() {}
   static void Raise(uint32_t* flag) { *flag = 1; }
   static void Add(uint32_t* to, uint32_t n) { *to += n; }
 };
