@@ -92,7 +92,8 @@ absl::Status FltRunner::Differentiate(const FltBackwardArgs& args) {
   call.totals = reinterpret_cast<double*>(totals);
   const auto launch = [&]() -> absl::Status {
     MNEMO_RETURN_IF_ERROR(programs_.Clear(totals, size));
-    MNEMO_RETURN_IF_ERROR(ClearCounts(forward, call.forward));
+    // The quick program raises its flag instead of counting.
+    if (!call.quick) MNEMO_RETURN_IF_ERROR(ClearCounts(forward, call.forward));
     for (size_t i = 0; i < backward_plan_.launches.size(); ++i) {
       MNEMO_RETURN_IF_ERROR(LaunchBackward(i, gradients, call));
     }
@@ -106,7 +107,7 @@ absl::Status FltRunner::Differentiate(const FltBackwardArgs& args) {
       MNEMO_RETURN_IF_ERROR(launch());
     }
   }
-  MNEMO_RETURN_IF_ERROR(ReadCounts(forward));
+  if (!call.quick) MNEMO_RETURN_IF_ERROR(ReadCounts(forward));
   std::vector<double> found(shape.heads * gradients);
   MNEMO_RETURN_IF_ERROR(
       backend_.Download(totals, reinterpret_cast<std::byte*>(found.data()), size));

@@ -23,7 +23,8 @@ class FltQuickNumbers {
   MNEMOSYNE_DEVICE FltQuickNumbers(const FltBackCall& back, const FltPart& part)
       : back_(back), call_(back.forward), part_(part) {}
 
-  // Rows from `first` on, `rows` of them or kRows. Raises the flag where a number is not finite.
+  // Rows from `first` on, `rows` of them or kRows. Raises the flag where a number is not finite, or
+  // a position too large.
   MNEMOSYNE_DEVICE void Write(uint32_t first, uint32_t rows) const {
     const FltShape& shape = call_.shape;
     const Rows queries(call_.arrays.q, part_, shape.dim), keys(call_.arrays.k, part_, shape.dim);
@@ -34,7 +35,9 @@ class FltQuickNumbers {
       here(query) = here(key) = here(dot) = 0;
       const auto lane = static_cast<uint32_t>(here.lane);
       const uint32_t row = first + lane / 8, column = lane % 8 * 8;
-      if (lane / 8 >= rows || !Valid(row)) return;
+      if (lane / 8 >= rows) return;
+      if (shape.waves > 0 && lane % 8 < shape.positions) CheckPosition(row, lane % 8);
+      if (!Valid(row)) return;
       float x[4][8];
       queries.ReadEight(row, column, x[0]);
       keys.ReadEight(row, column, x[1]);
@@ -79,6 +82,12 @@ class FltQuickNumbers {
   }
 
  private:
+  MNEMOSYNE_DEVICE void CheckPosition(size_t row, uint32_t axis) const {
+    const size_t entry = call_.arrays.positions_per_batch ? part_.batch : 0;
+    const float at =
+        call_.arrays.positions[(entry * call_.arrays.length + row) * call_.shape.positions + axis];
+    if (!(fabsf(at) <= kFltPositionLimit)) T::Raise(call_.flag);
+  }
   MNEMOSYNE_DEVICE bool Valid(size_t row) const {
     return call_.arrays.mask == nullptr ||
            call_.arrays.mask[part_.batch * call_.arrays.length + row] != 0;
