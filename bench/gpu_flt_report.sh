@@ -21,7 +21,7 @@ processes=()
 for peer in SDPA "compiled FLT" FlexAttention fla; do
   for type in bfloat16 float32; do
     timeout 220 python3 "$here/gpu_flt_peers.py" --seconds 60 --peers "$peer" --types "$type" \
-      --lengths 65536 1024 16384 262144 --start "$out/start" --lock "$out/lock" \
+      --lengths 65536 1024 16384 --start "$out/start" --lock "$out/lock" \
       >"$out/peer_${peer// /_}_$type.jsonl" &
     processes+=($!)
   done
