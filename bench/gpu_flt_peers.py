@@ -2,21 +2,28 @@
 
     gpu_flt_peers.py [--device cuda] [--lengths 1024 ...] [--peers SDPA ...] [--types bfloat16 ...]
         [--masks causal ...] [--seconds 170]
+        [--start FILE --lock FILE]
 
 Prints a line of JSON for each figure, for batch 1 and 8 heads of 64 as flt_bench has them, of the
 forward pass and of both passes: PyTorch's scaled_dot_product_attention; FLT written plainly in
 PyTorch, compiled, in a CUDA graph; FlexAttention with the same mask as a score_mod; and, where the
 package `fla` is installed, its Triton kernel of linear attention, which has no mask and is given
 its features. A line of a copy on the device says what bytes cost. Figures for which no time is left
-are named in lines with the key `skipped`. On the CPU nothing is compiled; that is for trying this
-script.
+are named in lines with the key `skipped`. Several of this program may compile side by side: with
+--start each makes all its calls ready within its seconds, says so on the standard error, and times
+them when the file is there, one program after the other, which --lock is for. On the CPU nothing is
+compiled; that is for trying this script.
 """
 
 import argparse
+import contextlib
+import fcntl
 import importlib.util
 import json
 import math
+import os
 import statistics
+import sys
 import time
 
 import torch
@@ -99,7 +106,8 @@ def graphed(call, device):
     with torch.cuda.graph(graph):
         kept = call()
     replay = graph.replay
-    return lambda: (replay(), kept)[0]
+    # The graph works on what `call` holds.
+    return lambda: (replay(), kept, call)[1]
 
 
 def flex(tensors, frequencies, weights, causal):
@@ -151,15 +159,29 @@ def copied_bytes_per_second(device):
     return 2 * numbers.numel() * numbers.element_size() / median * 1e3
 
 
+@contextlib.contextmanager
+def turn(path):
+    """Holds the lock of a file, unless it is None."""
+    if path is None:
+        yield
+        return
+    with open(path, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 class Measurement:
     """Prints times until the time is used up."""
 
-    def __init__(self, device, seconds, peers):
+    def __init__(self, arguments):
         """Starts the clock."""
-        self.device, self.end, self.peers = device, time.perf_counter() + seconds, peers
+        self.device, self.peers = arguments.device, arguments.peers
+        self.end = time.perf_counter() + arguments.seconds
+        self.start, self.lock = arguments.start, arguments.lock
+        self.ready = []
 
     def __call__(self, name, make, **of_call):
-        """Prints the time of what `make` returns; errors are printed in its place."""
+        """Prints the time of what `make` returns, or keeps it; errors are printed in its place."""
         if name not in self.peers:
             return
         line = {"flt": name, **of_call}
@@ -168,11 +190,39 @@ class Measurement:
             return
         try:
             call = make()
-            median, least = milliseconds(call, self.device)
-            line |= {"median_ms": median, "shortest_ms": least}
+            call()  # Compiles it.
         except Exception as error:
-            line["skipped"] = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-        print(json.dumps(line), flush=True)
+            self.skip(line, error)
+            return
+        if self.start is None:
+            self.time(line, call)
+        else:
+            self.ready.append((line, call))
+
+    def time(self, line, call):
+        """Prints the time of a call."""
+        try:
+            median, least = milliseconds(call, self.device)
+        except Exception as error:
+            self.skip(line, error)
+            return
+        print(json.dumps({**line, "median_ms": median, "shortest_ms": least}), flush=True)
+
+    def skip(self, line, error):
+        """Prints an error in the place of a time."""
+        what = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+        print(json.dumps({**line, "skipped": what}), flush=True)
+
+    def finish(self):
+        """Prints the times of all that is kept."""
+        if self.start is None:
+            return
+        print("ready", file=sys.stderr, flush=True)
+        while not os.path.exists(self.start):
+            time.sleep(0.1)
+        with turn(self.lock):
+            for line, call in self.ready:
+                self.time(line, call)
 
 
 def both_passes(run, tensors, learned):
@@ -248,9 +298,11 @@ def main():
     parser.add_argument("--types", nargs="+", default=["bfloat16", "float32"])
     parser.add_argument("--masks", nargs="+", default=MASKS, choices=MASKS)
     parser.add_argument("--seconds", type=float, default=170)
+    parser.add_argument("--start")
+    parser.add_argument("--lock")
     arguments = parser.parse_args()
     device = arguments.device
-    measure = Measurement(device, arguments.seconds, arguments.peers)
+    measure = Measurement(arguments)
     torch.manual_seed(0)
     if device == "cuda":
         torch._dynamo.config.cache_size_limit = 64
@@ -259,8 +311,6 @@ def main():
     weights = torch.full((WAVES,), 0.3 / WAVES, device=device, requires_grad=True)
     frequencies = (0.02 * torch.randn(WAVES, device=device)).requires_grad_()
     plain = torch.compile(flt, dynamic=True) if device == "cuda" else flt
-    line = {"flt": "copy", "bytes_per_second": copied_bytes_per_second(device)}
-    print(json.dumps(line), flush=True)
     for length in arguments.lengths:
         for kind in arguments.types:
             for mask in arguments.masks:
@@ -268,6 +318,10 @@ def main():
                 measure_all(
                     measure, device, kind, length, causal, plain, (weights, frequencies), projection
                 )
+    measure.finish()
+    with turn(arguments.lock):
+        line = {"flt": "copy", "bytes_per_second": copied_bytes_per_second(device)}
+        print(json.dumps(line), flush=True)
 
 
 if __name__ == "__main__":

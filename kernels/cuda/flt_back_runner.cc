@@ -5,6 +5,7 @@
 
 #include "base/status_macros.h"
 #include "kernels/cuda/flt_back_tables.h"
+#include "kernels/cuda/flt_quick_layout.h"
 #include "kernels/cuda/flt_runner.h"
 #include "kernels/cuda/flt_scratch.h"
 #include "kernels/flt/flt_gradients.h"
@@ -80,29 +81,33 @@ absl::Status FltRunner::Differentiate(const FltBackwardArgs& args) {
   call.of_waves = WantsWaves(args);
   call.of_projection = args.projection_gradient != nullptr && shape.projection > 0;
   const size_t gradients = FltGradientPlaces(shape, call.of_waves, call.of_projection).end;
-  MNEMO_RETURN_IF_ERROR(
-      KeepPlan(forward, shape.SumCount() + call.QuerySumCount() + gradients, 2, backward_plan_));
+  MNEMO_ASSIGN_OR_RETURN(call.forward.quick, PrepareQuickly(call.forward));
+  MNEMO_ASSIGN_OR_RETURN(call.quick, PrepareQuickly(call, args.rows.batch * args.rows.length));
+  // Parts that run at a time on a multiprocessor.
+  const size_t at_once = call.quick && !args.rows.causal ? 3 : 2;
+  MNEMO_RETURN_IF_ERROR(KeepPlan(forward, shape.SumCount() + call.QuerySumCount() + gradients,
+                                 at_once, backward_plan_));
   const size_t size = shape.heads * gradients * sizeof(double);
   MNEMO_ASSIGN_OR_RETURN(std::byte* const totals, totals_.Get(backend_, size));
   call.totals = reinterpret_cast<double*>(totals);
   const auto launch = [&]() -> absl::Status {
     MNEMO_RETURN_IF_ERROR(programs_.Clear(totals, size));
-    MNEMO_RETURN_IF_ERROR(ClearCounts(forward, call.forward));
+    // The quick program raises its flag instead of counting.
+    if (!call.quick) MNEMO_RETURN_IF_ERROR(ClearCounts(forward, call.forward));
     for (size_t i = 0; i < backward_plan_.launches.size(); ++i) {
       MNEMO_RETURN_IF_ERROR(LaunchBackward(i, gradients, call));
     }
     return absl::OkStatus();
   };
-  MNEMO_ASSIGN_OR_RETURN(call.forward.quick, PrepareQuickly(call.forward));
   MNEMO_RETURN_IF_ERROR(launch());
   if (call.forward.quick) {
     MNEMO_ASSIGN_OR_RETURN(const bool raised, programs_.Wait());
     if (raised) {
-      call.forward.quick = false;
+      call.forward.quick = call.quick = false;
       MNEMO_RETURN_IF_ERROR(launch());
     }
   }
-  MNEMO_RETURN_IF_ERROR(ReadCounts(forward));
+  if (!call.quick) MNEMO_RETURN_IF_ERROR(ReadCounts(forward));
   std::vector<double> found(shape.heads * gradients);
   MNEMO_RETURN_IF_ERROR(
       backend_.Download(totals, reinterpret_cast<std::byte*>(found.data()), size));
@@ -110,6 +115,17 @@ absl::Status FltRunner::Differentiate(const FltBackwardArgs& args) {
   for (size_t h = 0; h < shape.heads; ++h) AddTotals(call, found.data() + h * gradients, h, sums);
   WriteGradients(args, sums);
   return absl::OkStatus();
+}
+
+absl::StatusOr<bool> FltRunner::PrepareQuickly(FltBackCall& call, size_t rows) {
+  if (!call.forward.quick || call.of_projection) return false;
+  if (!WithFltQuickBack(call.forward, [](auto) {})) return false;
+  const size_t count = rows * call.forward.shape.heads;
+  MNEMO_ASSIGN_OR_RETURN(std::byte* const numbers,
+                         numbers_.Get(backend_, 2 * count * sizeof(FltRowNumber)));
+  call.forward.query_rows = reinterpret_cast<FltRowNumber*>(numbers);
+  call.forward.key_rows = call.forward.query_rows + count;
+  return true;
 }
 
 absl::Status FltRunner::LaunchBackward(size_t i, size_t gradients, FltBackCall call) {
@@ -133,6 +149,7 @@ absl::Status FltRunner::LaunchBackward(size_t i, size_t gradients, FltBackCall c
                                         parts * gradients * sizeof(float)));
   MNEMO_RETURN_IF_ERROR(programs_.AddKeys(call.forward));
   MNEMO_RETURN_IF_ERROR(programs_.Merge(call.forward));
+  if (call.quick) MNEMO_RETURN_IF_ERROR(programs_.AddQueries(call));
   MNEMO_RETURN_IF_ERROR(programs_.DifferentiateQueries(call));
   MNEMO_RETURN_IF_ERROR(programs_.MergeQueries(call));
   MNEMO_RETURN_IF_ERROR(programs_.DifferentiateKeys(call));

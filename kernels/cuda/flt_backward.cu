@@ -69,6 +69,7 @@ uint32_t BlocksOf(size_t count) {
 }  // namespace
 
 cudaError_t LaunchFltBackQueries(const FltBackCall& call, cudaStream_t stream) {
+  if (call.quick) return LaunchFltQuickBackQueries(call, stream);
   return LaunchParts(RunFltQueries, call, stream);
 }
 
@@ -79,6 +80,7 @@ cudaError_t LaunchFltBackMerge(const FltBackCall& call, cudaStream_t stream) {
 }
 
 cudaError_t LaunchFltBackKeys(const FltBackCall& call, cudaStream_t stream) {
+  if (call.quick) return LaunchFltQuickBackKeys(call, stream);
   return LaunchParts(RunFltKeys, call, stream);
 }
 

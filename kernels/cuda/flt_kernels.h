@@ -60,6 +60,9 @@ class FltKernels final : public FltPrograms {
   absl::Status WriteState(const FltCall& call) override {
     return ToStatus(LaunchFltState(call, stream_));
   }
+  absl::Status AddQueries(const FltBackCall& call) override {
+    return ToStatus(LaunchFltQuickRows(call, stream_));
+  }
   absl::Status DifferentiateQueries(const FltBackCall& call) override {
     return ToStatus(LaunchFltBackQueries(call, stream_));
   }

@@ -1,6 +1,7 @@
 // The kernels of FLT attention around its programs: what parts of a sequence start from, the state
 // that a stream goes on with, and whether positions can be taken.
 #include "kernels/cuda/flt_merge.h"
+#include "kernels/cuda/flt_quick_team.cuh"
 #include "kernels/cuda/launchers.h"
 
 namespace mnemosyne::kernels::cuda {
@@ -17,6 +18,8 @@ __global__ void CheckFltPositions(const float* __restrict__ positions, size_t co
 
 __global__ void __launch_bounds__(kFltThreads)
     MergeFltSums(const __grid_constant__ FltCall call, uint32_t blocks) {
+  LetOthersStart();
+  EarlyThreads::WaitForOthers();
   const uint32_t unit = blockIdx.x / blocks, i = blockIdx.x % blocks * kFltThreads + threadIdx.x;
   if (i >= call.shape.SumCount() || MergeNumber(call, unit, i)) return;
   if (call.quick) {
@@ -48,8 +51,7 @@ cudaError_t LaunchFltPositions(const float* positions, size_t count, uint64_t* f
 
 cudaError_t LaunchFltMerge(const FltCall& call, cudaStream_t stream) {
   const uint32_t blocks = BlocksOf(call.shape.SumCount());
-  MergeFltSums<<<call.unit_count * blocks, kFltThreads, 0, stream>>>(call, blocks);
-  return cudaGetLastError();
+  return LaunchAhead(MergeFltSums, call.unit_count * blocks, kFltThreads, 0, stream, call, blocks);
 }
 
 cudaError_t LaunchFltState(const FltCall& call, cudaStream_t stream) {

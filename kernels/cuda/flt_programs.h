@@ -48,6 +48,9 @@ class FltPrograms {
   // The state, after Answer.
   virtual absl::Status WriteState(const FltCall& call) = 0;
 
+  // Of the quick backward pass: numbers of rows, and the sums over queries.
+  virtual absl::Status AddQueries(const FltBackCall& call) = 0;
+
   // Of the backward pass, after AddKeys and Merge: what queries get, with the sums over them; what
   // parts read of these; what keys and values get; and the sums of the parts' gradients.
   virtual absl::Status DifferentiateQueries(const FltBackCall& call) = 0;

@@ -4,6 +4,7 @@
 #include "kernels/cuda/flt_quick_keys.h"
 #include "kernels/cuda/flt_quick_prepare.h"
 #include "kernels/cuda/flt_quick_queries.h"
+#include "kernels/cuda/flt_quick_team.cuh"
 #include "kernels/cuda/lanes.cuh"
 #include "kernels/cuda/launchers.h"
 
@@ -14,30 +15,10 @@ constexpr unsigned kPrepareThreads = 256;
 
 extern __shared__ float4 scratch[];
 
-// The warp of a thread of the quick program, in the place of all.
-template <class Warp>
-class QuickTeamOnDevice {
- public:
-  __device__ explicit QuickTeamOnDevice(const FltQuickSpace& space)
-      : warp_(space, threadIdx.x / 32) {}
-
-  template <typename F>
-  __device__ __forceinline__ void Run(const F& f) {
-    f(warp_);
-  }
-  template <typename F>
-  __device__ __forceinline__ void Each(const F& f) {
-    f(warp_);
-    __syncthreads();
-  }
-
- private:
-  Warp warp_;
-};
-
 template <class Sizes>
 __global__ void __launch_bounds__(32 * Sizes::kWarps, Sizes::kWarps == 4 ? 3 : 1)
     AddFltKeysQuickly(const __grid_constant__ FltCall call) {
+  LetOthersStart();
   const FltPart part = call.parts[blockIdx.x];
   if (call.arrays.causal && part.is_last) return;
   const FltQuickSpace space = {call, part, FltQuickLayout::OfKeys<Sizes>(),
@@ -54,7 +35,7 @@ __global__ void __launch_bounds__(32 * Sizes::kAnswerWarps, Sizes::kFull ? 2 : 3
   const FltQuickSpace space = {call, part, FltQuickLayout::OfQueries<Sizes>(),
                                reinterpret_cast<uint32_t*>(scratch)};
   QuickTeamOnDevice<FltQuickQueries<BlockThreads, WarpLanes, Sizes>> team(space);
-  AnswerAllQuickly<BlockThreads, Sizes>(
+  AnswerAllQuickly<EarlyThreads, Sizes>(
       space, team, call.starts + part.unit * static_cast<size_t>(call.shape.SumCount()));
 }
 
@@ -114,7 +95,13 @@ bool LaunchFltQuickAnswer(const FltCall& call, cudaStream_t stream, cudaError_t*
     return WithFltQuickAnswer(call, [&](auto sizes) {
       using Sizes = decltype(sizes);
       constexpr FltQuickLayout kAt = FltQuickLayout::OfQueries<Sizes>();
-      *error = LaunchParts(AnswerFltQuickly<Sizes>, call, Sizes::kAnswerWarps, kAt.end, stream);
+      const size_t bytes = kAt.end * sizeof(uint32_t);
+      *error =
+          cudaFuncSetAttribute(AnswerFltQuickly<Sizes>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                               static_cast<int>(bytes));
+      if (*error != cudaSuccess) return;
+      *error = LaunchAhead(AnswerFltQuickly<Sizes>, call.part_count, 32 * Sizes::kAnswerWarps,
+                           bytes, stream, call);
     });
   }
   return WithFltQuick(call, [&](auto sizes) {

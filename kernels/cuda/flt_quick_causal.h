@@ -45,8 +45,8 @@ class FltQuickCausal {
     const uint32_t own = warp_ * kOwn;
     queries_.Fetch(first + own, rows > own ? rows - own : 0);
   }
-  MNEMOSYNE_DEVICE void Stage(uint32_t first, uint32_t rows) const {
-    keys_.Stage(first, rows, space_.at.raw, space_.at.positions);
+  MNEMOSYNE_DEVICE void Stage(uint32_t first, uint32_t rows) {
+    keys_.Stage(first, rows, space_.at.raw, space_.at.positions, 0);
   }
 
   // Logarithms of keys and queries, and the sums before the tile for all to read.

@@ -8,14 +8,12 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "kernels/cuda/flt_back_tables.h"
 #include "kernels/cuda/flt_block.h"
 #include "kernels/cuda/flt_quick_fragments.h"
 #include "kernels/cuda/flt_quick_rows.h"
 
 namespace mnemosyne::kernels::cuda {
-
-// What marks a row of padding among halves of squares: it leaves no logarithm above kFltNoKey.
-inline constexpr float kFltQuickNoRow = -kFltNoKey;
 
 // Begins to copy the keys and values of a tile to `raw`, and its positions to `positions`; by all
 // threads.
@@ -104,14 +102,16 @@ class FltQuickKeys {
 
   // Makes of the warp's rows of a tile what the products take: halves of squares, parts of numbers
   // that are no operands as they are, and waves.
-  MNEMOSYNE_DEVICE void Stage(uint32_t first, uint32_t rows, uint32_t raw,
-                              uint32_t positions) const {
+  MNEMOSYNE_DEVICE void Stage(uint32_t first, uint32_t rows, uint32_t raw, uint32_t positions,
+                              uint32_t slot) {
+    slot_ = slot;
     StageNumbers(first, rows, raw);
     if (space_.call.shape.waves > 0) StageWaves(rows, positions);
   }
 
-  // Adds the staged keys to the sums.
-  MNEMOSYNE_DEVICE void Add(uint32_t raw) {
+  // Adds the keys that are staged in a slot to the sums.
+  MNEMOSYNE_DEVICE void Add(uint32_t raw, uint32_t slot) {
+    slot_ = slot;
     Logs logs;
     Measure(raw, logs);
     Raise(logs);
@@ -146,7 +146,7 @@ class FltQuickKeys {
   // Logarithms of the warp's features of the staged keys. Large and small products are summed
   // apart, because units cut sums off.
   MNEMOSYNE_DEVICE void Measure(uint32_t raw, Logs& logs) const {
-    const float* const halves = space_.Floats(space_.at.halves);
+    const float* const halves = Halves();
     F small[kKeyTiles][4];
     MNEMOSYNE_UNROLL_ALL
     for (int j = 0; j < kKeyTiles; ++j) {
@@ -179,12 +179,11 @@ class FltQuickKeys {
       for (int s = kDimSteps; s < kSteps; s += 2) {
         MNEMOSYNE_UNROLL_ALL
         for (int j = 0; j < kKeyTiles; ++j) {
-          Pair x[2];
+          Pair x[Sizes::kWaveParts];
           MNEMOSYNE_UNROLL_ALL
-          for (int part = 0; part < 2; ++part) {
-            x[part].Load(
-                space_.Words(space_.at.waves) + static_cast<uint32_t>(part) * kRows * kStride,
-                kStride, static_cast<uint32_t>(8 * j), static_cast<uint32_t>(8 * (s - kDimSteps)));
+          for (int part = 0; part < Sizes::kWaveParts; ++part) {
+            x[part].Load(Waves() + static_cast<uint32_t>(part) * kRows * kStride, kStride,
+                         static_cast<uint32_t>(8 * j), static_cast<uint32_t>(8 * (s - kDimSteps)));
           }
           MultiplyPair<true>(s, x, logs[j], Sizes::kFull ? small[j] : logs[j]);
         }
@@ -250,7 +249,12 @@ class FltQuickKeys {
         for (int k = 0; k < 4; ++k) {
           float& own = here(logs[j][k]);
           own = Exp2(fmaf(own, kLog2OfE, base[k / 2]));
-          here(psi_[k / 2]) += own;
+          if constexpr (Sizes::kNumbered) {
+            const float weight = RowWeights()[8 * j + 2 * (here.lane % 4) + k % 2];
+            here(psi_[k / 2]) = fmaf(own, weight, here(psi_[k / 2]));
+          } else {
+            here(psi_[k / 2]) += own;
+          }
         }
         MNEMOSYNE_UNROLL_ALL
         for (int h = 0; h < 2; ++h) {
@@ -289,6 +293,24 @@ class FltQuickKeys {
       Pair pair;
       pair.LoadDown(Values(raw) + static_cast<uint32_t>(part) * kRows * kStride,
                     kValueParts > 1 ? kStride : kRawStride, key, static_cast<uint32_t>(4 * v));
+      MNEMOSYNE_UNROLL_ALL
+      for (int i = 0; i < 2; ++i) {
+        first[part][i] = pair.first[i];
+        second[part][i] = pair.second[i];
+      }
+    }
+  }
+
+  // The same, where columns of the products are 8 of these rows, and what is summed over are
+  // values: 32 of them from step `step` on.
+  MNEMOSYNE_DEVICE void LoadValuesAlong(uint32_t raw, uint32_t row, uint32_t step,
+                                        U (&first)[kValueParts][2],
+                                        U (&second)[kValueParts][2]) const {
+    MNEMOSYNE_UNROLL_ALL
+    for (int part = 0; part < kValueParts; ++part) {
+      Pair pair;
+      pair.Load(Values(raw) + static_cast<uint32_t>(part) * kRows * kStride,
+                kValueParts > 1 ? kStride : kRawStride, row, 8 * step);
       MNEMOSYNE_UNROLL_ALL
       for (int i = 0; i < 2; ++i) {
         first[part][i] = pair.first[i];
@@ -343,9 +365,9 @@ class FltQuickKeys {
         }
         MNEMOSYNE_UNROLL_ALL
         for (int v = 0; v < kValueTiles; ++v) {
-          const FltPair<kFeatureParts> pair(here(n_[v][2 * h]), here(n_[v][2 * h + 1]));
+          const FltPair<Sizes::kSumParts> pair(here(n_[v][2 * h]), here(n_[v][2 * h + 1]));
           MNEMOSYNE_UNROLL_ALL
-          for (uint32_t part = 0; part < kFeatureParts; ++part) {
+          for (uint32_t part = 0; part < Sizes::kSumParts; ++part) {
             space_.Words(space_.at.means)[(part * Sizes::kFeatures + m) * kStride +
                                           static_cast<uint32_t>(4 * v + here.lane % 4)] =
                 pair.part[part];
@@ -402,15 +424,52 @@ class FltQuickKeys {
  private:
   // Where keys and values lie for products.
   MNEMOSYNE_DEVICE const uint32_t* X(uint32_t raw) const {
-    return space_.Words(Sizes::kRowParts > 1 ? space_.at.x : raw);
+    return Sizes::kRowParts > 1 ? StagedX() : space_.Words(raw);
   }
   MNEMOSYNE_DEVICE const uint32_t* Values(uint32_t raw) const {
-    return space_.Words(kValueParts > 1 ? space_.at.values : raw + kRows * kRawStride);
+    return kValueParts > 1 ? StagedValues() : space_.Words(raw + kRows * kRawStride);
+  }
+  // Of the slot.
+  MNEMOSYNE_DEVICE uint32_t* StagedX() const {
+    return space_.Words(space_.at.x + slot_ * FltQuickLayout::kXWords<Sizes>);
+  }
+  MNEMOSYNE_DEVICE uint32_t* StagedValues() const {
+    return space_.Words(space_.at.values + slot_ * FltQuickLayout::kValueWords<Sizes>);
+  }
+  MNEMOSYNE_DEVICE uint32_t* Waves() const {
+    return space_.Words(space_.at.waves + slot_ * FltQuickLayout::kWaveWords<Sizes>);
+  }
+  MNEMOSYNE_DEVICE float* Halves() const { return space_.Floats(space_.at.halves + slot_ * kRows); }
+  MNEMOSYNE_DEVICE float* RowWeights() const {
+    return space_.Floats(space_.at.row_weights + slot_ * kRows);
+  }
+
+  // What was measured of the rows before.
+  MNEMOSYNE_DEVICE void StageRowNumbers(uint32_t first, uint32_t rows) const {
+    constexpr uint32_t kWarpRows = kRows / Sizes::kWarps;
+    W::Each([&](auto here) {
+      const auto lane = static_cast<uint32_t>(here.lane);
+      if (lane >= kWarpRows) return;
+      const uint32_t row = warp_ * kWarpRows + lane;
+      const FltRowNumber number =
+          row < rows ? space_.NumberOf(space_.call.key_rows, first + row) : kFltNoRowNumber;
+      Halves()[row] = number.base;
+      RowWeights()[row] = number.weight;
+    });
   }
 
   MNEMOSYNE_DEVICE void StageNumbers(uint32_t first, uint32_t rows, uint32_t raw) const {
+    if constexpr (Sizes::kNumbered) {
+      StageRowNumbers(first, rows);
+    }
+    if constexpr (!Sizes::kNumbered || Sizes::kRowParts > 1 || kValueParts > 1) {
+      SplitNumbers(first, rows, raw);
+    }
+  }
+
+  // Squares of numbers, and their parts.
+  MNEMOSYNE_DEVICE void SplitNumbers(uint32_t first, uint32_t rows, uint32_t raw) const {
     constexpr uint32_t kWarpRows = kRows / Sizes::kWarps, kLanes = 32 / kWarpRows;
-    const float scale = space_.call.weights.root_scale;
     F squares(0.0F);
     W::Each([&](auto here) {
       const auto lane = static_cast<uint32_t>(here.lane);
@@ -423,7 +482,7 @@ class FltQuickKeys {
         MNEMOSYNE_UNROLL_ALL
         for (int i = 0; i < 4; ++i) square = fmaf(x[i], x[i], square);
         if constexpr (Sizes::kRowParts > 1) {
-          uint32_t* const to = space_.Words(space_.at.x) + row * kStride + 2 * chunk;
+          uint32_t* const to = StagedX() + row * kStride + 2 * chunk;
           const FltHalfPair low(x[0], x[1]), high(x[2], x[3]);
           MNEMOSYNE_UNROLL_ALL
           for (uint32_t part = 0; part < 2; ++part) {
@@ -433,7 +492,7 @@ class FltQuickKeys {
         }
         if constexpr (kValueParts > 1) {
           ReadFour(keys + kRows * kRawStride, chunk, x);
-          uint32_t* const to = space_.Words(space_.at.values) + row * kStride + 2 * chunk;
+          uint32_t* const to = StagedValues() + row * kStride + 2 * chunk;
           const FltPair<kValueParts> low(x[0], x[1]), high(x[2], x[3]);
           MNEMOSYNE_UNROLL_ALL
           for (uint32_t part = 0; part < kValueParts; ++part) {
@@ -444,6 +503,13 @@ class FltQuickKeys {
       }
       here(squares) = square;
     });
+    if constexpr (!Sizes::kNumbered) StageHalves(first, rows, squares);
+  }
+
+  // Of rows whose lanes have parts of their squares.
+  MNEMOSYNE_DEVICE void StageHalves(uint32_t first, uint32_t rows, F squares) const {
+    constexpr uint32_t kWarpRows = kRows / Sizes::kWarps, kLanes = 32 / kWarpRows;
+    const float scale = space_.call.weights.root_scale;
     MNEMOSYNE_UNROLL_ALL
     for (int mask = 1; mask < static_cast<int>(kLanes); mask *= 2) {
       squares = squares + W::Exchange(squares, mask);
@@ -455,7 +521,7 @@ class FltQuickKeys {
       const bool valid = row < rows && space_.Valid(first + row);
       const float half = 0.5F * scale * scale * here(squares);
       if (!IsFinite(half)) T::Raise(space_.call.flag);
-      space_.Floats(space_.at.halves)[row] = valid ? half : kFltQuickNoRow;
+      Halves()[row] = valid ? half : kFltQuickNoRow;
     });
   }
 
@@ -494,7 +560,7 @@ class FltQuickKeys {
       MNEMOSYNE_UNROLL_ALL
       for (uint32_t i = 0; i < kWarpRows; i += 2) {
         const uint32_t row = warp_ * kWarpRows + i + lane / 16, wave = lane % 16 * 2;
-        uint32_t* const to = space_.Words(space_.at.waves) + row * kStride + wave / 2;
+        uint32_t* const to = Waves() + row * kStride + wave / 2;
         FltWavePair pair = {};
         if (row < rows) {
           const float* const at = space_.Floats(positions) + row * 3;
@@ -505,7 +571,7 @@ class FltQuickKeys {
                                         space_.Floats(space_.at.origin), at, wave);
         }
         MNEMOSYNE_UNROLL_ALL
-        for (uint32_t part = 0; part < 2; ++part) {
+        for (uint32_t part = 0; part < Sizes::kWaveParts; ++part) {
           to[part * kPart] = pair.cosines[part];
           to[part * kPart + Sizes::kWaves / 2] = pair.sines[part];
         }
@@ -547,6 +613,7 @@ class FltQuickKeys {
 
   const FltQuickSpace& space_;
   const uint32_t warp_;
+  uint32_t slot_ = 0;
 
   U weights_[kSteps][2][4];
   F bias_[2], maxima_[2], psi_[2];  // Of features g and g + 8 of lane 4 g + t; parts of Psi.
@@ -556,35 +623,67 @@ class FltQuickKeys {
 // The sums over the part's keys. `team` is as in flt_team_part.h; Run is Each without a barrier.
 template <class T, class Sizes, class Team>
 MNEMOSYNE_DEVICE void AddKeysQuickly(const FltQuickSpace& space, Team& team, float* sums) {
-  constexpr bool kTwo = Sizes::kTiles == 2;
+  constexpr bool kAhead = Sizes::kSlots == 2;
+  constexpr uint32_t kRows = Sizes::kRows, kPositionTiles = kAhead ? Sizes::kTiles : 2;
   const FltPart& part = space.part;
-  const auto rows_at = [&](uint32_t at) {
-    return part.count - at < Sizes::kRows ? part.count - at : uint32_t{Sizes::kRows};
+  const uint32_t tiles = (part.count + kRows - 1) / kRows;
+  const auto rows_of = [&](uint32_t tile) {
+    const uint32_t rest = part.count - tile * kRows;
+    return rest < kRows ? rest : kRows;
   };
-  const auto raw_of = [&](uint32_t at) {
-    return space.at.raw + at / Sizes::kRows % Sizes::kTiles * FltQuickLayout::kRawWords<Sizes>;
+  const auto raw_of = [&](uint32_t tile) {
+    return space.at.raw + tile % Sizes::kTiles * FltQuickLayout::kRawWords<Sizes>;
   };
-  const auto positions_of = [&](uint32_t at) {
-    return space.at.positions + at / Sizes::kRows % 2 * 3 * Sizes::kRows;
+  const auto positions_of = [&](uint32_t tile) {
+    return space.at.positions + tile % kPositionTiles * 3 * kRows;
   };
-  const auto fetch = [&](uint32_t at) {
-    if (at >= part.count) return;
-    FetchFltKeys<T, Sizes>(space, part.first + at, rows_at(at), raw_of(at), positions_of(at));
+  const auto fetch = [&](uint32_t tile) {
+    if (tile >= tiles) return;
+    FetchFltKeys<T, Sizes>(space, part.first + tile * kRows, rows_of(tile), raw_of(tile),
+                           positions_of(tile));
+  };
+  const auto stage = [&](auto& warp, uint32_t tile) {
+    if (tile >= tiles) return;
+    warp.Stage(part.first + tile * kRows, rows_of(tile), raw_of(tile), positions_of(tile),
+               tile % Sizes::kSlots);
   };
   fetch(0);
   StageFltQuickWaves<T, Sizes>(space);
   team.Each([&](auto& warp) { warp.Start(); });
-  for (uint32_t at = 0; at < part.count; at += Sizes::kRows) {
-    T::WaitForCopies();
-    team.Each([&](auto&) {});
-    if (kTwo) fetch(at + Sizes::kRows);
-    team.Each([&](auto& warp) {
-      warp.Stage(part.first + at, rows_at(at), raw_of(at), positions_of(at));
-    });
-    if (!kTwo) fetch(at + Sizes::kRows);
-    team.Run([&](auto& warp) { warp.Add(raw_of(at)); });
+  T::WaitForCopies();
+  team.Each([&](auto&) {});
+  if (kAhead) {
+    // One barrier a tile: the next is staged while this one is added.
+    fetch(1);
+    team.Run([&](auto& warp) { stage(warp, 0); });
+  }
+  for (uint32_t tile = 0; tile < tiles; ++tile) {
+    if (kAhead) {
+      T::WaitForCopies();
+      team.Each([&](auto&) {});
+      fetch(tile + 2);
+      team.Run([&](auto& warp) {
+        stage(warp, tile + 1);
+        warp.Add(raw_of(tile), tile % Sizes::kSlots);
+      });
+    } else {
+      team.Each([&](auto& warp) { stage(warp, tile); });
+      fetch(tile + 1);
+      team.Run([&](auto& warp) { warp.Add(raw_of(tile), 0); });
+      T::WaitForCopies();
+      team.Each([&](auto&) {});
+    }
   }
   team.Run([&](auto& warp) { warp.StoreSums(sums); });
+}
+
+// The same of the backward pass, over rows that come with numbers. Clamped rows are none.
+template <class T, class Sizes, class Team>
+MNEMOSYNE_DEVICE void AddRowsQuickly(const FltSide& side, const FltQuickSpace& space, Team& team,
+                                     float* sums) {
+  AddKeysQuickly<T, Sizes>(space, team, sums);
+  const uint32_t count = space.call.shape.SumCount();
+  T::Spread(side.sum_count - count, [&](uint32_t i) { sums[count + i] = 0; });
 }
 
 }  // namespace mnemosyne::kernels::cuda

@@ -17,7 +17,8 @@ class FltPreparation {
  public:
   // Words of all heads.
   static MNEMOSYNE_ANYWHERE size_t Words(uint32_t heads) {
-    return static_cast<size_t>(heads) * 2 * FltPrepared<Sizes>::kWords;
+    return static_cast<size_t>(heads) *
+           (2 * FltPrepared<Sizes>::kWords + FltPrepared<Sizes>::kBackWords);
   }
   // Numbers of one head's keys or queries that Write takes, in any order.
   static constexpr uint32_t kCount = FltPrepared<Sizes>::kPartWords + Sizes::kFeatures;
@@ -28,8 +29,8 @@ class FltPreparation {
         set_(call.weights.projection_sets > 1 ? head : 0),
         a_((of_keys ? given_.key_a : given_.query_a) + head * call.shape.wave_stride),
         b_((of_keys ? given_.key_b : given_.query_b) + head * call.shape.wave_stride),
-        to_(call.prepared +
-            (static_cast<size_t>(head) * 2 + (of_keys ? 0 : 1)) * FltPrepared<Sizes>::kWords) {}
+        to_(call.prepared + FltPrepared<Sizes>::Place(head, of_keys)),
+        back_(of_keys ? FltPrepared<Sizes>::OfBack(call, head) : nullptr) {}
 
   MNEMOSYNE_DEVICE void Write(uint32_t i) const {
     constexpr uint32_t kPairs = Sizes::kInputs / 2, kPart = FltPrepared<Sizes>::kPartWords;
@@ -39,6 +40,11 @@ class FltPreparation {
     }
     const uint32_t m = i / kPairs, input = i % kPairs * 2;
     const float low = Weight(m, input), high = Weight(m, input + 1);
+    if (back_ != nullptr) {
+      const FltPair<2> pair(BackWeight(m, input), BackWeight(m, input + 1));
+      back_[i] = pair.part[0];
+      back_[kPart + i] = pair.part[1];
+    }
     if (input < Sizes::kDim && !Sizes::kHalf) {
       const FltPair<2> pair(low, high);
       to_[i] = pair.part[0];
@@ -74,6 +80,19 @@ class FltPreparation {
                      : fmaf(b_[wave], first, a_[wave] * second);
   }
 
+  // As the backward pass takes them.
+  MNEMOSYNE_DEVICE float BackWeight(uint32_t m, uint32_t place) const {
+    if (m >= shape_.features) return 0;
+    if (place < Sizes::kDim) {
+      const uint32_t input = FltQuickColumn(place);
+      return input < shape_.dim ? given_.root_scale * Given(m, input) : 0.0F;
+    }
+    const uint32_t wave = (place - Sizes::kDim) % Sizes::kWaves;
+    if (wave >= shape_.waves) return 0;
+    const bool first = place < Sizes::kDim + Sizes::kWaves;
+    return Given(m, shape_.dim + (first ? wave : shape_.waves + wave));
+  }
+
   MNEMOSYNE_DEVICE float Bias(uint32_t m) const {
     if (m >= shape_.features) return kFltNoKey;
     float square = 0;
@@ -89,6 +108,7 @@ class FltPreparation {
   const uint32_t set_;
   const float *const a_, *const b_;
   uint32_t* const to_;
+  uint32_t* const back_;  // Null for queries: both sides have the same.
 };
 
 }  // namespace mnemosyne::kernels::cuda

@@ -16,13 +16,6 @@
 
 namespace mnemosyne::kernels::cuda {
 
-// The column of the values at place `i` of a row of means: of 32 columns, those that a lane of a
-// result has in four tiles stand side by side in the output.
-MNEMOSYNE_DEVICE constexpr uint32_t FltQuickColumn(uint32_t i) {
-  const uint32_t tile = i / 8 % 4, lane = i % 8 / 2;
-  return i / 32 * 32 + 8 * lane + 2 * tile + i % 2;
-}
-
 // Begins to copy the weights of queries, by all threads.
 template <class T, class Sizes>
 MNEMOSYNE_DEVICE const uint32_t* FetchFltWeights(const FltQuickSpace& space) {
@@ -37,11 +30,11 @@ MNEMOSYNE_DEVICE const uint32_t* FetchFltWeights(const FltQuickSpace& space) {
   return prepared + 2 * FltPrepared<Sizes>::kPartWords;
 }
 
-// Weights, means and lifts, by all threads.
+// Means and lifts, by all threads; `biases` are those of queries.
 template <class T, class Sizes>
-MNEMOSYNE_DEVICE void StageFltMeans(const FltQuickSpace& space, const float* sums) {
+MNEMOSYNE_DEVICE void StageFltMeans(const FltQuickSpace& space, const float* sums,
+                                    const uint32_t* biases) {
   const FltShape& shape = space.call.shape;
-  const uint32_t* const biases = FetchFltWeights<T, Sizes>(space);
   T::Spread(Sizes::kFeatures, [&](uint32_t m) {
     const float bias = FloatOf(biases[m]);
     const float psi = m < shape.features ? sums[shape.features + m] : 0.0F;
@@ -130,6 +123,7 @@ class FltQuickQueries {
 
   static constexpr int kGroups = Sizes::kGroups, kTiles = Sizes::kFeatures / 8;
   static constexpr int kParts = Sizes::kFeatureParts, kDimSteps = Sizes::kDim / 16;
+  static constexpr int kWaveParts = Sizes::kWaveParts;
   static constexpr uint32_t kRawStride = Sizes::kRawStride, kStride = Sizes::kStride;
   static constexpr uint32_t kWeightStride = Sizes::kWeightStride;
 
@@ -227,11 +221,11 @@ class FltQuickQueries {
     static_assert(kGroups == 1 || Sizes::kRows == 32);
     MNEMOSYNE_UNROLL_ALL
     for (uint32_t s = 0; s < Sizes::kWaves / 8; ++s) {
-      U x[kGroups][2][4];
+      U x[kGroups][kWaveParts][4];
       MNEMOSYNE_UNROLL_ALL
       for (int g = 0; g < kGroups; ++g) {
         MNEMOSYNE_UNROLL_ALL
-        for (uint32_t part = 0; part < 2; ++part) {
+        for (uint32_t part = 0; part < kWaveParts; ++part) {
           Fragments::LoadLeft(x[g][part],
                               space_.Words(space_.at.waves) + part * Sizes::kRows * kStride,
                               kStride, warp_ * kWarpRows + static_cast<uint32_t>(16 * g), 8 * s);
@@ -247,7 +241,7 @@ class FltQuickQueries {
     const FltShape& shape = space_.call.shape;
     MNEMOSYNE_UNROLL_ALL
     for (int half = 0; half < Sizes::kWaves / 16; ++half) {
-      U cosines[kGroups][2][4], sines[kGroups][2][4];
+      U cosines[kGroups][kWaveParts][4], sines[kGroups][kWaveParts][4];
       MNEMOSYNE_UNROLL_ALL
       for (int g = 0; g < kGroups; ++g) {
         W::Each([&](auto here) {
@@ -260,7 +254,7 @@ class FltQuickQueries {
                 FltWavePair::At<Sizes>(shape, space_.Floats(space_.at.frequencies),
                                        space_.Floats(space_.at.origin), at, wave);
             MNEMOSYNE_UNROLL_ALL
-            for (int part = 0; part < 2; ++part) {
+            for (int part = 0; part < kWaveParts; ++part) {
               here(cosines[g][part][i]) = pair.cosines[part];
               here(sines[g][part][i]) = pair.sines[part];
             }
@@ -274,7 +268,7 @@ class FltQuickQueries {
   }
 
   // One step of it.
-  MNEMOSYNE_DEVICE void MultiplyWaves(const U (&x)[kGroups][2][4], uint32_t word,
+  MNEMOSYNE_DEVICE void MultiplyWaves(const U (&x)[kGroups][kWaveParts][4], uint32_t word,
                                       Logs& logs) const {
     MNEMOSYNE_UNROLL_ALL
     for (int m = 0; m < kTiles; ++m) {
@@ -294,7 +288,7 @@ class FltQuickQueries {
       for (int g = 0; g < kGroups; ++g) {
         Add(logs[g][m], [&](F(&sum)[4]) {
           W::MmaHalf(sum, x[g][0], small);
-          W::MmaHalf(sum, x[g][1], large);
+          if constexpr (kWaveParts > 1) W::MmaHalf(sum, x[g][1], large);
           W::MmaHalf(sum, x[g][0], large);
         });
       }
@@ -373,6 +367,7 @@ class FltQuickQueries {
                                          const F (&below)[kGroups][2]) const {
     const FltCall& call = space_.call;
     if (call.arrays.normalizers == nullptr) return;
+    const Rows queries(call.arrays.q, space_.part, call.shape.dim);
     MNEMOSYNE_UNROLL_ALL
     for (int g = 0; g < kGroups; ++g) {
       MNEMOSYNE_UNROLL_ALL
@@ -382,10 +377,12 @@ class FltQuickQueries {
           const auto row = static_cast<uint32_t>(16 * g + here.lane / 4 + 8 * h);
           here(square) = 0;
           if (row >= rows || !space_.Valid(first + row)) return;
-          const size_t at = ElementAt(call.arrays.q, space_.part, first + row);
-          for (auto d = static_cast<uint32_t>(here.lane % 4); d < call.shape.dim; d += 4) {
-            const float x = ReadElement(Sizes::kType, call.arrays.q.data, at + d);
-            here(square) = fmaf(x, x, here(square));
+          MNEMOSYNE_UNROLL_ALL
+          for (uint32_t i = 0; i < Sizes::kDim / 32; ++i) {
+            float x[8];
+            queries.ReadEight(first + row, 32 * i + static_cast<uint32_t>(here.lane % 4 * 8), x);
+            MNEMOSYNE_UNROLL_ALL
+            for (int k = 0; k < 8; ++k) here(square) = fmaf(x[k], x[k], here(square));
           }
         });
         square = square + W::Exchange(square, 1);
@@ -492,23 +489,26 @@ class FltQuickQueries {
   const uint32_t warp_, raw_;
 };
 
-// Answers the part's queries from `sums`.
+// Answers the part's queries from `sums`, which are there when T::WaitForOthers returns.
 template <class T, class Sizes, class Team>
 MNEMOSYNE_DEVICE void AnswerAllQuickly(const FltQuickSpace& space, Team& team, const float* sums) {
   const FltPart& part = space.part;
-  StageFltMeans<T, Sizes>(space, sums);
+  constexpr uint32_t kWarp = 16 * Sizes::kGroups, kAll = kWarp * Sizes::kAnswerWarps;
+  const auto rows_at = [&](uint32_t at) {
+    return at >= part.count ? 0 : part.count - at < kWarp ? part.count - at : kWarp;
+  };
+  const uint32_t* const biases = FetchFltWeights<T, Sizes>(space);
+  team.Run([&](auto& warp) {
+    const uint32_t begin = kWarp * warp.warp();
+    if (begin < part.count) warp.Fetch(part.first + begin, rows_at(begin));
+  });
   StageFltQuickWaves<T, Sizes>(space);
+  T::WaitForOthers();
+  StageFltMeans<T, Sizes>(space, sums, biases);
   T::WaitForCopies();
   team.Each([&](auto&) {});
   team.Run([&](auto& warp) {
-    constexpr uint32_t kWarp = std::remove_reference_t<decltype(warp)>::kWarpRows;
-    constexpr uint32_t kAll = kWarp * Sizes::kAnswerWarps;
-    const auto rows_at = [&](uint32_t at) {
-      return at >= part.count ? 0 : part.count - at < kWarp ? part.count - at : kWarp;
-    };
-    const uint32_t begin = kWarp * warp.warp();
-    if (begin < part.count) warp.Fetch(part.first + begin, rows_at(begin));
-    for (uint32_t at = begin; at < part.count; at += kAll) {
+    for (uint32_t at = kWarp * warp.warp(); at < part.count; at += kAll) {
       warp.Answer(part.first + at, rows_at(at), part.first + at + kAll, rows_at(at + kAll));
     }
   });

@@ -13,6 +13,10 @@
 
 namespace mnemosyne::kernels::cuda {
 
+// What marks a row of padding among halves of squares: it leaves no logarithm above kFltNoKey.
+inline constexpr float kFltQuickNoRow = -kFltNoKey;
+inline constexpr FltRowNumber kFltNoRowNumber = {kFltQuickNoRow, 0};
+
 // Reads and writes rows of one tensor of up to 64 numbers: 16 bytes at once where all begin at such
 // places.
 template <class T, class Sizes>
@@ -44,6 +48,30 @@ class FltQuickRows {
         const uint32_t bits = reinterpret_cast<const uint16_t*>(from)[i];
         to[i / 2] |= bits << (16 * (i % 2));
       }
+    }
+  }
+
+  // Reads 8 numbers from `column` on, 0 past the row's end.
+  MNEMOSYNE_DEVICE void ReadEight(size_t row, uint32_t column, float (&x)[8]) const {
+    const char* const from = base_ + row * stride_ + column * kSize;
+    if (aligned_ && column + 8 <= width_) {
+      const Four first = *reinterpret_cast<const Four*>(from);
+      if constexpr (Sizes::kFull) {
+        const Four second = *reinterpret_cast<const Four*>(from + 16);
+        MNEMOSYNE_UNROLL_ALL
+        for (uint32_t i = 0; i < 4; ++i) {
+          x[i] = FloatOf(first.x[i]);
+          x[4 + i] = FloatOf(second.x[i]);
+        }
+      } else {
+        MNEMOSYNE_UNROLL_ALL
+        for (uint32_t i = 0; i < 4; ++i) Unpack(first.x[i], &x[2 * i], &x[2 * i + 1]);
+      }
+      return;
+    }
+    MNEMOSYNE_UNROLL_ALL
+    for (uint32_t i = 0; i < 8; ++i) {
+      x[i] = column + i < width_ ? ReadElement(Sizes::kType, from, i) : 0.0F;
     }
   }
 
@@ -93,6 +121,15 @@ class FltQuickRows {
     return Sizes::kHalf ? PackFloat16(low, high) : PackBFloat16(low, high);
   }
 
+  static MNEMOSYNE_DEVICE void Unpack(uint32_t word, float* low, float* high) {
+    if constexpr (Sizes::kHalf) {
+      UnpackFloat16(word, low, high);
+    } else {
+      *low = FloatOf(word << 16U);
+      *high = FloatOf(word & 0xFFFF0000U);
+    }
+  }
+
   char* const base_;
   const size_t stride_;  // Bytes.
   const uint32_t width_;
@@ -117,6 +154,12 @@ struct FltQuickSpace {
   MNEMOSYNE_DEVICE const float* PositionOf(size_t row) const {
     const size_t entry = call.arrays.positions_per_batch ? part.batch : 0;
     return call.arrays.positions + (entry * call.arrays.length + row) * call.shape.positions;
+  }
+  // Of one of the arrays of the call.
+  MNEMOSYNE_DEVICE FltRowNumber NumberOf(const FltRowNumber* numbers, size_t row) const {
+    return numbers[(static_cast<size_t>(part.batch) * call.shape.heads + part.head) *
+                       call.arrays.length +
+                   row];
   }
   // The state that a stream came with.
   MNEMOSYNE_DEVICE const float* State() const {
@@ -149,15 +192,15 @@ MNEMOSYNE_DEVICE void StageFltQuickWaves(const FltQuickSpace& space) {
   });
 }
 
-// Cosines and sines of two waves in a row, in parts of float16.
-struct FltWavePair {
-  uint32_t cosines[2], sines[2];
+// Cosines and sines of two waves in a row.
+struct FltWaveNumbers {
+  float cosine[2], sine[2];
 
   // `position` has as many coordinates as the shape.
   template <class Sizes>
-  static MNEMOSYNE_DEVICE FltWavePair At(const FltShape& shape, const float* frequencies,
-                                         const float* origin, const float* position,
-                                         uint32_t wave) {
+  static MNEMOSYNE_DEVICE FltWaveNumbers At(const FltShape& shape, const float* frequencies,
+                                            const float* origin, const float* position,
+                                            uint32_t wave) {
     float turns[2] = {-origin[wave], -origin[wave + 1]};
     MNEMOSYNE_UNROLL_ALL
     for (uint32_t axis = 0; axis < 3; ++axis) {
@@ -173,13 +216,27 @@ struct FltWavePair {
         turns[k] += DropTurns(product) + fmaf(xi, at, -product);
       }
     }
-    float cosine[2], sine[2];
+    FltWaveNumbers waves;
     MNEMOSYNE_UNROLL_ALL
     for (uint32_t k = 0; k < 2; ++k) {
       if (Sizes::kFull) turns[k] = DropTurns(turns[k]);
-      QuickCosineAndSine(turns[k], &cosine[k], &sine[k]);
+      QuickCosineAndSine(turns[k], &waves.cosine[k], &waves.sine[k]);
     }
-    const FltHalfPair c(cosine[0], cosine[1]), s(sine[0], sine[1]);
+    return waves;
+  }
+};
+
+// The same in parts of float16.
+struct FltWavePair {
+  uint32_t cosines[2], sines[2];
+
+  template <class Sizes>
+  static MNEMOSYNE_DEVICE FltWavePair At(const FltShape& shape, const float* frequencies,
+                                         const float* origin, const float* position,
+                                         uint32_t wave) {
+    const FltWaveNumbers waves =
+        FltWaveNumbers::At<Sizes>(shape, frequencies, origin, position, wave);
+    const FltHalfPair c(waves.cosine[0], waves.cosine[1]), s(waves.sine[0], waves.sine[1]);
     return {{c.part[0], c.part[1]}, {s.part[0], s.part[1]}};
   }
 };

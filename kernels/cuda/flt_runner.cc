@@ -134,6 +134,7 @@ absl::Status FltRunner::KeepPlan(const FltAttentionArgs& args, size_t floats, si
                                  KeptPlan& plan) {
   const FltRows& rows = args.rows;
   const KeptPlan::Rows now = {floats,
+                              at_once,
                               FltShape::Of(args.kernel->sizes).SumCount(),
                               args.kernel->sizes.heads,
                               rows.batch,

@@ -36,7 +36,7 @@ class FltRunner {
   struct KeptPlan {
     // What a plan depends on.
     struct Rows {
-      size_t floats, sum_count, heads, batch, length;
+      size_t floats, at_once, sum_count, heads, batch, length;
       std::vector<size_t> sequence_starts;
       bool operator==(const Rows&) const = default;
     };
@@ -69,6 +69,8 @@ class FltRunner {
   // Sets a call's counts to 0 and counts positions that cannot be taken.
   absl::Status ClearCounts(const FltAttentionArgs& args, FltCall& call);
   absl::Status ReadCounts(const FltAttentionArgs& args);
+  // Whether the quick program takes a backward pass whose weights are ready for it; gives it room.
+  absl::StatusOr<bool> PrepareQuickly(FltBackCall& call, size_t rows);
   // Launch i of the backward pass, whose gradients of the kernel are so many.
   absl::Status LaunchBackward(size_t i, size_t gradients, FltBackCall call);
   absl::Status PositionError(const FltAttentionArgs& args, size_t index);
@@ -84,7 +86,7 @@ class FltRunner {
   std::optional<std::pair<FltType, uint32_t>> prepared_for_;  // Tensors' type, features.
 
   KeptPlan forward_plan_, backward_plan_;
-  Reserve space_, counts_, totals_;
+  Reserve space_, counts_, totals_, numbers_;
   std::vector<FltCounts> found_;
 };
 

@@ -105,6 +105,13 @@ struct FltCounts {
   uint32_t queries, keys, values, gradients, outputs, states, clamped;
 };
 
+// What the quick program's backward pass knows of a row of queries or of keys: what is taken off
+// its logarithms, and the number that its values are extended by, 1 of a key and -(g . out) of a
+// query.
+struct FltRowNumber {
+  float base, weight;
+};
+
 // One launch, over the parts of some units.
 struct FltCall {
   FltShape shape;
@@ -125,6 +132,11 @@ struct FltCall {
   bool quick;
   uint32_t* prepared;
   uint32_t* flag;
+
+  // Of its backward pass: whether queries and keys have changed places, so that `arrays.q` are keys
+  // and `arrays.k` queries; and the numbers of both's rows, [batch, heads, length].
+  bool mirrored;
+  FltRowNumber *query_rows, *key_rows;
 };
 
 }  // namespace mnemosyne::kernels::cuda

@@ -50,8 +50,10 @@ class FltBackwardTest : public BackendTest {
     return emulated_->Differentiate(args);
   }
 
-  // Of the sum of the outputs times `upstream`.
-  Gradients Run(FltExample& example, const std::vector<float>& upstream) {
+  // Of the sum of the outputs times `upstream`. The quick program gives no gradients of
+  // projections.
+  Gradients Run(FltExample& example, const std::vector<float>& upstream,
+                bool of_projection = true) {
     const FltCase& c = example.example;
     std::vector<float> normalizers(2 * c.batch * c.heads * c.length);
     FltAttentionArgs forward = example.Args();
@@ -62,7 +64,7 @@ class FltBackwardTest : public BackendTest {
     g.q.resize(example.q.size());
     g.k.resize(example.k.size());
     g.v.resize(example.v.size());
-    g.projection.resize(example.kernel.projection.size());
+    if (of_projection) g.projection.resize(example.kernel.projection.size());
     g.frequencies.resize(c.heads * sizes.waves * sizes.positions);
     g.real.resize(c.heads * sizes.waves);
     g.imaginary.resize(c.heads * sizes.waves);
@@ -78,7 +80,7 @@ class FltBackwardTest : public BackendTest {
                             .q_gradient = DenseOut(g.q.data(), c.heads, c.length, c.dim),
                             .k_gradient = DenseOut(g.k.data(), c.heads, c.length, c.dim),
                             .v_gradient = DenseOut(g.v.data(), c.heads, c.length, c.value_dim),
-                            .projection_gradient = g.projection.data(),
+                            .projection_gradient = of_projection ? g.projection.data() : nullptr,
                             .frequency_gradient = g.frequencies.data(),
                             .real_gradient = g.real.data(),
                             .imaginary_gradient = g.imaginary.data(),
@@ -133,6 +135,7 @@ class FltBackwardTest : public BackendTest {
     const std::vector<float> upstream = FltNumbers(example.out.size(), 5, 1);
 
     const Gradients g = Run(example, upstream);
+    ExpectNear(Run(example, upstream, false), g, c.clamp ? 1e-2 : kTolerance);
 
     using P = reference::FltProblem;
     ExpectDifferences(example, upstream, &P::q, g.q, "q");
@@ -146,6 +149,36 @@ class FltBackwardTest : public BackendTest {
     if (c.form == kTimes) {
       ExpectDifferences(example, upstream, &P::constant, g.constant, "constant");
     }
+  }
+
+  // Those of `actual` that are there.
+  static void ExpectNear(const Gradients& actual, const Gradients& expected, double tolerance) {
+    const std::pair<std::vector<float> Gradients::*, const char*> members[] = {
+        {&Gradients::q, "q"},
+        {&Gradients::k, "k"},
+        {&Gradients::v, "v"},
+        {&Gradients::projection, "projection"},
+        {&Gradients::frequencies, "frequencies"},
+        {&Gradients::real, "real"},
+        {&Gradients::imaginary, "imaginary"},
+        {&Gradients::constant, "constant"}};
+    for (const auto& [member, name] : members) {
+      if ((actual.*member).empty() || Largest(expected.*member) < 1e-3) continue;
+      EXPECT_LE(Distance(actual.*member, expected.*member), tolerance) << name;
+    }
+  }
+
+  // The greatest difference beyond `step` of the number itself, over the root of the mean square.
+  static double Excess(const std::vector<float>& actual, const std::vector<float>& expected,
+                       double step) {
+    double most = 0, square = 0;
+    for (size_t i = 0; i < actual.size(); ++i) {
+      const auto e = static_cast<double>(expected[i]);
+      const double excess = std::abs(static_cast<double>(actual[i]) - e) - step * std::abs(e);
+      if (!(excess <= most)) most = excess;  // NaN stays.
+      square += e * e;
+    }
+    return most / std::sqrt(square / static_cast<double>(actual.size()));
   }
 
   static float Largest(const std::vector<float>& numbers) {
@@ -238,6 +271,88 @@ TEST_P(FltBackwardTest, WavesOfPaddingTakeNoPartWithAnyFeatureMap) {
   }
 }
 
+// Gradients of 16-bit tensors, against those that the CPU has of the same numbers in float32.
+// Outputs that are rounded cost more than the programs' own factors of 8 bits.
+TEST_P(FltBackwardTest, TakesSixteenBitTensors) {
+  auto cpu = CreateBackend("cpu", {.threads = 1});
+  ASSERT_OK(cpu);
+  for (const DataType type : {DataType::kBFloat16, DataType::kFloat16}) {
+    for (const bool causal : {false, true}) {
+      SCOPED_TRACE(::testing::Message()
+                   << "causal " << causal << " of type " << DataTypeName(type));
+      FltExample example({.is_signed = true,
+                          .causal = causal,
+                          .batch = 1,
+                          .length = 300,
+                          .dim = 32,
+                          .value_dim = 24,
+                          .features = 48,
+                          .size = 0.7F,
+                          .padded = true});
+      const size_t rows = 2 * 300;
+      const auto encode = [&](std::vector<float>& numbers) {
+        std::vector<uint16_t> wire(numbers.size());
+        EncodeElements(type, numbers.data(), reinterpret_cast<std::byte*>(wire.data()),
+                       numbers.size());
+        DecodeElements(type, reinterpret_cast<const std::byte*>(wire.data()), numbers.data(),
+                       numbers.size());
+        return wire;
+      };
+      std::vector<float> upstream = FltNumbers(example.out.size(), 5, 1);
+      const std::vector<uint16_t> q = encode(example.q), k = encode(example.k),
+                                  v = encode(example.v), g = encode(upstream);
+      std::vector<uint16_t> out(v.size()), dq(q.size()), dk(k.size()), dv(v.size());
+      std::vector<float> normalizers(2 * rows);
+      FltAttentionArgs forward = example.Args();
+      forward.type = type;
+      forward.q.data = q.data();
+      forward.k.data = k.data();
+      forward.v.data = v.data();
+      forward.out.data = out.data();
+      forward.normalizers = normalizers.data();
+      ASSERT_OK(Attend(forward));
+      const size_t waves = example.kernel.sizes.waves;
+      Gradients actual;
+      actual.real.resize(2 * waves);
+      actual.frequencies.resize(2 * waves);
+      ASSERT_OK(Differentiate({.kernel = &example.kernel,
+                               .rows = example.Rows(),
+                               .type = type,
+                               .q = forward.q,
+                               .k = forward.k,
+                               .v = forward.v,
+                               .out = Dense(out.data(), 2, 300, 24),
+                               .normalizers = normalizers.data(),
+                               .out_gradient = Dense(g.data(), 2, 300, 24),
+                               .q_gradient = DenseOut(dq.data(), 2, 300, 32),
+                               .k_gradient = DenseOut(dk.data(), 2, 300, 32),
+                               .v_gradient = DenseOut(dv.data(), 2, 300, 24),
+                               .frequency_gradient = actual.frequencies.data(),
+                               .real_gradient = actual.real.data()}));
+      std::swap(backend_, *cpu);
+      std::swap(emulated_, other_);
+      const Gradients expected = Run(example, upstream, false);
+      std::swap(backend_, *cpu);
+      std::swap(emulated_, other_);
+      const auto decode = [&](const std::vector<uint16_t>& wire) {
+        std::vector<float> numbers(wire.size());
+        DecodeElements(type, reinterpret_cast<const std::byte*>(wire.data()), numbers.data(),
+                       numbers.size());
+        return numbers;
+      };
+      actual.q = decode(dq);
+      actual.k = decode(dk);
+      actual.v = decode(dv);
+      const bool brain = type == DataType::kBFloat16;
+      for (const auto member : {&Gradients::q, &Gradients::k, &Gradients::v, &Gradients::real,
+                                &Gradients::frequencies}) {
+        EXPECT_LE(Excess(actual.*member, expected.*member, brain ? 1.0 / 256 : 1.0 / 2048),
+                  brain ? 0.1 : 5e-3);
+      }
+    }
+  }
+}
+
 // Several parts, and tiles whose logarithms rise by more than a part may.
 TEST_P(FltBackwardTest, CutSequencesHaveTheGradientsOfTheCpu) {
   auto cpu = CreateBackend("cpu", {.threads = 1});
@@ -257,6 +372,7 @@ TEST_P(FltBackwardTest, CutSequencesHaveTheGradientsOfTheCpu) {
                             .packed = true});
         const std::vector<float> upstream = FltNumbers(example.out.size(), 5, 1);
         const Gradients actual = Run(example, upstream);
+        const Gradients quick = Run(example, upstream, false);
         std::swap(backend_, *cpu);
         std::swap(emulated_, other_);
         const Gradients expected = Run(example, upstream);
@@ -264,12 +380,8 @@ TEST_P(FltBackwardTest, CutSequencesHaveTheGradientsOfTheCpu) {
         std::swap(emulated_, other_);
 
         const double tolerance = size > 1 ? 5e-3 : 1e-4;
-        for (const auto member : {&Gradients::q, &Gradients::k, &Gradients::v,
-                                  &Gradients::projection, &Gradients::frequencies, &Gradients::real,
-                                  &Gradients::imaginary, &Gradients::constant}) {
-          if (Largest(expected.*member) < 1e-3) continue;
-          EXPECT_LE(Distance(actual.*member, expected.*member), tolerance);
-        }
+        ExpectNear(actual, expected, tolerance);
+        ExpectNear(quick, expected, 2 * tolerance);
       }
     }
   }

@@ -12,10 +12,13 @@
 #include "kernels/cuda/flt_block.h"
 #include "kernels/cuda/flt_merge.h"
 #include "kernels/cuda/flt_programs.h"
+#include "kernels/cuda/flt_quick_back_causal.h"
 #include "kernels/cuda/flt_quick_causal.h"
 #include "kernels/cuda/flt_quick_keys.h"
+#include "kernels/cuda/flt_quick_numbers.h"
 #include "kernels/cuda/flt_quick_prepare.h"
 #include "kernels/cuda/flt_quick_queries.h"
+#include "kernels/cuda/flt_quick_reader.h"
 #include "kernels/cuda/flt_scratch.h"
 #include "kernels/cuda/flt_team_part.h"
 #include "kernels/cuda/host_lanes.h"
@@ -51,6 +54,7 @@ struct OneThread {
   }
   static void Copy4(uint32_t* to, const void* from) { std::memcpy(to, from, 4); }
   static void WaitForCopies() {}
+  static void WaitForOthers() {}
   static void Raise(uint32_t* flag) { *flag = 1; }
   static void Add(uint32_t* to, uint32_t n) { *to += n; }
 };
@@ -81,7 +85,8 @@ class EmulatedTeam {
 template <class Warp>
 class EmulatedQuickTeam {
  public:
-  EmulatedQuickTeam(const FltQuickSpace& space, uint32_t count) {
+  template <class Space>
+  EmulatedQuickTeam(const Space& space, uint32_t count) {
     for (uint32_t w = 0; w < count; ++w) warps_.emplace_back(space, w);
   }
 
@@ -211,7 +216,31 @@ class EmulatedFlt : public FltPrograms {
     return absl::OkStatus();
   }
 
+  absl::Status AddQueries(const FltBackCall& call) override {
+    WithFltQuickBack(call.forward, [&](auto type) {
+      using Sizes = FltQuickBackSizes<decltype(type)::value, 32>;
+      using Numbers = FltQuickNumbers<OneThread, HostLanes, Sizes>;
+      for (uint32_t p = 0; p < call.forward.part_count; ++p) {
+        const FltPart& part = call.forward.parts[p];
+        for (uint32_t at = 0; at < part.count; at += Numbers::kRows) {
+          Numbers(call, part).Write(part.first + at, part.count - at);
+        }
+      }
+      const FltSide side = FltSide::OfKeys(call);
+      constexpr FltQuickLayout kAt = FltQuickLayout::OfKeys<Sizes>();
+      using Warp = FltQuickKeys<OneThread, HostLanes, Sizes>;
+      for (uint32_t p = 0; p < call.forward.part_count; ++p) {
+        RunQuickly<Warp, Sizes::kWarps>(side.call, p, kAt, [&](const auto& space, auto& team) {
+          AddRowsQuickly<OneThread, Sizes>(side, space, team,
+                                           side.sums + p * size_t{side.sum_count});
+        });
+      }
+    });
+    return absl::OkStatus();
+  }
   absl::Status DifferentiateQueries(const FltBackCall& call) override {
+    if (call.quick) return DifferentiateQuickly(FltSide::OfQueries(call));
+    ++careful_back_calls_;
     const bool causal = call.forward.arrays.causal;
     ForEachPart(call, [&](FltBackBlock<OneThread, HostLanes>& block, uint32_t p, uint32_t unit) {
       block.RunQueries(call.forward.starts + (causal ? p : unit) * call.forward.shape.SumCount(),
@@ -226,6 +255,7 @@ class EmulatedFlt : public FltPrograms {
     return absl::OkStatus();
   }
   absl::Status DifferentiateKeys(const FltBackCall& call) override {
+    if (call.quick) return DifferentiateQuickly(FltSide::OfKeys(call));
     const bool causal = call.forward.arrays.causal;
     ForEachPart(call, [&](FltBackBlock<OneThread, HostLanes>& block, uint32_t p, uint32_t unit) {
       block.RunKeys(call.starts + (causal ? p : unit) * call.QuerySumCount());
@@ -245,6 +275,8 @@ class EmulatedFlt : public FltPrograms {
   size_t quick_parts() const { return quick_parts_; }
   // Launches of other programs than the quick one.
   size_t careful_calls() const { return careful_calls_; }
+  size_t quick_back_parts() const { return quick_back_parts_; }
+  size_t careful_back_calls() const { return careful_back_calls_; }
 
  private:
   static uint32_t GradientCount(const FltBackCall& call) {
@@ -302,12 +334,49 @@ class EmulatedFlt : public FltPrograms {
       });
     }
   }
+  absl::Status DifferentiateQuickly(const FltSide& side) {
+    WithFltQuickBack(side.call, [&](auto type) {
+      constexpr FltType kType = decltype(type)::value;
+      if (side.call.arrays.causal) {
+        using Sizes = FltQuickBackSizes<kType, 64>;
+        constexpr FltQuickLayout kAt = FltQuickLayout::OfBackCausal<Sizes>();
+        using Warp = FltQuickBackCausal<OneThread, HostLanes, Sizes>;
+        RunReaders<Warp, Sizes::kWarps>(side, kAt, [&](const auto& space, auto& team, uint32_t p) {
+          DifferentiateCausalQuickly<OneThread, Sizes>(
+              space, team, side.starts + p * size_t{side.sum_count},
+              side.gradients + p * size_t{side.gradient_count});
+        });
+      } else {
+        using Sizes = FltQuickBackSizes<kType, 32>;
+        constexpr FltQuickLayout kAt = FltQuickLayout::OfReaders<Sizes>();
+        using Warp = FltQuickReader<OneThread, HostLanes, Sizes>;
+        RunReaders<Warp, Sizes::kReaderWarps>(
+            side, kAt, [&](const auto& space, auto& team, uint32_t p) {
+              DifferentiateAllQuickly<OneThread, Sizes>(
+                  space, team, side.starts + side.call.parts[p].unit * size_t{side.sum_count},
+                  side.gradients + p * size_t{side.gradient_count});
+            });
+      }
+    });
+    return absl::OkStatus();
+  }
+  template <class Warp, uint32_t kWarps, typename Run>
+  void RunReaders(const FltSide& side, const FltQuickLayout& at, const Run& run) {
+    for (uint32_t p = 0; p < side.call.part_count; ++p) {
+      std::vector<Four> memory(at.end / 4);
+      const FltSideSpace space = {{side.call, side.call.parts[p], at, &memory[0].x[0]}, side};
+      EmulatedQuickTeam<Warp> team(space, kWarps);
+      run(space, team, p);
+      ++quick_back_parts_;
+    }
+  }
+
+  // Nothing may be read before it is written: NaN in all halves. Copies of 16 bytes are aligned.
+  struct alignas(16) Four {
+    uint32_t x[4] = {0x7FFF7FFFU, 0x7FFF7FFFU, 0x7FFF7FFFU, 0x7FFF7FFFU};
+  };
   template <class Warp, uint32_t kWarps, typename Run>
   void RunQuickly(const FltCall& call, uint32_t p, const FltQuickLayout& at, const Run& run) {
-    // Nothing may be read before it is written: NaN in all halves. Copies of 16 bytes are aligned.
-    struct alignas(16) Four {
-      uint32_t x[4] = {0x7FFF7FFFU, 0x7FFF7FFFU, 0x7FFF7FFFU, 0x7FFF7FFFU};
-    };
     std::vector<Four> memory(at.end / 4);
     const FltQuickSpace space = {call, call.parts[p], at, &memory[0].x[0]};
     EmulatedQuickTeam<Warp> team(space, kWarps);
@@ -336,7 +405,8 @@ class EmulatedFlt : public FltPrograms {
   }
 
   const FltProgramKind kind_;
-  size_t team_parts_ = 0, quick_parts_ = 0, careful_calls_ = 0;
+  size_t team_parts_ = 0, quick_parts_ = 0, careful_calls_ = 0, careful_back_calls_ = 0,
+         quick_back_parts_ = 0;
   uint32_t flag_ = 0;
 };
 

@@ -275,6 +275,49 @@ TEST_F(FltProgramsTest, GradientsDoNotDependOnTheOrderOfThreads) {
   }
 }
 
+TEST_F(FltProgramsTest, TheUsualSizesTakeTheQuickBackwardPassAlone) {
+  for (const bool causal : {false, true}) {
+    FltExample example({.causal = causal,
+                        .batch = 1,
+                        .heads = 1,
+                        .length = 200,
+                        .dim = 64,
+                        .value_dim = 64,
+                        .features = 64,
+                        .waves = 32});
+    std::vector<float> normalizers(2 * 200), expected(3 * 200 * 64), actual(expected.size());
+    FltAttentionArgs forward = example.Args();
+    forward.normalizers = normalizers.data();
+    ASSERT_OK(cpu_->FltAttention(forward));
+    FltBackwardArgs args = {.kernel = &example.kernel,
+                            .rows = example.Rows(),
+                            .q = forward.q,
+                            .k = forward.k,
+                            .v = forward.v,
+                            .out = Dense(example.out.data(), 1, 200, 64),
+                            .normalizers = normalizers.data(),
+                            .out_gradient = forward.v,
+                            .q_gradient = {},
+                            .k_gradient = {},
+                            .v_gradient = {}};
+    const auto to = [&](std::vector<float>& numbers) {
+      args.q_gradient = DenseOut(numbers.data(), 1, 200, 64);
+      args.k_gradient = DenseOut(numbers.data() + 200 * 64, 1, 200, 64);
+      args.v_gradient = DenseOut(numbers.data() + 2 * 200 * 64, 1, 200, 64);
+    };
+    to(expected);
+    ASSERT_OK(cpu_->FltAttentionBackward(args));
+    to(actual);
+    EmulatedFlt programs(kQuick);
+
+    ASSERT_OK(FltRunner(*cpu_, programs).Differentiate(args));
+
+    EXPECT_GT(programs.quick_back_parts(), 0);
+    EXPECT_EQ(programs.careful_back_calls(), 0);
+    EXPECT_LE(Distance(actual, expected), 2e-4);
+  }
+}
+
 TEST(FltPlanTest, TakesEachRowOnce) {
   const std::vector<size_t> starts = {0, 5, 5, 9000, 50000};
   for (const size_t features : {size_t{16}, size_t{256}}) {
