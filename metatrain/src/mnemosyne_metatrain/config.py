@@ -111,6 +111,7 @@ class TeachingConfig:
         mean_weight: Weight of the mean training loss in a run's cost.
         squash: Differences of cost are bounded by this.
         ridges: Numbers of tasks' worth of ridge that are tried.
+        memory: What the lessons of a round count in the next one; 0 forgets them.
     """
 
     pairs: int = 8
@@ -125,6 +126,7 @@ class TeachingConfig:
     mean_weight: float = 0.15
     squash: float = 0.3
     ridges: tuple[float, ...] = (20.0, 100.0)
+    memory: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -103,37 +103,89 @@ def curvatures(lessons: list[Lessons]) -> Array:
     return raised
 
 
-def best_change(
-    lessons: list[Lessons], curvature: Array, mask: NDArray[np.bool_], ridge: float
-) -> Array:
-    """The change F of the last map with its biases in the last row, [F, 6], in push units.
+class Equations(NamedTuple):
+    """The linear equations of a change F of the last map: matrix F = right, without a ridge.
+
+    Attributes:
+        matrix: Sums over phases of moments times curvatures, [6 F, 6 F].
+        right: What the gradients ask for, [F, 6].
+        moments: Sums of f f^T over phases, [F, F].
+        phases: Phases of a run.
+        curvature: The mean of H over phases, [6, 6].
+    """
+
+    matrix: Array
+    right: Array
+    moments: Array
+    phases: int
+    curvature: Array
+
+
+def equations(lessons: list[Lessons], curvature: Array) -> Equations:
+    """The equations of one round's lessons.
 
     Args:
         lessons: Of all families; their tasks weigh alike.
         curvature: From `curvatures`.
+    """
+    moments = np.sum([lesson.moments for lesson in lessons], axis=0)
+    right = np.zeros((moments.shape[-1], curvature.shape[-1]))
+    matrix = np.zeros((right.size, right.size))
+    for moment, bend in zip(moments, curvature, strict=True):
+        matrix += np.kron(moment, bend)
+    for lesson in lessons:
+        right -= np.einsum("tpf,tpo->fo", lesson.reads, lesson.gradients)
+    mean = curvature.mean(axis=0)
+    return Equations(matrix, right, moments.sum(axis=0), len(curvature), mean)
+
+
+def combined(earlier: Equations, moved: Array, weight: float, now: Equations) -> Equations:
+    """The equations of a round and of those before it, of a change of the map as it is now.
+
+    What an earlier round asks for is less what the map has moved since: right - matrix moved.
+
+    Args:
+        earlier: Of the rounds before, of a change of the map that they began with.
+        moved: How the map has changed since, [F, 6], in push units.
+        weight: What the earlier ones count, 0 to 1.
+        now: Of this round.
+    """
+    left = earlier.right - (earlier.matrix @ moved.reshape(-1)).reshape(earlier.right.shape)
+    tasks, before = now.moments[-1, -1], weight * earlier.moments[-1, -1]
+    share = before / (tasks + before)
+    return Equations(
+        weight * earlier.matrix + now.matrix,
+        weight * left + now.right,
+        weight * earlier.moments + now.moments,
+        now.phases,
+        share * earlier.curvature + (1.0 - share) * now.curvature,
+    )
+
+
+def best_change(system: Equations, mask: NDArray[np.bool_], ridge: float) -> Array:
+    """The change F of the last map with its biases in the last row, [F, 6], in push units.
+
+    Args:
+        system: What to solve.
         mask: Features that may carry weight, biases included.
         ridge: What is added to the moments of weights, as a number of tasks at the mean square of
             all features; biases are free.
     """
-    outputs = curvature.shape[-1]
+    count, outputs = system.right.shape
     kept = np.flatnonzero(mask)
     size = len(kept)
-    matrix = np.zeros((size * outputs, size * outputs))
-    right = np.zeros((size, outputs))
-    total = np.zeros((size, size))
-    for p in range(len(curvature)):
-        moments = sum(lesson.moments[p] for lesson in lessons)[np.ix_(kept, kept)]
-        total += moments
-        matrix += np.kron(moments, curvature[p])
-        for lesson in lessons:
-            right -= lesson.reads[:, p][:, kept].T @ lesson.gradients[:, p]
-    tasks = total[-1, -1] / len(curvature)
+    shaped = system.matrix.reshape(count, outputs, count, outputs)
+    every = np.arange(outputs)
+    matrix = shaped[np.ix_(kept, every, kept, every)]
+    matrix = matrix.reshape(size * outputs, size * outputs)
+    total = system.moments[np.ix_(kept, kept)]
+    tasks = total[-1, -1] / system.phases
     weight = np.full(size, ridge * np.trace(total) / size / tasks)
     weight[-1] = 1e-9
-    matrix += np.kron(np.diag(weight), curvature.mean(axis=0))
-    solution = np.linalg.solve(matrix, right.reshape(-1)).reshape(size, outputs)
-    change = np.zeros((len(mask), outputs))
-    change[kept] = solution
+    matrix = matrix + np.kron(np.diag(weight), system.curvature)
+    change = np.zeros((count, outputs))
+    right = system.right[kept].reshape(-1)
+    change[kept] = np.linalg.solve(matrix, right).reshape(size, outputs)
     return change
 
 

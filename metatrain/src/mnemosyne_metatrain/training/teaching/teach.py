@@ -26,7 +26,7 @@ from mnemosyne_metatrain.layout import Layout, stored
 from mnemosyne_metatrain.optimizers.base import Theta
 from mnemosyne_metatrain.optimizers.mnemosyne import Mnemosyne
 from mnemosyne_metatrain.optimizers.registry import make_family, make_optimizer
-from mnemosyne_metatrain.training.checkpoint import load_checkpoint, save_checkpoint
+from mnemosyne_metatrain.training.checkpoint import load_checkpoint, load_notes, save_checkpoint
 from mnemosyne_metatrain.training.devices import everywhere, map_variants, split, variant_mesh
 from mnemosyne_metatrain.training.teaching import solve
 from mnemosyne_metatrain.training.teaching.runs import PushedRuns, phase_of_segment
@@ -64,6 +64,18 @@ class Candidate(NamedTuple):
 
     label: str
     policy: Policy
+
+
+class Learned(NamedTuple):
+    """What earlier rounds have taught.
+
+    Attributes:
+        system: The equations of all of them.
+        moved: How the map has changed since they were written, in push units.
+    """
+
+    system: solve.Equations
+    moved: solve.Array
 
 
 def flagship(config: RunConfig) -> Mnemosyne:
@@ -110,8 +122,10 @@ def teach(
         ValueError: If the optimizer is not the flagship, or too narrow.
     """
     policy, done = zero_policy(flagship(config)), 0
+    learned: Learned | None = None
     if resume:
         policy, done = load_checkpoint(out / "checkpoint.npz", policy)
+        learned = _learned(load_notes(out / "checkpoint.npz"))
     start = time.time()
     classes = _compile(config)
     print(f"compiled {len(classes)} families in {time.time() - start:.1f} s", flush=True)
@@ -119,10 +133,10 @@ def teach(
     start = time.time()
     while time.time() - start < seconds and done != rounds:
         key = jax.random.fold_in(jax.random.key(config.seed + 2000), done)
-        policy, report = _round(config, classes, policy, key)
+        policy, learned, report = _round(config, classes, policy, learned, key)
         done += 1
         report = {"round": done, "seconds": round(time.time() - start, 1), **report}
-        save_checkpoint(out / "checkpoint.npz", policy, done)
+        save_checkpoint(out / "checkpoint.npz", policy, done, _notes(learned))
         save_checkpoint(out / f"policy{done}.npz", policy, done)
         with (out / "rounds.jsonl").open("a") as file:
             file.write(json.dumps(report) + "\n")
@@ -158,14 +172,35 @@ def _compile(config: RunConfig) -> list[Classroom]:
     ]
 
 
+def _notes(learned: Learned) -> dict[str, Any]:
+    """What is learned as arrays by name."""
+    return {**learned.system._asdict(), "moved": learned.moved}
+
+
+def _learned(notes: dict[str, Any]) -> Learned | None:
+    """What `_notes` has written; None in a checkpoint that has none."""
+    if "moved" not in notes:
+        return None
+    system = {name: notes[name] for name in solve.Equations._fields}
+    system["phases"] = int(system["phases"])
+    return Learned(solve.Equations(**system), notes["moved"])
+
+
 def _round(
-    config: RunConfig, classes: list[Classroom], policy: Policy, key: jax.Array
-) -> tuple[Policy, dict[str, Any]]:
-    """One round: the next policy, and what to report."""
+    config: RunConfig,
+    classes: list[Classroom],
+    policy: Policy,
+    learned: Learned | None,
+    key: jax.Array,
+) -> tuple[Policy, Learned, dict[str, Any]]:
+    """One round: the next policy, what has been learned, and what to report."""
     lesson_key, trial_key = jax.random.split(key)
     lessons = _lessons(config, classes, policy, lesson_key)
     curvature = solve.curvatures(lessons)
-    candidates = _candidates(config, policy, lessons, curvature)
+    system = solve.equations(lessons, curvature)
+    if learned is not None and config.teaching.memory > 0.0:
+        system = solve.combined(learned.system, learned.moved, config.teaching.memory, system)
+    candidates = _candidates(config, policy, system)
     costs = _try(config, classes, candidates, trial_key)
     means = {name: values.mean(axis=0) for name, values in costs.items()}
     overall = np.mean(list(means.values()), axis=0)
@@ -181,7 +216,16 @@ def _round(
         "bias": [round(float(x), 3) for x in candidates[best].policy.bias],
         "curvature": [round(float(x), 4) for x in np.trace(curvature, axis1=1, axis2=2)],
     }
-    return candidates[best].policy, report
+    chosen = candidates[best].policy
+    return chosen, Learned(system, _in_pushes(config, chosen, policy)), report
+
+
+def _in_pushes(config: RunConfig, to: Policy, start: Policy) -> solve.Array:
+    """The change from one map to another, biases last, in push units, [F, 6]."""
+    rows = [np.asarray(a, float) - np.asarray(b, float) for a, b in zip(to, start, strict=True)]
+    scale = np.asarray(config.teaching.sigmas, float)
+    change: solve.Array = np.concatenate([rows[0], rows[1][None]]) / scale
+    return change
 
 
 def _lessons(
@@ -206,9 +250,7 @@ def _lessons(
     return result
 
 
-def _candidates(
-    config: RunConfig, policy: Policy, lessons: list[solve.Lessons], curvature: solve.Array
-) -> list[Candidate]:
+def _candidates(config: RunConfig, policy: Policy, system: solve.Equations) -> list[Candidate]:
     """The policy as it is, the zero one, and steps along changes of several ridges."""
     plan = config.teaching
     scale = np.asarray(plan.sigmas)
@@ -216,10 +258,10 @@ def _candidates(
     result = [Candidate("before", policy), Candidate("zero", zero_policy(flagship(config)))]
     only_bias = np.zeros_like(mask)
     only_bias[-1] = True
-    bias = solve.best_change(lessons, curvature, only_bias, 0.0)
+    bias = solve.best_change(system, only_bias, 0.0)
     changes: list[tuple[str, solve.Array, tuple[float, ...]]] = [("bias", bias, _BIAS_STEPS)]
     for ridge in plan.ridges:
-        changes.append((f"{ridge:g}", solve.best_change(lessons, curvature, mask, ridge), _STEPS))
+        changes.append((f"{ridge:g}", solve.best_change(system, mask, ridge), _STEPS))
     for label, change, steps in changes:
         for step in steps:
             moved = step * change * scale
