@@ -7,15 +7,19 @@ import multiprocessing.pool
 import os
 import pathlib
 import shlex
+import shutil
 import subprocess
 import sys
 
 
 def command_of(entry: dict[str, str]) -> list[str]:
-    """Returns the entry's command as a check of syntax and warnings."""
+    """Returns the entry's command as a check of syntax and warnings.
+
+    Where ccache is installed it remembers what has been checked.
+    """
     words = shlex.split(entry["command"])
     start = next(i for i, word in enumerate(words) if "clang++" in word)
-    kept: list[str] = []
+    kept: list[str] = [ccache] if (ccache := shutil.which("ccache")) else []
     skip = False
     for word in words[start:]:
         if skip:
@@ -30,7 +34,12 @@ def command_of(entry: dict[str, str]) -> list[str]:
 def check(entry: dict[str, str]) -> str:
     """Returns what clang says about the entry; empty if nothing."""
     done = subprocess.run(
-        command_of(entry), cwd=entry["directory"], capture_output=True, text=True, check=False
+        command_of(entry),
+        cwd=entry["directory"],
+        env=os.environ | {"CCACHE_BASEDIR": os.getcwd(), "CCACHE_NOHASHDIR": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     return done.stderr if done.returncode else ""
 
