@@ -27,13 +27,24 @@ MNEMOSYNE_ANYWHERE static inline uint32_t RoundingKey(uint32_t parameter, uint64
   return MixBits(key ^ parameter);
 }
 
+// Four positions in a row share a mix, which each multiplies by an odd number of its own.
+inline constexpr uint32_t kRandomFactor1 = 0xB5297A4DU;
+inline constexpr uint32_t kRandomFactor2 = 0x68E31DA5U;
+inline constexpr uint32_t kRandomFactor3 = 0x1B56C4E9U;
+MNEMOSYNE_ANYWHERE static inline uint32_t RandomMix(uint32_t key, uint32_t position) {
+  return MixBits(key + (position >> 2) * 0x9E3779B9U);
+}
 MNEMOSYNE_ANYWHERE static inline uint32_t RandomBits(uint32_t key, uint32_t position) {
-  return MixBits(key + position * 0x9E3779B9U);
+  const uint32_t factor = (position & 2) != 0
+                              ? ((position & 1) != 0 ? kRandomFactor3 : kRandomFactor2)
+                              : ((position & 1) != 0 ? kRandomFactor1 : 1U);
+  return RandomMix(key, position) * factor;
 }
 
-// The same for who needs 16 bits of them, the lowest: two positions in a row share a mix.
+// The same for who needs 16 bits of them, the lowest: two positions in a row share a product.
 MNEMOSYNE_ANYWHERE static inline uint32_t RandomHalf(uint32_t key, uint32_t position) {
-  return RandomBits(key, position >> 1) >> (position & 1) * 16;
+  const uint32_t factor = (position & 2) != 0 ? kRandomFactor1 : 1U;
+  return RandomMix(key, position) * factor >> (position & 1) * 16;
 }
 
 // Finite x to one of the two nearest numbers of bfloat16, by the lowest 16 bits of `random`.

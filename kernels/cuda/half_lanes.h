@@ -14,11 +14,24 @@ struct HalfLanes {
   using I = typename W::Ints;
   using U = typename W::Words;
 
-  static MNEMOSYNE_DEVICE U RandomBits(uint32_t key, U position) {
-    U x = U(key) + position * U(0x9E3779B9U);
+  // Of a position that is a multiple of four, and the three behind it.
+  static MNEMOSYNE_DEVICE U RandomMix(uint32_t key, U position) {
+    U x = U(key) + (position >> 2) * U(0x9E3779B9U);
     x = (x ^ (x >> 16)) * U(0x7FEB352DU);
     x = (x ^ (x >> 15)) * U(0x846CA68BU);
     return x ^ (x >> 16);
+  }
+  static MNEMOSYNE_DEVICE void RandomBits(uint32_t key, U position, U (&random)[4]) {
+    random[0] = RandomMix(key, position);
+    random[1] = random[0] * U(kRandomFactor1);
+    random[2] = random[0] * U(kRandomFactor2);
+    random[3] = random[0] * U(kRandomFactor3);
+  }
+  static MNEMOSYNE_DEVICE void RandomHalves(uint32_t key, U position, U (&random)[4]) {
+    random[0] = RandomMix(key, position);
+    random[1] = random[0] >> 16;
+    random[2] = random[0] * U(kRandomFactor1);
+    random[3] = random[2] >> 16;
   }
 
   static MNEMOSYNE_DEVICE F RoundToBrain(F x, U random) {

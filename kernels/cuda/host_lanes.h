@@ -181,6 +181,12 @@ struct HostLanes {
   static Floats Sqrt(const Floats& x) {
     return Floats::Make([&](size_t i) { return std::sqrt(x[i]); });
   }
+  static Floats Root(const Floats& x) {
+    return Floats::Make([&](size_t i) { return x[i] < 0x1p-126F ? 0.0F : std::sqrt(x[i]); });
+  }
+  static Floats Inverse(const Floats& x) {
+    return Floats::Make([&](size_t i) { return 1.0F / x[i]; });
+  }
   static Floats Exp(const Floats& x) {
     return Floats::Make([&](size_t i) { return std::exp(std::clamp(x[i], -87.0F, 88.0F)); });
   }

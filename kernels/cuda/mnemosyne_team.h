@@ -22,8 +22,9 @@ class TeamWarp : private WarpFunctions<W> {
   using D = typename W::Doubles;
   using I = typename W::Ints;
   using B = typename W::Bools;
-  using Functions::AddSquare;
-  using Functions::FoldSixteen;
+  using Functions::AddSquares;
+  using Functions::FoldedPlace;
+  using Functions::FoldTwelve;
   using Functions::Total;
 
  public:
@@ -69,6 +70,7 @@ class TeamWarp : private WarpFunctions<W> {
     const F before_fast =
         F(model_.knobs.fast_weight * at_.step->fall) * W::Exp(F(choice_.log_fast));
     const F before_slow = F(model_.knobs.slow_weight) * W::Exp(F(choice_.log_slow));
+    const I place = FoldedPlace();
     memory_.ChooseScale(slice_);
     MNEMOSYNE_UNROLL_ALL
     for (int first = 0; first < kCells; first += kCellsAtOnce) {
@@ -87,11 +89,11 @@ class TeamWarp : private WarpFunctions<W> {
         const int j = first + k;
         memory_.KeepSlow(slice_, j, slows[k]);
         if constexpr (!kRounds) AddGradient(j);
-        F sums[16];
+        F sums[12];
         AddTerms(j, slows[k], floor, before_fast, before_slow, sums);
-        const F sum = FoldSixteen(sums);
-        W::StoreIf(slice_.lane() < I(TeamScratch::kRow),
-                   scratch_.sums + slice_.Cell(j) * TeamScratch::kRow, slice_.lane(), sum);
+        const F sum = FoldTwelve(sums);
+        W::StoreIf(slice_.lane() < I(16), scratch_.sums + slice_.Cell(j) * TeamScratch::kRow, place,
+                   sum);
       }
     }
   }
@@ -132,8 +134,8 @@ class TeamWarp : private WarpFunctions<W> {
       MNEMOSYNE_UNROLL_ALL
       for (int i = 0; i < 4; ++i) {
         sharp_[j][i] = reading.Update(sharp_[j][i], smooth_[j][i], slows[i], gain);
-        AddSquare(sharp_[j][i], sum);
       }
+      AddSquares(sharp_[j], sum);
     }
     KeepPart(sum, scratch_.parts);
   }
@@ -158,10 +160,8 @@ class TeamWarp : private WarpFunctions<W> {
     MNEMOSYNE_UNROLL_ALL
     for (int j = 0; j < kCells; ++j) {
       MNEMOSYNE_UNROLL_ALL
-      for (int i = 0; i < 4; ++i) {
-        sharp_[j][i] = F(cap) * sharp_[j][i];
-        AddSquare(sharp_[j][i], sum);
-      }
+      for (int i = 0; i < 4; ++i) sharp_[j][i] = F(cap) * sharp_[j][i];
+      AddSquares(sharp_[j], sum);
       slice_.Store(at_.values, j, sharp_[j]);
     }
     KeepPart(sum, scratch_.bounded);
@@ -199,8 +199,8 @@ class TeamWarp : private WarpFunctions<W> {
         const F inverse = InverseOf(roots[i], floor);
         const F sharp = reading.sharp_scale * (Clamped(values[i], scale) * inverse);
         values[i] = cap * reading.Update(sharp, fasts[i] * inverse, slows[i], gain);
-        AddSquare(values[i], sum);
       }
+      AddSquares(values, sum);
       slice_.Store(at_.values, j, values);
     }
     KeepPart(sum, scratch_.bounded);
@@ -269,7 +269,7 @@ class TeamWarp : private WarpFunctions<W> {
   // What directions are divided by is the root of s and the floor; where s is 0, nothing moves.
   static MNEMOSYNE_DEVICE F InverseOf(F root, F floor) {
     const F zero(0.0F);
-    return W::Select(zero < root, W::Divide(F(1.0F), root + floor), zero);
+    return W::Select(zero < root, W::Inverse(root + floor), zero);
   }
 
   // s of cell j takes in the gradient, which is clamped.
@@ -286,10 +286,10 @@ class TeamWarp : private WarpFunctions<W> {
   // The sums over the lane's coordinates of cell j; the gradient and the old r1 in sharp_ and
   // smooth_ become directions, r1 and s go to the state.
   MNEMOSYNE_DEVICE void AddTerms(int j, const F (&slows)[4], F floor, F before_fast, F before_slow,
-                                 F (&sums)[16]) {
+                                 F (&sums)[12]) {
     const F rate(at_.step->rate_fast);
     MNEMOSYNE_UNROLL_ALL
-    for (int k = 0; k < 16; ++k) sums[k] = F(0.0F);
+    for (int k = 0; k < 12; ++k) sums[k] = F(0.0F);
     F fasts[4], roots[4];
     MNEMOSYNE_UNROLL_ALL
     for (int i = 0; i < 4; ++i) {

@@ -138,7 +138,7 @@ class FullMemory {
  private:
   static MNEMOSYNE_DEVICE void TakeRoots(const F (&x)[4], F (&roots)[4]) {
     MNEMOSYNE_UNROLL_ALL
-    for (int i = 0; i < 4; ++i) roots[i] = W::Sqrt(x[i]);
+    for (int i = 0; i < 4; ++i) roots[i] = W::Root(x[i]);
   }
 
   const MnemosyneChunkStep& at_;
@@ -196,18 +196,17 @@ class HalfMemory {
   }
 
   MNEMOSYNE_DEVICE void PutSlow(const Slice& slice, int j, F (&x)[4]) const {
-    const U pair = Position(slice, j, 0) >> 1;  // A lane's first position is a multiple of four.
-    const U first = Half::RandomBits(rounding_.slow_key, pair);
-    const U second = Half::RandomBits(rounding_.slow_key, pair + U(1U));
-    PutBrains(slice, rounding_.slow, j, x, {first, first >> 16, second, second >> 16});
+    U random[4];
+    Half::RandomHalves(rounding_.slow_key, Position(slice, j), random);
+    PutBrains(slice, rounding_.slow, j, x, random);
   }
   MNEMOSYNE_DEVICE void PutMoments(const Slice& slice, int j, F (&fasts)[4], F (&squares)[4],
                                    F (&roots)[4]) const {
     U random[4], packed[4];
+    Half::RandomBits(rounding_.key, Position(slice, j), random);
     MNEMOSYNE_UNROLL_ALL
     for (int i = 0; i < 4; ++i) {
-      random[i] = Half::RandomBits(rounding_.key, Position(slice, j, i));
-      packed[i] = Half::PackHalf(W::Sqrt(squares[i]) * inverse_scale_, random[i]);
+      packed[i] = Half::PackHalf(W::Root(squares[i]) * inverse_scale_, random[i]);
       roots[i] = Half::UnpackRoot(packed[i], scale_);
       squares[i] = roots[i] * roots[i];
     }
@@ -230,8 +229,9 @@ class HalfMemory {
   MNEMOSYNE_DEVICE void KeepScale() const { *rounding_.inverse_scale = scratch_.inverse_scale; }
 
  private:
-  MNEMOSYNE_DEVICE U Position(const Slice& slice, int j, int i) const {
-    return W::ToWords(slice.First(j) + i) + U(rounding_.first);
+  // Of the lane's first coordinate of cell j: a multiple of four.
+  MNEMOSYNE_DEVICE U Position(const Slice& slice, int j) const {
+    return W::ToWords(slice.First(j)) + U(rounding_.first);
   }
   static MNEMOSYNE_DEVICE void LoadBrains(const Slice& slice, const uint16_t* p, int j, F (&x)[4]) {
     U packed[4];

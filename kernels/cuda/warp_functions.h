@@ -79,9 +79,30 @@ struct WarpFunctions {
     return x[0] + W::Exchange(x[0], 16);
   }
 
-  static MNEMOSYNE_DEVICE void AddSquare(F update, D& sum) {
-    const D value = W::ToDouble(update);
-    sum = W::FmaDouble(value, value, sum);
+  // Each lane gets the sum over all lanes of x[FoldedPlace()]; `x` is lost.
+  static MNEMOSYNE_DEVICE F FoldTwelve(F (&x)[12]) {
+    MNEMOSYNE_UNROLL_ALL
+    for (int i = 0; i < 6; ++i) x[i] = Fold(x[i], x[i + 6], 8);
+    MNEMOSYNE_UNROLL_ALL
+    for (int i = 0; i < 3; ++i) x[i] = Fold(x[i], x[i + 3], 4);
+    x[0] = Fold(x[0], x[1], 2);
+    x[2] = x[2] + W::Exchange(x[2], 2);
+    x[0] = Fold(x[0], x[2], 1);
+    return x[0] + W::Exchange(x[0], 16);
+  }
+  // Which of twelve a lane gets: several lanes have the same.
+  static MNEMOSYNE_DEVICE I FoldedPlace() {
+    const I lane = W::Lane(), last = lane & I(1);
+    return ((lane >> 3) & I(1)) * I(6) + ((lane >> 2) & I(1)) * I(3) + last * I(2) +
+           (I(1) - last) * ((lane >> 1) & I(1));
+  }
+
+  // Squares of four in float32, which is exact enough for a sum of a few; all further in float64.
+  static MNEMOSYNE_DEVICE void AddSquares(const F (&x)[4], D& sum) {
+    F squares = x[0] * x[0];
+    MNEMOSYNE_UNROLL_ALL
+    for (int i = 1; i < 4; ++i) squares = W::Fma(x[i], x[i], squares);
+    sum = sum + W::ToDouble(squares);
   }
 };
 

@@ -6,6 +6,7 @@ What it does with one that fails is tested on a device of the tests, too.
 from __future__ import annotations
 
 import contextlib
+import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -91,3 +92,47 @@ def test_small_sessions_that_step_at_once_share_calls(tmp_path):
         assert sum(device.share_counts[1:]) > 0
         for job in [*jobs, alone]:
             job.close()
+
+
+# By optimizer: the largest distance, relative to the norm of all parameters, of what a GPU has
+# after 1,000 steps from what the CPU has that saw the same gradients.
+FAR = {
+    "sgd": 1e-5,
+    "adam": 1e-5,
+    "adamw": 1e-5,
+    "lion": 1e-4,
+    "mnemosyne": 1e-3,
+    "mnemosyne of 16 bits": 1e-2,
+    "mnemosyne-coordinate": 1e-3,
+    "lstm": 1e-3,
+    "rnnprop": 1e-3,
+}
+
+
+# A device of the tests that is the CPU with memory of its own has the CPU's bits.
+@pytest.mark.parametrize("device", ["apart:64", "cuda:0"])
+@pytest.mark.parametrize("case", FAR)
+def test_follows_the_cpu_over_a_training(tmp_path, record_property, device, case):
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("sklearn.datasets")
+    from digits_net import load_digits, train_both
+
+    from mnemosyne_client.torch import RemoteOptimizer
+
+    name, _, sixteen = case.partition(" of ")
+    steps = 100 if device == "apart:64" else 1000
+
+    def remote_of(client):
+        precision = "half" if sixteen else "full"
+        return lambda params: RemoteOptimizer(params, client, name, state_precision=precision)
+
+    with (
+        daemon_on(device, tmp_path / "device") as client,
+        daemon_on("cpu", tmp_path / "cpu") as on_cpu,
+    ):
+        pairs = zip(*train_both(remote_of(client), remote_of(on_cpu), load_digits(), steps))
+        there, here = (torch.cat([p.detach().flatten() for p in side]) for side in zip(*pairs))
+    distance = float((there - here).norm() / here.norm())
+    record_property("distance", distance)
+    print(json.dumps({"device": device, "optimizer": case, "distance": distance}))
+    assert distance <= (0 if device == "apart:64" else FAR[case])

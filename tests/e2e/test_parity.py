@@ -6,61 +6,21 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
-datasets = pytest.importorskip("sklearn.datasets")
+pytest.importorskip("sklearn.datasets")
 
+from digits_net import conv_net, gradients_of, load_digits, train_both  # noqa: E402
 from reference_lion import Lion  # noqa: E402
 
 from mnemosyne_client import messages  # noqa: E402
 from mnemosyne_client.torch import RemoteOptimizer  # noqa: E402
 
-STEPS = 1000
 # Others than the PyTorch of the tests' reference platform may round in another order.
 SAME_BITS = torch.__version__.startswith("1.13")
 
 
 @pytest.fixture(scope="module")
 def digits():
-    data = datasets.load_digits()
-    images = torch.from_numpy((data.images / 16).astype(np.float32)).unsqueeze(1)
-    return images, torch.from_numpy(data.target)
-
-
-def conv_net():
-    torch.manual_seed(0)
-    return torch.nn.Sequential(
-        torch.nn.Conv2d(1, 6, 3),
-        torch.nn.Tanh(),
-        torch.nn.MaxPool2d(2),
-        torch.nn.Flatten(),
-        torch.nn.Linear(54, 33),
-        torch.nn.ReLU(),
-        torch.nn.Linear(33, 10),
-    )
-
-
-def gradients_of(model, digits, step: int) -> None:
-    images, labels = digits
-    rows = torch.arange(step * 16, step * 16 + 16) % len(labels)
-    model.zero_grad()
-    torch.nn.functional.cross_entropy(model(images[rows]), labels[rows]).backward()
-
-
-def train_both(remote_of, local_of, digits, steps: int = STEPS, scheduler_of=None):
-    """Returns both models' parameters after `steps`; the gradients are those of the remote one.
-
-    As long as both have the same bits, so have their gradients.
-    """
-    remote, local = conv_net(), conv_net()
-    optimizers = remote_of(remote.parameters()), local_of(local.parameters())
-    schedulers = [scheduler_of(optimizer) for optimizer in optimizers] if scheduler_of else []
-    for step in range(steps):
-        gradients_of(remote, digits, step)
-        for p, q in zip(remote.parameters(), local.parameters()):
-            q.grad = p.grad.clone()
-        for stepper in (*optimizers, *schedulers):
-            stepper.step()
-    optimizers[0].close()
-    return list(remote.parameters()), list(local.parameters())
+    return load_digits()
 
 
 def assert_equal(remote, local) -> None:

@@ -1,4 +1,4 @@
-// A learned optimizer at work on the CPU, for tests.
+// A learned optimizer at work, for tests.
 #pragma once
 
 #include <algorithm>
@@ -14,6 +14,13 @@
 
 namespace mnemosyne::optim {
 
+// The backend of an instruction set of the CPU, or of a GPU where `where` is "cuda". Precondition
+// of what fails: the machine has no such thing.
+inline absl::StatusOr<std::unique_ptr<kernels::Backend>> BackendOf(const std::string& where) {
+  return where == "cuda" ? kernels::CreateBackend("cuda:0")
+                         : kernels::CreateBackend("cpu", {.threads = 2, .isa = where});
+}
+
 // Takes steps with gradients a parameter at a time, all hyper-parameters at their defaults.
 class LearnedRun {
  public:
@@ -21,9 +28,16 @@ class LearnedRun {
              const kernels::CpuOptions& options = {.threads = 2},
              const std::map<std::string, double>& hyperparameters = {},
              StatePrecision precision = StatePrecision::kFull)
+      : LearnedRun(factory, std::move(parameters), *kernels::CreateBackend("cpu", options),
+                   hyperparameters, precision) {}
+
+  LearnedRun(const OptimizerFactoryPtr& factory, std::vector<ParameterSpec> parameters,
+             std::unique_ptr<kernels::Backend> backend,
+             const std::map<std::string, double>& hyperparameters = {},
+             StatePrecision precision = StatePrecision::kFull)
       : factory_(factory),
         layout_(*ParameterLayout::Create(std::move(parameters), precision)),
-        backend_(*kernels::CreateBackend("cpu", options)),
+        backend_(std::move(backend)),
         optimizer_(*factory->Create(*backend_)),
         state_(*optimizer_->Init(layout_)),
         values_(*backend_->Allocate(layout_.arena_size() * sizeof(float))) {
@@ -62,8 +76,8 @@ class LearnedRun {
     for (ParameterStep& part : plan_.parameters) part.clock = steps;
     size_t start = 0;
     for (const StateTensor& tensor : state_->Tensors()) {
-      std::copy_n(reinterpret_cast<const std::byte*>(bytes.data()) + start, tensor.byte_count,
-                  tensor.data);
+      EXPECT_OK(backend_->Upload(reinterpret_cast<const std::byte*>(bytes.data()) + start,
+                                 tensor.data, tensor.byte_count));
       start += tensor.byte_count;
     }
   }
@@ -71,9 +85,15 @@ class LearnedRun {
   // All bytes of the state.
   std::string State() const {
     std::string bytes;
-    for (const StateTensor& tensor : state_->Tensors()) {
-      bytes.append(reinterpret_cast<const char*>(tensor.data), tensor.byte_count);
-    }
+    for (const StateTensor& tensor : state_->Tensors()) bytes += Bytes(tensor);
+    return bytes;
+  }
+
+  // Those of one of its tensors.
+  std::string Bytes(const StateTensor& tensor) const {
+    std::string bytes(tensor.byte_count, '\0');
+    EXPECT_OK(backend_->Download(tensor.data, reinterpret_cast<std::byte*>(bytes.data()),
+                                 tensor.byte_count));
     return bytes;
   }
 
@@ -81,16 +101,20 @@ class LearnedRun {
   template <typename Take>
   std::vector<std::vector<float>> Run(const std::vector<std::vector<float>>& gradients,
                                       const Take& take) {
-    auto* const values = values_.as<float>();
+    std::vector<float> values(layout_.arena_size());
     for (size_t i = 0; i < gradients.size(); ++i) {
-      std::copy(gradients[i].begin(), gradients[i].end(), values + layout_.runs()[i].offset);
+      std::copy(gradients[i].begin(), gradients[i].end(), values.data() + layout_.runs()[i].offset);
     }
+    auto* const bytes = reinterpret_cast<std::byte*>(values.data());
+    EXPECT_OK(backend_->Upload(bytes, values_.data(), values_.size()));
     std::vector<double> sums(plan_.parameters.size());
     EXPECT_OK(take(sums));
+    EXPECT_OK(backend_->Download(values_.data(), bytes, values_.size()));
     const auto scale = static_cast<float>(optimizer_->Rule(plan_.groups[0]).scale);
     std::vector<std::vector<float>> updates;
     for (const ParameterLayout::Run& run : layout_.runs()) {
-      updates.emplace_back(values + run.offset, values + run.offset + run.count);
+      const float* const first = values.data() + run.offset;
+      updates.emplace_back(first, first + run.count);
       for (float& update : updates.back()) update *= scale;
     }
     return updates;

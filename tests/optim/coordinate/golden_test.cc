@@ -19,11 +19,11 @@ constexpr size_t kTile = 16;
 struct GoldenParam {
   std::string version;
   std::string plan;
-  std::string isa;
+  std::string where;  // As BackendOf() has it.
 
   // GoogleTest shows a parameter with this.
   friend void PrintTo(const GoldenParam& param, std::ostream* out) {
-    *out << param.version << " " << param.plan << " " << param.isa;
+    *out << param.version << " " << param.plan << " " << param.where;
   }
 };
 
@@ -32,7 +32,8 @@ std::vector<float> Slot(LearnedRun& run, std::string_view name, size_t numbers) 
   std::vector<float> all;
   for (const StateTensor& tensor : run.state().Tensors()) {
     if (tensor.slot != name) continue;
-    const auto* const data = reinterpret_cast<const float*>(tensor.data);
+    const std::string bytes = run.Bytes(tensor);
+    const auto* const data = reinterpret_cast<const float*>(bytes.data());
     const size_t count = tensor.byte_count / sizeof(float) / numbers;
     for (size_t i = 0; i < count; ++i) {
       const size_t tile = i / kTile * kTile, width = std::min(kTile, count - tile);
@@ -47,21 +48,24 @@ std::vector<float> Slot(LearnedRun& run, std::string_view name, size_t numbers) 
 class CoordinateGoldenTest : public ::testing::TestWithParam<GoldenParam> {
  protected:
   void SetUp() override {
-    const auto& [version, plan, isa] = GetParam();
-    if (!kernels::CreateBackend("cpu", {.threads = 1, .isa = isa}).ok()) {
-      GTEST_SKIP() << "no " << isa;
-    }
+    const auto& [version, plan, where] = GetParam();
+    auto backend = BackendOf(where);
+    if (!backend.ok()) GTEST_SKIP() << backend.status();
+    backend_ = *std::move(backend);
+    tolerance_ = where == "cuda" ? 1e-4 : 1e-5;
     golden_ = GoldenVectors::Load(kName, version, plan);
     ASSERT_TRUE(golden_);
   }
 
   std::optional<GoldenVectors> golden_;
+  std::unique_ptr<kernels::Backend> backend_;
+  double tolerance_ = 0;
 };
 
 TEST_P(CoordinateGoldenTest, MatchesTheSpecification) {
-  const auto& [version, plan, isa] = GetParam();
+  const auto& [version, plan, where] = GetParam();
   LearnedRun run(testing::RepositoryModel(kName, version), golden_->parameters(),
-                 {.threads = 2, .isa = isa});
+                 std::move(backend_));
   double worst = 0;
   for (int64_t step = 0; step < golden_->steps(); ++step) {
     std::vector<std::vector<float>> gradients;
@@ -74,7 +78,7 @@ TEST_P(CoordinateGoldenTest, MatchesTheSpecification) {
       const double distance =
           RelativeDistance(golden_->Sample(i, updates[i]), golden_->Update(step, i));
       worst = std::max(worst, distance);
-      EXPECT_LE(distance, 1e-5) << "step " << step << ", " << golden_->parameters()[i].name;
+      EXPECT_LE(distance, tolerance_) << "step " << step << ", " << golden_->parameters()[i].name;
     }
   }
   RecordProperty("worst", fmt::format("{}", worst));
@@ -84,23 +88,23 @@ TEST_P(CoordinateGoldenTest, MatchesTheSpecification) {
       {"square", "moments.square", 1},   {"log_step", "log_step", 1},
       {"content", "recall.content", 32}, {"mass", "recall.normalizer", 8}};
   for (const auto& [slot, leaf, numbers] : leaves) {
-    EXPECT_LE(RelativeDistance(Slot(run, slot, numbers), golden_->After(leaf)), 1e-5) << slot;
+    EXPECT_LE(RelativeDistance(Slot(run, slot, numbers), golden_->After(leaf)), tolerance_) << slot;
   }
 }
 
 std::vector<GoldenParam> AllParams() {
   std::vector<GoldenParam> params;
-  for (const char* isa : {"baseline", "avx2", "avx512"}) {
-    params.push_back({"0.2.0", "", isa});
-    for (const char* plan : {"", "shapes", "many"}) params.push_back({"0.0.1", plan, isa});
+  for (const char* where : {"baseline", "avx2", "avx512", "cuda"}) {
+    params.push_back({"0.2.0", "", where});
+    for (const char* plan : {"", "shapes", "many"}) params.push_back({"0.0.1", plan, where});
   }
   return params;
 }
 
 std::string ParamName(const ::testing::TestParamInfo<GoldenParam>& param) {
-  const auto& [version, plan, isa] = param.param;
+  const auto& [version, plan, where] = param.param;
   return fmt::format("{}_{}_{}", version == "0.0.1" ? "test" : "shipped",
-                     plan.empty() ? "state" : plan, isa);
+                     plan.empty() ? "state" : plan, where);
 }
 
 INSTANTIATE_TEST_SUITE_P(All, CoordinateGoldenTest, ::testing::ValuesIn(AllParams()), ParamName);

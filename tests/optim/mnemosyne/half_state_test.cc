@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <utility>
 
 #include "tests/optim/learned_run.h"
 #include "tests/testing/model_files.h"
@@ -155,6 +156,30 @@ TEST(HalfStateRoundingTest, IsRightOnAverage) {
     EXPECT_NEAR(paired / kCount, static_cast<double>(x), 4 * size * 0x1p-8 / root);
     // Below 2^-14 a step of float16 no longer shrinks with the number.
     EXPECT_NEAR(half / kCount, size, 4 * std::max(size * 0x1p-11, 0x1p-25) / root);
+  }
+}
+
+// What one number is rounded by says nothing of the next ones', though four share a mix.
+TEST(HalfStateRoundingTest, NeighboursAreRoundedIndependently) {
+  constexpr uint32_t kCount = 100'000;
+  using Draw = uint32_t (*)(uint32_t key, uint32_t position);
+  const std::pair<const char*, Draw> draws[] = {
+      {"lowest 16", [](uint32_t key, uint32_t i) { return kernels::RandomBits(key, i) & 0xFFFFU; }},
+      {"highest 13",
+       [](uint32_t key, uint32_t i) { return (kernels::RandomBits(key, i) >> 19) << 3; }},
+      {"halves", [](uint32_t key, uint32_t i) { return kernels::RandomHalf(key, i) & 0xFFFFU; }},
+  };
+  for (const auto& [name, draw] : draws) {
+    for (uint32_t distance = 1; distance < 6; ++distance) {
+      double product = 0;
+      for (uint32_t i = 0; i < kCount; ++i) {
+        const auto centered = [&, draw = draw](uint32_t at) {
+          return static_cast<double>(draw(17, at)) / 65536.0 - 0.5;
+        };
+        product += 12 * centered(i) * centered(i + distance);
+      }
+      EXPECT_LT(std::abs(product / kCount), 4 / std::sqrt(kCount)) << name << ", " << distance;
+    }
   }
 }
 

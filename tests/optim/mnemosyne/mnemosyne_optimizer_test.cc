@@ -393,7 +393,8 @@ TEST(MnemosyneGuardTest, RecoversWhereTheUnguardedOptimizerDiverges) {
 
 TEST(MnemosyneGuardTest, CapsUpdates) {
   LearnedRun guarded(testing::MnemosyneModel(kShipped), SomeParameters());
-  LearnedRun free(testing::MnemosyneModel(kShipped), SomeParameters(), {}, {{"guard", 0}});
+  LearnedRun free(testing::MnemosyneModel(kShipped), SomeParameters(), {.threads = 2},
+                  {{"guard", 0}});
   guarded.plan().groups[0].learning_rate = free.plan().groups[0].learning_rate = 100;
   for (uint32_t step = 0; step < 10; ++step) {
     const Tensors gradients = RandomGradients(SomeParameters(), step);
