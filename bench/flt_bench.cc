@@ -3,8 +3,10 @@
 // written. With --backward, a call for normalizers and one of Backend::FltAttentionBackward, for
 // the gradients of queries, keys, values and waves.
 //
-//   flt_bench --device cuda:0 [--length N ...] [--seconds 1] [--backward]
+//   flt_bench --device cuda:0 [--length N ...] [--type bfloat16 ...] [--seconds 1] [--backward]
+//       [--calls N]
 //
+// Without --calls a figure is made of all calls of that many seconds, after a few to warm up.
 // Prints a line of JSON for each length, type and causality: the median and the shortest
 // milliseconds of a call, or of both, the bytes that the tensors which are read or written have
 // together, and, up to 16,384 rows, the greatest difference from the CPU's outputs, or its
@@ -17,6 +19,7 @@
 #include <cstdlib>
 #include <nlohmann/json.hpp>
 #include <random>
+#include <string>
 #include <vector>
 
 #include "base/data_type.h"
@@ -169,18 +172,22 @@ double Difference(const std::vector<float>& actual, const std::vector<float>& ex
 
 nlohmann::json Time(kernels::Backend& backend, kernels::Backend& cpu,
                     const kernels::FltKernel& kernel, size_t length, DataType type, bool causal,
-                    bool backward, double seconds) {
+                    bool backward, double seconds, size_t calls) {
   using Clock = std::chrono::steady_clock;
   Problem problem(backend, kernel, length, type, causal);
   if (backward) problem.PrepareBackward(backend);
   std::vector<double> times;
-  constexpr int kWarmUp = 3;
+  const int warm_up = calls > 0 ? 0 : 3;
   const auto end = Clock::now() + std::chrono::duration<double>(seconds);
-  for (int i = 0; i < kWarmUp || Clock::now() < end || times.size() < 5; ++i) {
+  const auto goes_on = [&](int i) {
+    if (calls > 0) return times.size() < calls;
+    return i < warm_up || Clock::now() < end || times.size() < 5;
+  };
+  for (int i = 0; goes_on(i); ++i) {
     const auto start = Clock::now();
     problem.Run(backend);
     const std::chrono::duration<double, std::milli> time = Clock::now() - start;
-    if (i >= kWarmUp) times.push_back(time.count());
+    if (i >= warm_up) times.push_back(time.count());
   }
   std::sort(times.begin(), times.end());
   nlohmann::json line = {{"flt", "ours"},
@@ -213,10 +220,15 @@ int Main(int argc, char** argv) {
   CLI::App app("Times FLT attention on a device.");
   std::string device = "cpu";
   std::vector<size_t> lengths = {1024, 4096, 16384, 65536, 262144, 1048576};
+  std::vector<std::string> types = {"bfloat16", "float32"};
   double seconds = 1;
+  size_t calls = 0;
   app.add_option("--device", device, "cpu or cuda:N")->capture_default_str();
   app.add_option("--length", lengths, "Rows; default 1024 to 1048576.");
+  app.add_option("--type", types, "float32, bfloat16 or float16; default the first two.")
+      ->check(CLI::IsMember({"float32", "bfloat16", "float16"}));
   app.add_option("--seconds", seconds, "Time for each figure.")->capture_default_str();
+  app.add_option("--calls", calls, "Exactly so many calls for each figure, and no others.");
   bool backward = false;
   app.add_flag("--backward", backward, "Both passes.");
   CLI11_PARSE(app, argc, argv);
@@ -224,9 +236,13 @@ int Main(int argc, char** argv) {
   const auto cpu = OrDie(kernels::CreateBackend("cpu"));
   const kernels::FltKernel kernel = MakeKernel();
   for (const size_t length : lengths) {
-    for (const DataType type : {DataType::kBFloat16, DataType::kFloat32}) {
+    for (const std::string& name : types) {
+      const DataType type = name == "float32"    ? DataType::kFloat32
+                            : name == "bfloat16" ? DataType::kBFloat16
+                                                 : DataType::kFloat16;
       for (const bool causal : {false, true}) {
-        const auto line = Time(*backend, *cpu, kernel, length, type, causal, backward, seconds);
+        const auto line =
+            Time(*backend, *cpu, kernel, length, type, causal, backward, seconds, calls);
         std::printf("%s\n", line.dump().c_str());
         std::fflush(stdout);
       }

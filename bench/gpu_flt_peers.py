@@ -2,7 +2,7 @@
 
     gpu_flt_peers.py [--device cuda] [--lengths 1024 ...] [--peers SDPA ...] [--types bfloat16 ...]
         [--masks causal ...] [--seconds 170]
-        [--start FILE --lock FILE]
+        [--start FILE --lock FILE --ready FILE]
 
 Prints a line of JSON for each figure, for batch 1 and 8 heads of 64 as flt_bench has them, of the
 forward pass and of both passes: PyTorch's scaled_dot_product_attention; FLT written plainly in
@@ -10,9 +10,9 @@ PyTorch, compiled, in a CUDA graph; FlexAttention with the same mask as a score_
 package `fla` is installed, its Triton kernel of linear attention, which has no mask and is given
 its features. A line of a copy on the device says what bytes cost. Figures for which no time is left
 are named in lines with the key `skipped`. Several of this program may compile side by side: with
---start each makes all its calls ready within its seconds, says so on the standard error, and times
-them when the file is there, one program after the other, which --lock is for. On the CPU nothing is
-compiled; that is for trying this script.
+--start each makes all its calls ready within its seconds, says so by making the file --ready, and
+times them when the other file is there, one program after the other, which --lock is for. On the
+CPU nothing is compiled; that is for trying this script.
 """
 
 import argparse
@@ -23,7 +23,6 @@ import json
 import math
 import os
 import statistics
-import sys
 import time
 
 import torch
@@ -177,7 +176,7 @@ class Measurement:
         """Starts the clock."""
         self.device, self.peers = arguments.device, arguments.peers
         self.end = time.perf_counter() + arguments.seconds
-        self.start, self.lock = arguments.start, arguments.lock
+        self.start, self.lock, self.told = arguments.start, arguments.lock, arguments.ready
         self.ready = []
 
     def __call__(self, name, make, **of_call):
@@ -217,7 +216,10 @@ class Measurement:
         """Prints the times of all that is kept."""
         if self.start is None:
             return
-        print("ready", file=sys.stderr, flush=True)
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+        if self.told is not None:
+            open(self.told, "w").close()
         while not os.path.exists(self.start):
             time.sleep(0.1)
         with turn(self.lock):
@@ -300,6 +302,7 @@ def main():
     parser.add_argument("--seconds", type=float, default=170)
     parser.add_argument("--start")
     parser.add_argument("--lock")
+    parser.add_argument("--ready")
     arguments = parser.parse_args()
     device = arguments.device
     measure = Measurement(arguments)

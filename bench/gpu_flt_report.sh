@@ -15,18 +15,29 @@ programs=$(cd "$1" && pwd)
 out=${2:-gpu_flt_report}
 mkdir -p "$out"
 # Peers compile side by side, each in a process of its own, which may break or hang; they are timed
-# when ours is.
-rm -f "$out/start"
+# when ours is. Nothing is timed before all of them are ready, or have had time enough.
+rm -f "$out/start" "$out"/ready_*
 processes=()
 for peer in SDPA "compiled FLT" FlexAttention fla; do
+  lengths=("65536 1024 16384")
+  # What takes long to compile takes a process a length.
+  [[ $peer != "compiled FLT" ]] || lengths=(65536 1024 16384)
   for type in bfloat16 float32; do
-    timeout 220 python3 "$here/gpu_flt_peers.py" --seconds 60 --peers "$peer" --types "$type" \
-      --lengths 65536 1024 16384 --start "$out/start" --lock "$out/lock" \
-      >"$out/peer_${peer// /_}_$type.jsonl" &
-    processes+=($!)
+    for mask in none causal; do
+      for length in "${lengths[@]}"; do
+        name=${peer// /_}_${type}_${mask}_${length%% *}
+        # shellcheck disable=SC2086
+        timeout 220 python3 "$here/gpu_flt_peers.py" --seconds 75 --peers "$peer" \
+          --types "$type" --masks "$mask" --lengths $length --start "$out/start" \
+          --lock "$out/lock" --ready "$out/ready_$name" >"$out/peer_$name.jsonl" &
+        processes+=($!)
+      done
+    done
   done
 done
-sleep 65
+count_ready() { find "$out" -maxdepth 1 -name 'ready_*' | wc -l; }
+while (($(jobs -rp | wc -l) > $(count_ready) && SECONDS < 110)); do sleep 0.5; done
+echo "gpu_flt_report: $(count_ready) of ${#processes[@]} peers are ready after $SECONDS s" >&2
 "$programs/flt_bench" --device cuda:0 --seconds 0.1 >"$out/flt.jsonl"
 "$programs/flt_bench" --device cuda:0 --seconds 0.1 --backward >"$out/flt_backward.jsonl"
 touch "$out/start"

@@ -51,6 +51,10 @@ cudaError_t LaunchFltPositions(const float* positions, size_t count, uint64_t* f
 
 cudaError_t LaunchFltMerge(const FltCall& call, cudaStream_t stream) {
   const uint32_t blocks = BlocksOf(call.shape.SumCount());
+  // As the kernels before and after it, beside which it runs then.
+  const cudaError_t error = cudaFuncSetAttribute(
+      MergeFltSums, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared);
+  if (error != cudaSuccess) return error;
   return LaunchAhead(MergeFltSums, call.unit_count * blocks, kFltThreads, 0, stream, call, blocks);
 }
 

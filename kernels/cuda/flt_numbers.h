@@ -86,6 +86,17 @@ MNEMOSYNE_DEVICE float Exp2(float x) {
 #endif
 }
 
+// 1 / x within 2^-22, of a number that is neither too small nor too large for that.
+MNEMOSYNE_DEVICE float Inverse(float x) {
+#ifdef __CUDA_ARCH__
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+#else
+  return 1 / x;
+#endif
+}
+
 inline constexpr float kLog2OfE = 1.44269504F;
 
 // x less the nearest whole number; exact.
@@ -126,9 +137,8 @@ MNEMOSYNE_DEVICE void CosineAndSine(float t, float* cosine, float* sine) {
   *sine = quarter > 1.5F || quarter < -0.5F ? -across : across;
 }
 
-// cos and sin of 2 pi t within 1e-6, for t of a few turns.
-MNEMOSYNE_DEVICE void QuickCosineAndSine(float t, float* cosine, float* sine) {
-  const float x = t * 6.28318531F;
+// cos and sin of x within 1e-6 and the rounding of x.
+MNEMOSYNE_DEVICE void QuickCosineAndSineOf(float x, float* cosine, float* sine) {
 #ifdef __CUDA_ARCH__
   *cosine = __cosf(x);
   *sine = __sinf(x);
@@ -136,6 +146,11 @@ MNEMOSYNE_DEVICE void QuickCosineAndSine(float t, float* cosine, float* sine) {
   *cosine = cosf(x);
   *sine = sinf(x);
 #endif
+}
+
+// cos and sin of 2 pi t within 1e-6, for t of a few turns.
+MNEMOSYNE_DEVICE void QuickCosineAndSine(float t, float* cosine, float* sine) {
+  QuickCosineAndSineOf(t * 6.28318531F, cosine, sine);
 }
 
 }  // namespace mnemosyne::kernels::cuda

@@ -83,6 +83,7 @@ cudaError_t LaunchFltPreparation(const FltCall& call, cudaStream_t stream) {
 }
 
 bool LaunchFltQuickKeys(const FltCall& call, cudaStream_t stream, cudaError_t* error) {
+  if (LaunchFltGroupKeys(call, stream, error)) return true;
   return WithFltQuick(call, [&](auto sizes) {
     using Sizes = decltype(sizes);
     constexpr FltQuickLayout kAt = FltQuickLayout::OfKeys<Sizes>();
@@ -91,6 +92,7 @@ bool LaunchFltQuickKeys(const FltCall& call, cudaStream_t stream, cudaError_t* e
 }
 
 bool LaunchFltQuickAnswer(const FltCall& call, cudaStream_t stream, cudaError_t* error) {
+  if (LaunchFltGroupAnswer(call, stream, error)) return true;
   if (!call.arrays.causal) {
     return WithFltQuickAnswer(call, [&](auto sizes) {
       using Sizes = decltype(sizes);

@@ -421,7 +421,7 @@ class FltQuickKeys {
     });
   }
 
- private:
+ protected:
   // Where keys and values lie for products.
   MNEMOSYNE_DEVICE const uint32_t* X(uint32_t raw) const {
     return Sizes::kRowParts > 1 ? StagedX() : space_.Words(raw);

@@ -102,6 +102,7 @@ struct FltQuickLayout {
   // Of the backward pass: numbers of rows, values of readers, the projection, numbers of the
   // readers' waves [2, waves], and sums of their gradients [warps, kWaveSums, waves].
   uint32_t row_weights, reader_values, back, amplitudes, wave_sums;
+  uint32_t bases;  // Of groups: see FltTileWaves.
   uint32_t end;
 
   // For each wave, the gradients of both of its numbers, and of its frequencies.
@@ -144,6 +145,51 @@ struct FltQuickLayout {
     at.lifts = at.Take(Sizes::kFeatures);
     at.psi = at.Take(Sizes::kFeatures);
     at.TakeWaves(Sizes::kWaves);
+    return at;
+  }
+
+  // Of groups of warps, see flt_group_sizes.h: all begin with what has to begin at multiples of
+  // 1,024 bytes.
+  template <class Sizes>
+  static MNEMOSYNE_ANYWHERE constexpr FltQuickLayout OfGroupKeys() {
+    FltQuickLayout at = {};
+    if (Sizes::kFull) {
+      at.raw = at.Take(2 * Sizes::kRawWords);
+      at.x = at.Take(Sizes::kRowParts * Sizes::kTileWords);
+      at.values = at.Take(Sizes::kValueParts * Sizes::kTileWords);
+      at.waves = at.Take(2 * Sizes::kTileWords);
+    } else {
+      at.raw = at.Take(2 * 2 * Sizes::kRawWords);
+      at.waves = at.Take(2 * 2 * Sizes::kTileWords);
+    }
+    at.halves = at.Take(Sizes::kRows);
+    at.TakeGroupWaves<Sizes>();
+    return at;
+  }
+  template <class Sizes>
+  static MNEMOSYNE_ANYWHERE constexpr FltQuickLayout OfGroupQueries() {
+    FltQuickLayout at = {};
+    at.raw = at.Take(2 * Sizes::kRawWords);
+    at.weights = at.Take(2 * 2 * Sizes::kTileWords);
+    at.means = at.Take(Sizes::kFeatureParts * Sizes::kTileWords);
+    at.lifts = at.Take(Sizes::kFeatures);
+    at.TakeGroupWaves<Sizes>();
+    return at;
+  }
+
+  template <class Sizes>
+  static MNEMOSYNE_ANYWHERE constexpr FltQuickLayout OfGroupCausal() {
+    FltQuickLayout at = {};
+    at.raw = at.Take(2 * Sizes::kTileWords);
+    at.queries = at.Take(Sizes::kTileWords);
+    at.waves = at.Take(2 * Sizes::kTileWords);
+    at.weights = at.Take(2 * 2 * Sizes::kTileWords);
+    at.means = at.Take(2 * Sizes::kTileWords);
+    at.x = at.Take(2 * Sizes::kTileWords);  // Features of keys.
+    at.halves = at.Take(Sizes::kRows);
+    at.lifts = at.Take(Sizes::kFeatures);
+    at.psi = at.Take(Sizes::kFeatures);
+    at.TakeGroupWaves<Sizes>();
     return at;
   }
 
@@ -210,6 +256,11 @@ struct FltQuickLayout {
     const uint32_t start = end;
     end += (count + 3) / 4 * 4;
     return start;
+  }
+  template <class Sizes>
+  MNEMOSYNE_ANYWHERE constexpr void TakeGroupWaves() {
+    TakeWaves(Sizes::kWaves);
+    bases = Take(Sizes::kBaseWords);
   }
   MNEMOSYNE_ANYWHERE constexpr void TakeWaves(uint32_t count) {
     frequencies = Take(3 * count);

@@ -406,7 +406,6 @@ class FltQuickQueries {
   template <bool kSideBySide, typename More>
   MNEMOSYNE_DEVICE void Finish(uint32_t first, uint32_t rows, const Weights& phi,
                                const F (&below)[kGroups][2], const More& more) const {
-    const Rows outputs(space_.call.arrays.out, space_.part, space_.call.shape.values);
     MNEMOSYNE_UNROLL_ALL
     for (int half = 0; half < 2; ++half) {
       if (half > 0 && space_.call.shape.values <= 32) break;
@@ -428,36 +427,45 @@ class FltQuickQueries {
           for (int k = 0; k < 4; ++k) out[g][v][k] = sums[g][k];
         }
       }
-      W::Each([&](auto here) {
+      WriteHalf<kSideBySide>(first, rows, half, out, below);
+    }
+  }
+
+  // Divides four tiles of columns, and writes them.
+  template <bool kSideBySide>
+  MNEMOSYNE_DEVICE void WriteHalf(uint32_t first, uint32_t rows, int half,
+                                  const F (&out)[kGroups][4][4],
+                                  const F (&below)[kGroups][2]) const {
+    const Rows outputs(space_.call.arrays.out, space_.part, space_.call.shape.values);
+    W::Each([&](auto here) {
+      MNEMOSYNE_UNROLL_ALL
+      for (int g = 0; g < kGroups; ++g) {
         MNEMOSYNE_UNROLL_ALL
-        for (int g = 0; g < kGroups; ++g) {
+        for (int h = 0; h < 2; ++h) {
+          const auto row = static_cast<uint32_t>(16 * g + here.lane / 4 + 8 * h);
+          if (row >= rows) continue;
+          const float sum = here(below[g][h]);
+          const float inverse = sum > 0 && space_.Valid(first + row) ? 1 / sum : 0.0F;
+          float x[8], check = sum;
           MNEMOSYNE_UNROLL_ALL
-          for (int h = 0; h < 2; ++h) {
-            const auto row = static_cast<uint32_t>(16 * g + here.lane / 4 + 8 * h);
-            if (row >= rows) continue;
-            const float sum = here(below[g][h]);
-            const float inverse = sum > 0 && space_.Valid(first + row) ? 1 / sum : 0.0F;
-            float x[8], check = sum;
+          for (int i = 0; i < 8; ++i) {
+            x[i] = here(out[g][i / 2][2 * h + i % 2]) * inverse;
+            check = fmaf(x[i], 0.0F, check);
+          }
+          if (!(check >= 0)) T::Raise(space_.call.flag);
+          if constexpr (kSideBySide) {
+            outputs.WriteEight(first + row, static_cast<uint32_t>(32 * half + here.lane % 4 * 8),
+                               x);
+          } else {
             MNEMOSYNE_UNROLL_ALL
-            for (int i = 0; i < 8; ++i) {
-              x[i] = here(out[g][i / 2][2 * h + i % 2]) * inverse;
-              check = fmaf(x[i], 0.0F, check);
-            }
-            if (!(check >= 0)) T::Raise(space_.call.flag);
-            if constexpr (kSideBySide) {
-              outputs.WriteEight(first + row, static_cast<uint32_t>(32 * half + here.lane % 4 * 8),
-                                 x);
-            } else {
-              MNEMOSYNE_UNROLL_ALL
-              for (int v = 0; v < 4; ++v) {
-                const auto column = static_cast<uint32_t>(32 * half + 8 * v + here.lane % 4 * 2);
-                outputs.WriteTwo(first + row, column, x[2 * v], x[2 * v + 1]);
-              }
+            for (int v = 0; v < 4; ++v) {
+              const auto column = static_cast<uint32_t>(32 * half + 8 * v + here.lane % 4 * 2);
+              outputs.WriteTwo(first + row, column, x[2 * v], x[2 * v + 1]);
             }
           }
         }
-      });
-    }
+      }
+    });
   }
 
   MNEMOSYNE_DEVICE void MultiplyMeans(const Weights& phi, int m, int tile,
@@ -484,7 +492,7 @@ class FltQuickQueries {
     }
   }
 
- private:
+ protected:
   const FltQuickSpace& space_;
   const uint32_t warp_, raw_;
 };

@@ -32,6 +32,14 @@ class FltQuickRows {
         width_(width),
         aligned_((reinterpret_cast<uintptr_t>(base_) | stride_) % 16 == 0) {}
 
+  // Whether all chunks of rows can be copied by 16 bytes; where one of them is; and bytes from row
+  // to row.
+  MNEMOSYNE_DEVICE bool Whole() const { return aligned_ && width_ == 64; }
+  MNEMOSYNE_DEVICE const char* ChunkAt(size_t row, uint32_t chunk) const {
+    return base_ + row * stride_ + chunk * 16;
+  }
+  MNEMOSYNE_DEVICE size_t stride() const { return stride_; }
+
   // Begins to copy a chunk of a row to its place in shared memory; zeros unless it is `valid`.
   MNEMOSYNE_DEVICE void Fetch(size_t row, uint32_t chunk, bool valid, uint32_t* to) const {
     const uint32_t first = chunk * kEach;

@@ -127,6 +127,51 @@ struct HostLanes {
       });
     }
   }
+
+  // Products of a group, as GroupLanes has them. Each warp forms its own.
+  static void GroupBegin() {}
+  static void GroupCommit() {}
+  static void GroupWait(Floats (&)[8][4]) {}
+  static void GroupShow() {}
+  template <bool kHalf, bool kDown>
+  static void GroupMultiply(Floats (&c)[8][4], const Words (&a)[4], const uint32_t* b, int step,
+                            bool keep) {
+    const auto first = static_cast<size_t>(16 * step);
+    for (size_t tile = 0; tile < 8; ++tile) {
+      Words right[2];
+      for (size_t i = 0; i < 2; ++i) {
+        right[i] = Words::Make([&](size_t lane) {
+          const size_t column = 8 * tile + lane / 4, k = first + 8 * i + 2 * (lane % 4);
+          if (!kDown) return b[GroupWord(column, k / 2)];
+          const auto half = [&](size_t row) {
+            return b[GroupWord(row, column / 2)] >> (16 * (column % 2)) & 0xFFFFU;
+          };
+          return half(k) | half(k + 1) << 16U;
+        });
+      }
+      if (!keep) {
+        for (Floats& sum : c[tile]) sum = Floats(0.0F);
+      }
+      if (kHalf) {
+        MmaHalf(c[tile], a, right);
+      } else {
+        MmaBrain(c[tile], a, right);
+      }
+    }
+  }
+  template <bool kHalf>
+  static void GroupMultiplyShared(Floats (&c)[8][4], const uint32_t* a, const uint32_t* b, int step,
+                                  uint32_t warp, bool keep) {
+    Words left[4];
+    for (size_t i = 0; i < 4; ++i) {
+      left[i] = Words::Make([&](size_t lane) {
+        return a[GroupWord(16 * warp + lane / 4 + i % 2 * 8,
+                           static_cast<size_t>(8 * step) + lane % 4 + i / 2 * 4)];
+      });
+    }
+    GroupMultiply<kHalf, false>(c, left, b, step, keep);
+  }
+
   static bool Any(const Bools& which) {
     return std::any_of(which.lane.begin(), which.lane.end(), [](bool x) { return x; });
   }
@@ -258,6 +303,9 @@ struct HostLanes {
   static void StoreStream(float* p, const Ints& at, const Floats (&x)[4]) { StoreFour(p, at, x); }
 
  private:
+  // Rows of 128 bytes, whose chunks of 16 bytes have changed places by the row.
+  static size_t GroupWord(size_t row, size_t word) { return 32 * row + (word ^ (row % 8 * 4)); }
+
   template <typename Decode>
   static void Multiply(Floats (&c)[4], const Words (&a)[4], const Words (&b)[2],
                        const Decode& decode) {

@@ -125,6 +125,9 @@ cudaError_t LaunchFltPositions(const float* positions, size_t count, uint64_t* f
 // Those of the quick program return whether it takes the call.
 bool LaunchFltQuickKeys(const FltCall& call, cudaStream_t stream, cudaError_t* error);
 bool LaunchFltQuickAnswer(const FltCall& call, cudaStream_t stream, cudaError_t* error);
+// The same of groups of warps, which take some of these calls on some devices.
+bool LaunchFltGroupKeys(const FltCall& call, cudaStream_t stream, cudaError_t* error);
+bool LaunchFltGroupAnswer(const FltCall& call, cudaStream_t stream, cudaError_t* error);
 // Of its backward pass: the numbers of rows with the sums over queries, and both sides' gradients.
 cudaError_t LaunchFltQuickRows(const FltBackCall& call, cudaStream_t stream);
 cudaError_t LaunchFltQuickBackQueries(const FltBackCall& call, cudaStream_t stream);

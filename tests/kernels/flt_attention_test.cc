@@ -27,11 +27,12 @@ constexpr double kSixteenBitTolerance = 3e-5;
 
 constexpr MaskForm kTimes = MaskForm::kMultiplicative;
 
-// The programs of a GPU, run on the CPU: that of a block, those of teams where they fit, and the
-// quick one where it does.
+// The programs of a GPU, run on the CPU: that of a block, those of teams where they fit, the quick
+// one where it does, and groups where those do.
 const BackendParam kEmulatedBlocks = {"cpu", "emulated_cuda_blocks"};
 const BackendParam kEmulatedTeams = {"cpu", "emulated_cuda_teams"};
 const BackendParam kEmulatedQuick = {"cpu", "emulated_cuda_quick"};
+const BackendParam kEmulatedGroups = {"cpu", "emulated_cuda_groups"};
 
 class FltAttentionTest : public BackendTest {
  protected:
@@ -41,6 +42,8 @@ class FltAttentionTest : public BackendTest {
       kind = cuda::FltProgramKind::kTeams;
     } else if (GetParam().isa == kEmulatedQuick.isa) {
       kind = cuda::FltProgramKind::kQuick;
+    } else if (GetParam().isa == kEmulatedGroups.isa) {
+      kind = cuda::FltProgramKind::kGroups;
     } else if (GetParam().isa != kEmulatedBlocks.isa) {
       return BackendTest::SetUp();
     }
@@ -54,7 +57,7 @@ class FltAttentionTest : public BackendTest {
   // Programs on tensor cores keep 16 bits of factors where outputs have fewer.
   static double SixteenBitTolerance() {
     const bool cpu = GetParam().device == "cpu" && GetParam().isa != kEmulatedTeams.isa &&
-                     GetParam().isa != kEmulatedQuick.isa;
+                     GetParam().isa != kEmulatedQuick.isa && GetParam().isa != kEmulatedGroups.isa;
     return cpu ? kTolerance : kSixteenBitTolerance;
   }
 
@@ -400,7 +403,8 @@ TEST_P(FltAttentionTest, RefusesAStateThatIsNotFinite) {
 
 INSTANTIATE_TEST_SUITE_P(Backends, FltAttentionTest, kAllBackends, BackendParamName);
 INSTANTIATE_TEST_SUITE_P(Programs, FltAttentionTest,
-                         ::testing::Values(kEmulatedBlocks, kEmulatedTeams, kEmulatedQuick),
+                         ::testing::Values(kEmulatedBlocks, kEmulatedTeams, kEmulatedQuick,
+                                           kEmulatedGroups),
                          BackendParamName);
 
 }  // namespace

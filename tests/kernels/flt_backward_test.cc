@@ -34,7 +34,7 @@ class FltBackwardTest : public BackendTest {
     auto created = CreateBackend("cpu", {.threads = 1});
     ASSERT_OK(created);
     backend_ = *std::move(created);
-    programs_ = std::make_unique<cuda::EmulatedFlt>(cuda::FltProgramKind::kQuick);
+    programs_ = std::make_unique<cuda::EmulatedFlt>(cuda::FltProgramKind::kGroups);
     emulated_ = std::make_unique<cuda::FltRunner>(*backend_, *programs_);
   }
 

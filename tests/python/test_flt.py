@@ -1,7 +1,8 @@
-"""FLT attention for PyTorch, over the compiled kernels."""
+"""FLT attention for PyTorch, over the compiled kernels, on the CPU and on a GPU."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 
@@ -28,10 +29,24 @@ from mnemosyne_client.flt import (  # noqa: E402
 RPE = Rpe("gaussian_mixture", waves=6, modes=2, frequency_scale=0.3, norm_max=0.0)
 
 
-def tensors(batch=2, heads=2, length=20, dim=8, width=6, dtype=torch.float32, seed=0):
+@pytest.fixture(params=["cpu", "cuda"])
+def device(request):
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("there is no GPU")
+    return request.param
+
+
+def tensors(batch=2, heads=2, length=20, dim=8, width=6, dtype=torch.float32, seed=0, device="cpu"):
     torch.manual_seed(seed)
-    q, k = (torch.randn(batch, heads, length, dim).to(dtype) for _ in range(2))
-    return q, k, torch.randn(batch, heads, length, width).to(dtype)
+    q, k = (torch.randn(batch, heads, length, dim) for _ in range(2))
+    v = torch.randn(batch, heads, length, width)
+    return [x.to(device, dtype) for x in (q, k, v)]
+
+
+def distance(actual, expected):
+    """The root of the mean square of the difference, over that of what is expected."""
+    actual, expected = actual.cpu().double(), expected.cpu().double()
+    return float((actual - expected).square().mean().sqrt() / expected.square().mean().sqrt())
 
 
 def waves_of(spec: FltSpec, parameters, base):
@@ -54,7 +69,7 @@ def plainly(q, k, v, spec: FltSpec, parameters, projection, base, causal):
     q, k, v = q.double(), k.double(), v.double()
     length, dim = q.shape[2:]
     xi, real = waves_of(spec, parameters, base)
-    angle = 2 * torch.pi * torch.arange(length)[:, None] * xi
+    angle = 2 * torch.pi * torch.arange(length, device=q.device)[:, None] * xi
     size = torch.sqrt(real * real + 1e-12)
     root = size.sqrt()[:, None]
     query = torch.cat([root * angle.cos(), root * angle.sin()], -1)
@@ -71,12 +86,12 @@ def plainly(q, k, v, spec: FltSpec, parameters, projection, base, causal):
 
 
 @pytest.mark.parametrize("causal", [False, True])
-def test_gives_what_plain_pytorch_gives_and_its_gradients(causal):
-    q, k, v = tensors()
+def test_gives_what_plain_pytorch_gives_and_its_gradients(causal, device):
     spec = FltSpec(2, 8, 6, RPE, features=16)
+    q, k, v = tensors(device=device)
     parameters = spec.initial_parameters() + 0.1 * torch.randn(2, spec.parameter_count())
-    projection, base = spec.draw_projection(), spec.draw_frequencies()
-    upstream = torch.randn(2, 2, 20, 6)
+    parameters, projection = parameters.to(device), spec.draw_projection().to(device)
+    base, upstream = spec.draw_frequencies().to(device), torch.randn(2, 2, 20, 6).to(device)
     results = []
     for run in (
         lambda *x: flt_attention(
@@ -95,28 +110,45 @@ def test_gives_what_plain_pytorch_gives_and_its_gradients(causal):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.parametrize("learned_projection", [False, True])
 @pytest.mark.parametrize("causal", [False, True])
-def test_a_gpu_gives_the_outputs_and_gradients_of_the_cpu(causal):
-    q, k, v = tensors(length=300)
-    spec = FltSpec(2, 8, 6, RPE, features=16)
+@pytest.mark.parametrize(
+    ("dtype", "of_outputs", "of_gradients"),
+    [
+        (torch.float32, 1e-5, 1e-4),
+        # Both round what they write, of which some numbers fall to the other side.
+        (torch.float16, 1e-3, 2e-3),
+        (torch.bfloat16, 5e-3, 2e-2),
+    ],
+)
+@pytest.mark.parametrize(("dim", "features", "waves"), [(8, 16, 6), (64, 64, 32)])
+def test_a_gpu_gives_the_outputs_and_gradients_of_the_cpu(
+    dim, features, waves, dtype, of_outputs, of_gradients, causal, learned_projection
+):
+    q, k, v = (0.5 * x for x in tensors(length=300, dim=dim, width=dim, dtype=dtype))
+    rpe = dataclasses.replace(RPE, waves=waves, norm_max=0.5)
+    spec = FltSpec(2, dim, dim, rpe, features=features)
     learned = spec.initial_parameters(), spec.draw_projection()
-    base, upstream = spec.draw_frequencies(), torch.randn(2, 2, 300, 6)
+    base, upstream = spec.draw_frequencies(), torch.randn(q.shape).to(dtype)
     results = []
-    for device in ("cpu", "cuda"):
-        inputs = [x.clone().to(device).requires_grad_() for x in (q, k, v, *learned)]
+    for place in ("cpu", "cuda"):
+        inputs = [x.clone().to(place).requires_grad_() for x in (q, k, v, *learned)]
+        inputs[4].requires_grad_(learned_projection)
         out = flt_attention(
-            *inputs[:3], None, RPE, parameters=inputs[3], projection=inputs[4],
-            base=base.to(device), causal=causal, features=16,
+            *inputs[:3], None, rpe, parameters=inputs[3], projection=inputs[4],
+            base=base.to(place), causal=causal, features=features,
         )  # fmt: skip
-        (out * upstream.to(device)).sum().backward()
-        results.append([x.cpu() for x in (out.detach(), *(x.grad for x in inputs))])
-    for actual, expected in zip(results[1], results[0]):
-        scale = float(expected.double().square().mean().sqrt())
-        assert float((actual - expected).abs().max()) <= 1e-4 * scale
+        (out * upstream.to(place)).sum().backward()
+        assert out.device.type == place
+        assert all(x.grad.device.type == place for x in inputs if x.requires_grad)
+        results.append([out.detach(), *(x.grad for x in inputs if x.requires_grad)])
+    assert distance(results[1][0], results[0][0]) <= of_outputs
+    for actual, expected in zip(results[1][1:], results[0][1:]):
+        assert distance(actual, expected) <= of_gradients
 
 
-def test_takes_sixteen_bit_tensors_and_strides():
-    q, k, v = tensors(dtype=torch.bfloat16)
+def test_takes_sixteen_bit_tensors_and_strides(device):
+    q, k, v = tensors(dtype=torch.bfloat16, device=device)
     swapped = [x.transpose(1, 2).contiguous().transpose(1, 2) for x in (q, k, v)]
     out = flt_attention(*swapped, None, RPE)
     assert out.dtype == torch.bfloat16
@@ -124,12 +156,12 @@ def test_takes_sixteen_bit_tensors_and_strides():
     assert torch.allclose(out.float(), exact, atol=0.02, rtol=0.01)
 
 
-def test_a_stream_goes_on_where_it_stopped():
-    q, k, v = tensors(length=50)
+def test_a_stream_goes_on_where_it_stopped(device):
+    q, k, v = tensors(length=50, device=device)
     spec = FltSpec(2, 8, 6, RPE)
     whole = flt_attention(q, k, v, None, RPE, causal=True)
-    state = initial_state(spec, 2)
-    at = torch.arange(50.0)
+    state = initial_state(spec, 2, device)
+    at = torch.arange(50.0, device=device)
     parts = [
         flt_attention(
             q[:, :, a:b], k[:, :, a:b], v[:, :, a:b], at[a:b], RPE, causal=True, state=state
@@ -139,9 +171,9 @@ def test_a_stream_goes_on_where_it_stopped():
     assert torch.allclose(torch.cat(parts, 2), whole, atol=1e-5)
 
 
-def test_padding_is_not_seen():
-    q, k, v = tensors()
-    mask = torch.ones(2, 20, dtype=torch.bool)
+def test_padding_is_not_seen(device):
+    q, k, v = tensors(device=device)
+    mask = torch.ones(2, 20, dtype=torch.bool, device=device)
     mask[:, 15:] = False
     short = flt_attention(q[:, :, :15], k[:, :, :15], v[:, :, :15], None, RPE)
     out = flt_attention(q, k, v, None, RPE, mask=mask)
@@ -149,13 +181,13 @@ def test_padding_is_not_seen():
     assert float(out[:, :, 15:].abs().max()) == 0
 
 
-def test_the_module_trains_its_encoding_and_is_saved_whole():
+def test_the_module_trains_its_encoding_and_is_saved_whole(device):
     torch.manual_seed(0)
-    module = FLTAttention(16, heads=2, rpe=Rpe("local_box", waves=8), features=16)
-    x = torch.randn(3, 10, 16)
+    module = FLTAttention(16, heads=2, rpe=Rpe("local_box", waves=8), features=16).to(device)
+    x = torch.randn(3, 10, 16).to(device)
     module(x).square().sum().backward()
     assert float(module.rpe_parameters.grad.abs().max()) > 0
-    other = FLTAttention(16, heads=2, rpe=Rpe("local_box", waves=8), features=16, seed=5)
+    other = FLTAttention(16, heads=2, rpe=Rpe("local_box", waves=8), features=16, seed=5).to(device)
     other.load_state_dict(module.state_dict())
     assert torch.equal(module(x), other(x))
 
@@ -179,8 +211,8 @@ def test_the_module_trains_its_encoding_and_is_saved_whole():
         (lambda x: x["v"].fill_(float("nan")), "v has 120 numbers that are NaN or infinite"),
     ],
 )
-def test_says_what_is_wrong(change, message):
-    q, k, v = tensors()
+def test_says_what_is_wrong(change, message, device):
+    q, k, v = tensors(device=device)
     arguments = {"q": q, "k": k, "v": v, "positions": None, "rpe": RPE}
     change(arguments)
     with pytest.raises(InvalidRequestError, match=message):

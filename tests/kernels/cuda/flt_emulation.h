@@ -4,12 +4,16 @@
 
 #include <cmath>
 #include <cstring>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
 #include "kernels/cuda/flt_back_block.h"
 #include "kernels/cuda/flt_back_merge.h"
 #include "kernels/cuda/flt_block.h"
+#include "kernels/cuda/flt_group_causal.h"
+#include "kernels/cuda/flt_group_keys.h"
+#include "kernels/cuda/flt_group_queries.h"
 #include "kernels/cuda/flt_merge.h"
 #include "kernels/cuda/flt_programs.h"
 #include "kernels/cuda/flt_quick_back_causal.h"
@@ -105,9 +109,9 @@ class EmulatedQuickTeam {
   std::vector<Warp> warps_;
 };
 
-// Which programs run: the one for all sizes; teams where they fit; or the quick program where it
-// fits, and teams elsewhere, as on a GPU.
-enum class FltProgramKind { kBlocks, kTeams, kQuick };
+// Which programs run: the one for all sizes; teams where they fit; the quick program where it fits,
+// and teams elsewhere, as on a GPU; or groups before all others, as on a GPU that has them.
+enum class FltProgramKind { kBlocks, kTeams, kQuick, kGroups };
 
 class EmulatedFlt : public FltPrograms {
  public:
@@ -135,12 +139,25 @@ class EmulatedFlt : public FltPrograms {
     });
     return absl::OkStatus();
   }
-  absl::StatusOr<uint32_t*> Flag() override {
-    return kind_ == FltProgramKind::kQuick ? &flag_ : nullptr;
-  }
+  absl::StatusOr<uint32_t*> Flag() override { return IsQuick() ? &flag_ : nullptr; }
   absl::StatusOr<bool> Wait() override { return std::exchange(flag_, 0U) != 0; }
 
   absl::Status AddKeys(const FltCall& call) override {
+    if (kind_ == FltProgramKind::kGroups && WithFltGroup(call, [&](auto sizes) {
+          using Sizes = decltype(sizes);
+          using Warp = FltGroupKeys<OneThread, HostLanes, Sizes>;
+          constexpr FltQuickLayout kAt = FltQuickLayout::OfGroupKeys<Sizes>();
+          for (uint32_t p = 0; p < call.part_count; ++p) {
+            if (call.arrays.causal && call.parts[p].is_last) continue;
+            RunQuickly<Warp, Sizes::kWarps>(call, p, kAt, [&](const auto& space, auto& team) {
+              AddKeysInGroup<OneThread, HostLanes, Sizes>(
+                  space, team, call.sums + p * size_t{call.shape.SumCount()});
+            });
+            ++group_parts_;
+          }
+        })) {
+      return absl::OkStatus();
+    }
     if (WithFltQuick(call, [&](auto sizes) { AddKeysOf<decltype(sizes)>(call); })) {
       return absl::OkStatus();
     }
@@ -176,6 +193,7 @@ class EmulatedFlt : public FltPrograms {
   }
 
   absl::Status Answer(const FltCall& call) override {
+    if (kind_ == FltProgramKind::kGroups && AnswerInGroups(call)) return absl::OkStatus();
     const bool quickly =
         call.arrays.causal
             ? WithFltQuick(call, [&](auto sizes) { AnswerOf<decltype(sizes)>(call); })
@@ -273,12 +291,16 @@ class EmulatedFlt : public FltPrograms {
   // Parts that teams have taken, and those that the quick program has.
   size_t team_parts() const { return team_parts_; }
   size_t quick_parts() const { return quick_parts_; }
+  size_t group_parts() const { return group_parts_; }
   // Launches of other programs than the quick one.
   size_t careful_calls() const { return careful_calls_; }
   size_t quick_back_parts() const { return quick_back_parts_; }
   size_t careful_back_calls() const { return careful_back_calls_; }
 
  private:
+  bool IsQuick() const {
+    return kind_ == FltProgramKind::kQuick || kind_ == FltProgramKind::kGroups;
+  }
   static uint32_t GradientCount(const FltBackCall& call) {
     return FltGradientPlaces(call.forward.shape, call.of_waves, call.of_projection).end;
   }
@@ -306,6 +328,35 @@ class EmulatedFlt : public FltPrograms {
                                          call.sums + p * size_t{call.shape.SumCount()});
       });
     }
+  }
+  bool AnswerInGroups(const FltCall& call) {
+    const auto run = [&](auto warp, const FltQuickLayout& at, const auto& answer) {
+      using Warp = typename decltype(warp)::type;
+      for (uint32_t p = 0; p < call.part_count; ++p) {
+        RunQuickly<Warp, 4>(call, p, at,
+                            [&](const auto& space, auto& team) { answer(space, team, p); });
+        ++group_parts_;
+      }
+    };
+    const size_t count = call.shape.SumCount();
+    if (call.arrays.causal) {
+      return WithFltGroup(call, [&](auto) {
+        using Sizes = FltGroupSizes<FltType::kBFloat16>;  // The only ones.
+        run(std::type_identity<FltGroupCausal<OneThread, HostLanes, Sizes>>(),
+            FltQuickLayout::OfGroupCausal<Sizes>(), [&](const auto& space, auto& team, uint32_t p) {
+              AnswerCausalInGroup<OneThread, HostLanes, Sizes>(space, team,
+                                                               call.starts + p * count);
+            });
+      });
+    }
+    return WithFltGroup(call, [&](auto sizes) {
+      using Sizes = decltype(sizes);
+      run(std::type_identity<FltGroupQueries<OneThread, HostLanes, Sizes>>(),
+          FltQuickLayout::OfGroupQueries<Sizes>(), [&](const auto& space, auto& team, uint32_t p) {
+            AnswerAllInGroup<OneThread, HostLanes, Sizes>(space, team,
+                                                          call.starts + call.parts[p].unit * count);
+          });
+    });
   }
   template <class Sizes>
   void AnswerOf(const FltCall& call) {
@@ -405,8 +456,8 @@ class EmulatedFlt : public FltPrograms {
   }
 
   const FltProgramKind kind_;
-  size_t team_parts_ = 0, quick_parts_ = 0, careful_calls_ = 0, careful_back_calls_ = 0,
-         quick_back_parts_ = 0;
+  size_t team_parts_ = 0, quick_parts_ = 0, group_parts_ = 0, careful_calls_ = 0,
+         careful_back_calls_ = 0, quick_back_parts_ = 0;
   uint32_t flag_ = 0;
 };
 

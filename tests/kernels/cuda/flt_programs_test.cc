@@ -3,11 +3,14 @@
 // no thread of a step waits for another.
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <memory>
 #include <numeric>
 #include <random>
+#include <utility>
 #include <vector>
 
+#include "base/data_type.h"
 #include "kernels/cuda/flt_plan.h"
 #include "kernels/cuda/flt_runner.h"
 #include "tests/kernels/cuda/flt_emulation.h"
@@ -120,6 +123,109 @@ TEST_F(FltProgramsTest, TheUsualSizesTakeTheQuickProgramAlone) {
     EXPECT_GT(programs.quick_parts(), 0);
     EXPECT_EQ(programs.careful_calls(), 0);
     EXPECT_LE(Distance(example.out, reference::Attend(example.Problem())), kTolerance);
+  }
+}
+
+// Tensors of bfloat16, with the numbers that they keep of an example's; outputs are its own.
+struct BFloat16Example {
+  explicit BFloat16Example(const FltCase& c) : example(c) {
+    for (const auto& [from, to] : {std::pair{&example.q, &q}, {&example.k, &k}, {&example.v, &v}}) {
+      to->resize(from->size());
+      auto* const wire = reinterpret_cast<std::byte*>(to->data());
+      EncodeElements(DataType::kBFloat16, from->data(), wire, from->size());
+      DecodeElements(DataType::kBFloat16, wire, from->data(), from->size());
+    }
+    out.resize(v.size());
+  }
+  FltAttentionArgs Args() {
+    FltAttentionArgs args = example.Args();
+    args.type = DataType::kBFloat16;
+    args.q.data = q.data();
+    args.k.data = k.data();
+    args.v.data = v.data();
+    args.out.data = out.data();
+    return args;
+  }
+  // The greatest distance from the reference beyond rounding, which is half of a unit in the last
+  // place; a unit may be a number's 128th.
+  double Excess() const {
+    const std::vector<double> expected = reference::Attend(example.Problem());
+    double most = 0;
+    for (size_t i = 0; i < expected.size(); ++i) {
+      float actual = 0;
+      DecodeElements(DataType::kBFloat16, reinterpret_cast<const std::byte*>(&out[i]), &actual, 1);
+      const double distance = std::abs(static_cast<double>(actual) - expected[i]);
+      if (!(distance - std::abs(expected[i]) / 256 <= most)) {
+        most = distance - std::abs(expected[i]) / 256;
+      }
+    }
+    return most;
+  }
+
+  FltExample example;
+  std::vector<uint16_t> q, k, v, out;
+};
+
+TEST_F(FltProgramsTest, GroupsAnswerAsTheReference) {
+  FltCase usual = {.batch = 1,
+                   .heads = 2,
+                   .length = 500,
+                   .dim = 64,
+                   .value_dim = 64,
+                   .features = 64,
+                   .waves = 32};
+  std::vector<FltCase> cases(8, usual);
+  cases[1].shift = 1e6F;
+  cases[2].positions = 3;
+  cases[3].rpe = RpeKind::kNone;
+  cases[4].padded = cases[4].packed = true;
+  cases[5].dim = 40;
+  cases[5].value_dim = 24;
+  cases[5].features = 50;
+  cases[5].waves = 20;
+  cases[6].map = "hyperbolic";
+  cases[7].is_signed = true;
+  for (size_t i = 0; i < 8; ++i) {
+    cases.push_back(cases[i]);
+    cases.back().causal = true;
+  }
+  for (const FltCase& c : cases) {
+    SCOPED_TRACE(::testing::PrintToString(c));
+    BFloat16Example example(c);
+    EmulatedFlt programs(FltProgramKind::kGroups);
+
+    ASSERT_OK(FltRunner(*cpu_, programs).Attend(example.Args()));
+
+    EXPECT_EQ(programs.group_parts() > 1, c.positions == 1);
+    EXPECT_EQ(programs.careful_calls(), 0);
+    EXPECT_LE(example.Excess(), 3e-5);
+
+    if (c.causal) continue;  // Of float32 tensors.
+    FltExample full(c);
+    EmulatedFlt others(FltProgramKind::kGroups);
+
+    ASSERT_OK(FltRunner(*cpu_, others).Attend(full.Args()));
+
+    EXPECT_EQ(others.group_parts() > 1, c.positions == 1);
+    EXPECT_EQ(others.careful_calls(), 0);
+    EXPECT_LE(Distance(full.out, reference::Attend(full.Problem())), kTolerance);
+  }
+}
+
+// Rows whose steps from the middle of their tile are many turns.
+TEST_F(FltProgramsTest, GroupsTakePositionsFarApart) {
+  for (const bool causal : {false, true}) {
+    BFloat16Example example(
+        {.causal = causal, .length = 150, .dim = 64, .value_dim = 64, .waves = 32});
+    for (size_t i = 0; i < example.example.positions.size(); ++i) {
+      example.example.positions[i] = static_cast<float>(i * 7919 % 100000) + 0.25F;
+    }
+    EmulatedFlt programs(FltProgramKind::kGroups);
+
+    ASSERT_OK(FltRunner(*cpu_, programs).Attend(example.Args()));
+
+    EXPECT_EQ(programs.careful_calls(), 0);
+    EXPECT_LE(example.Excess(), 3e-5);
   }
 }
 
