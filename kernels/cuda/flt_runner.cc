@@ -299,8 +299,8 @@ absl::Status FltRunner::Attend(const FltAttentionArgs& args) {
   MNEMO_RETURN_IF_ERROR(KeepWeights(*args.kernel));
   found_.clear();
   const FltCall call = CallOf(args);
-  // As many blocks run on a multiprocessor as their memory allows.
-  const size_t at_once = args.type == DataType::kFloat32 || args.rows.causal ? 2 : 3;
+  // As many blocks of groups run on a multiprocessor as their memory allows.
+  const size_t at_once = (args.type == DataType::kFloat32) != args.rows.causal ? 2 : 3;
   MNEMO_RETURN_IF_ERROR(KeepPlan(args, call.shape.SumCount(), at_once, forward_plan_));
   MNEMO_ASSIGN_OR_RETURN(const bool done, LaunchQuickly(call));
   if (!done) MNEMO_RETURN_IF_ERROR(LaunchCarefully(args, call));
