@@ -5,7 +5,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mnemosyne_metatrain.evaluation.metrics import compare, ratio_of, speed_up, time_to
+from mnemosyne_metatrain.evaluation.metrics import (
+    compare,
+    diverged,
+    ratio_of,
+    speed_up,
+    time_to,
+)
 from mnemosyne_metatrain.evaluation.records import Book, Journal, Row
 from mnemosyne_metatrain.evaluation.statistics import bootstrap_interval, interquartile_mean
 from mnemosyne_metatrain.evaluation.summary import against_other, summarize
@@ -110,6 +116,16 @@ def test_counts_divergences_and_spikes() -> None:
     assert comparison is not None
     assert comparison.diverged.tolist() == [1.0, 1.0]
     assert comparison.spiked.tolist() == [1.0, 1.0]
+
+
+def test_a_lucky_first_batch_does_not_make_a_run_diverge() -> None:
+    row = _learned([1.9, 1.9, 2.1], worst=2.2)
+    row["first_loss"] = [1.8, 2.2, 1.8]
+    row["start_loss"] = [2.0, 2.0, 2.0]
+    assert diverged(row, 500).tolist() == [False, False, True]
+    # Without what runs start from, the mean of their first batches stands in for it.
+    del row["start_loss"]
+    assert diverged(row, 500).tolist() == [False, False, True]
 
 
 def test_interquartile_mean_leaves_the_extremes_out() -> None:

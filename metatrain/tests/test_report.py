@@ -7,7 +7,10 @@ from typing import Any
 import pytest
 
 from mnemosyne_metatrain.cli import main
-from mnemosyne_metatrain.evaluation.records import Row
+from mnemosyne_metatrain.evaluation.metrics import spiked
+from mnemosyne_metatrain.evaluation.records import Book, Row
+from mnemosyne_metatrain.evaluation.restore import restored
+from mnemosyne_metatrain.golden import write_test_weights
 from mnemosyne_metatrain.report.blocks import Heading, Image, Paragraph, Table, markdown, page
 from mnemosyne_metatrain.report.program import write_report
 from mnemosyne_metatrain.report.results import thinned
@@ -35,6 +38,7 @@ def records(tmp_path: Path) -> Path:
             rows.append(_run("baseline", loss, horizon, **facts))
         for guard, count in ((True, 0), (False, 3)):
             count_row = {"kind": "count", "task": task, "name": "x", "guard": guard, "runs": 10}
+            count_row["start_loss"] = [2.0] * 10
             rows.append({**count_row, "diverged": count, "spiked": 0})
     path = tmp_path / "records.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -91,6 +95,64 @@ def test_thinned_curves_keep_their_end() -> None:
     assert len(thinned(curve)) == 16
     assert thinned(curve)[-1] == [100, 99]
     assert thinned([5.0]) == [[1, 5.0]]
+
+
+def test_what_a_report_keeps_gives_the_same_report_again(records: Path, tmp_path: Path) -> None:
+    before = write_report([records], ["x", "y"], [250, 500], {}, tmp_path / "docs")
+    results = tmp_path / "docs" / "results.json"
+    runs, baselines = tmp_path / "runs.jsonl", tmp_path / "baselines.jsonl"
+
+    main(["restore", str(results), "--out", str(runs), "--baselines", str(baselines)])
+    again = write_report([runs, baselines], ["x", "y"], [250, 500], {}, tmp_path / "again")
+
+    for part in ("figures", "against_others", "best_on_each", "transposed", "learned_runs"):
+        assert again[part] == before[part]
+    for name in ("results.md", "results/curves.png"):
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "docs" / name).read_bytes()
+    searched = [json.loads(line) for line in baselines.read_text().splitlines()]
+    assert sum(row["kind"] == "searched" for row in searched) == 6
+
+
+def test_an_earlier_report_is_read_at_the_ends_of_its_runs(tmp_path: Path) -> None:
+    run = {"task": "poisson", "name": "x", "told": False, "horizon": 500, "seeds": 2, "spiked": 1}
+    run |= {"held_out": [0.5, 0.7], "mean_train": [1.0, 1.2], "last_train": [0.4, 0.6]}
+    run |= {"first_train": [2.0, 3.0], "curve_of_125_steps": [[1, 1.5], [2, 1.0], [4, 0.6]]}
+    results = {"learned_runs": [run], "baseline_runs": [], "divergence_counts": []}
+
+    results["divergence_counts"] = [{"runs": 13, "diverged": 5}, {"runs": 13, "diverged": 0}]
+    (row, count), baselines = restored(results)
+
+    assert count == {"runs": 13, "diverged": 0}
+
+    assert baselines == []
+    assert row["held_out"] == [[1.5, 1.0, None, 0.5], [1.5, 1.0, None, 0.7]]
+    assert row["mean_loss"][1] == [None, None, None, 1.2]
+    assert spiked(row).tolist() == [True, False]
+    assert row["parameters"] == 1153
+    book = Book([row])
+    assert book.learned("poisson", "x", 500) is row
+    assert book.learned("poisson", "x", 250) is None
+
+
+def test_an_ablation_of_exported_weights_needs_no_adam(tmp_path: Path) -> None:
+    weights = str(write_test_weights("mnemosyne", tmp_path))
+    rows = [
+        _run("learned", loss, 500, task=task, name=name, told=False)
+        for task in ("s_conv", "s_gpt")
+        for name, loss in (("whole", 0.5), ("no_memory", 0.75))
+    ]
+    records = tmp_path / "records.jsonl"
+    records.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    configs = ["--configs", f"whole={weights}", f"no_memory={weights}@slow_weight=0"]
+    out = ["--horizons", "500", "--tasks", "second", "--out", str(tmp_path / "parts")]
+    main(["ablate", str(records), *configs, *out])
+
+    whole, less = json.loads((tmp_path / "parts.json").read_text())
+    assert whole["horizons"]["500"]["val_loss_ratio_iqm"] is None
+    assert abs(less["horizons"]["500"]["over_base_iqm"] - 0.755 / 0.505) < 1e-4
+    assert less["changes"] == {"slow_weight": 0.0}
+    assert "| no_memory | slow_weight 0 | not run |" in (tmp_path / "parts.md").read_text()
 
 
 def test_an_ablation_lists_what_was_not_run(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 from pathlib import Path
@@ -12,16 +13,19 @@ import numpy as np
 import pytest
 
 from mnemosyne_metatrain.config import FamilyConfig, RunConfig, TeachingConfig
+from mnemosyne_metatrain.export import export
 from mnemosyne_metatrain.layout import Layout, ParameterSpec
 from mnemosyne_metatrain.optimizers.base import StepInputs, Theta
 from mnemosyne_metatrain.optimizers.mnemosyne import Mnemosyne, MnemosyneConfig
 from mnemosyne_metatrain.optimizers.mnemosyne.dense import dense
 from mnemosyne_metatrain.tasks.field import FieldFamily
+from mnemosyne_metatrain.tasks.mlp import MlpFamily
 from mnemosyne_metatrain.training.checkpoint import load_checkpoint
 from mnemosyne_metatrain.training.teaching import solve, teach
 from mnemosyne_metatrain.training.teaching.runs import phase_of_segment
 from mnemosyne_metatrain.training.teaching.scaffold import _FEATURES as TOKEN_FEATURES
 from mnemosyne_metatrain.training.teaching.scaffold import (
+    Policy,
     read_features,
     read_names,
     scaffold,
@@ -285,3 +289,34 @@ def test_what_tells_nets_apart_is_not_read() -> None:
 def test_only_an_additive_memory_can_be_taught() -> None:
     with pytest.raises(ValueError, match="additive write rule, got delta"):
         scaffold(Mnemosyne(MnemosyneConfig(write_rule="delta")), jax.random.key(0))
+
+
+def test_teaching_goes_on_from_exported_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    optimizer = teach.flagship(CONFIG)
+    width = optimizer.config.hidden
+    policy = Policy(0.1 * jnp.arange(6.0 * width).reshape(width, 6), jnp.arange(6.0))
+    theta = with_policy(teach.base_theta(CONFIG), policy, jnp.zeros(6))
+    source = export(optimizer, theta, tmp_path / "mnemosyne" / "1", "1", {})
+
+    jax.tree.map(np.testing.assert_array_equal, teach.taught_before(CONFIG, source), policy)
+
+    monkeypatch.setattr(teach, "_compile", lambda config: [])
+    teach.teach(CONFIG, tmp_path / "run", 600.0, rounds=0, source=source)
+    assert not (tmp_path / "run" / "checkpoint.npz").exists()
+    other = dataclasses.replace(CONFIG, seed=1)
+    with pytest.raises(ValueError, match="by more than a map"):
+        teach.taught_before(other, source)
+
+
+def test_clean_tasks_are_mixtures_without_noise_and_within_their_numbers() -> None:
+    family = MlpFamily((16,), min_examples=300, max_examples=700, clean=True)
+
+    drawn = jax.vmap(family.draw)(jax.random.split(jax.random.key(0), 64))
+
+    assert family.name == "clean_mlp_16"
+    assert float(drawn.label_noise.max()) == 0.0
+    assert {int(index) % 4 for index in drawn.dataset} == {2}
+    assert len({int(index) for index in drawn.dataset}) > 5
+    assert 300 <= float(drawn.train_examples.min()) < float(drawn.train_examples.max()) <= 700

@@ -1,11 +1,16 @@
-"""The command line: prepare, train, resume, evaluate, ablate, export, report."""
+"""The command line: prepare, train, resume, evaluate, restore, ablate, export, report."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from mnemosyne_metatrain.evaluation.commands import add_ablate, add_evaluate, add_report
+from mnemosyne_metatrain.evaluation.commands import (
+    add_ablate,
+    add_evaluate,
+    add_report,
+    add_restore,
+)
 
 
 def _prepare(arguments: argparse.Namespace) -> None:
@@ -51,6 +56,7 @@ def _teach(arguments: argparse.Namespace) -> None:
         arguments.seconds,
         resume=arguments.resume,
         rounds=arguments.rounds,
+        source=arguments.source,
     )
 
 
@@ -118,6 +124,7 @@ def main(argv: list[str] | None = None) -> None:
         command.set_defaults(run_command=_train)
     add_evaluate(commands)
     add_report(commands)
+    add_restore(commands)
     add_ablate(commands)
     command = commands.add_parser("evolve", help="meta-train by evolution over whole runs")
     command.add_argument("config", type=Path)
@@ -131,6 +138,7 @@ def main(argv: list[str] | None = None) -> None:
     command.add_argument("--out", type=Path, required=True, help="folder of the run")
     command.add_argument("--seconds", type=float, default=240, help="without compilation")
     command.add_argument("--rounds", type=int, help="last round of this leg")
+    command.add_argument("--source", type=Path, help="exported weights that teaching goes on from")
     command.add_argument("--resume", action="store_true", help="go on from the run's checkpoint")
     command.set_defaults(run_command=_teach)
     command = commands.add_parser("export", help="write weights that the daemon reads")

@@ -30,6 +30,9 @@ class FamilyConfig:
             "none"; see `stored`. "some" is the family's own choice.
         tasks: Tasks at once; 0 is the run's number.
         min_examples: Least training examples of a task of "mlp" or "regression".
+        max_examples: Most training examples of a task of "mlp"; 0 is all that there are.
+        clean: Whether tasks of "mlp" have classes far apart and no noise in their labels, so that
+            they can be fitted to the end.
     """
 
     kind: str
@@ -39,6 +42,8 @@ class FamilyConfig:
     transposed: StorageOrder = "some"
     tasks: int = 0
     min_examples: int = 4096
+    max_examples: int = 0
+    clean: bool = False
 
 
 @dataclass(frozen=True)
@@ -112,6 +117,7 @@ class TeachingConfig:
         squash: Differences of cost are bounded by this.
         ridges: Numbers of tasks' worth of ridge that are tried.
         memory: What the lessons of a round count in the next one; 0 forgets them.
+        seed: Of tasks and pushes, added to the run's, which the weights at the start are drawn by.
     """
 
     pairs: int = 8
@@ -127,6 +133,7 @@ class TeachingConfig:
     squash: float = 0.3
     ridges: tuple[float, ...] = (20.0, 100.0)
     memory: float = 0.0
+    seed: int = 0
 
 
 @dataclass(frozen=True)

@@ -138,6 +138,30 @@ def add_report(commands: Commands) -> None:
     command.set_defaults(run_command=_report)
 
 
+def _restore(arguments: argparse.Namespace) -> None:
+    import json
+
+    from mnemosyne_metatrain.evaluation.restore import restored
+
+    for path, rows in zip(
+        (arguments.out, arguments.baselines),
+        restored(json.loads(arguments.results.read_text())),
+        strict=True,
+    ):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
+        print(f"{path}: {len(rows)} rows")
+
+
+def add_restore(commands: Commands) -> None:
+    """Adds `restore`."""
+    command = commands.add_parser("restore", help="make records from a results.json")
+    command.add_argument("results", type=Path, help="docs/results.json")
+    command.add_argument("--out", type=Path, required=True, help="learned runs, one a line")
+    command.add_argument("--baselines", type=Path, required=True, help="baselines, one a line")
+    command.set_defaults(run_command=_restore)
+
+
 def _ablate(arguments: argparse.Namespace) -> None:
     from mnemosyne_metatrain.report.ablation import Labelled, write_ablation
 
@@ -146,8 +170,10 @@ def _ablate(arguments: argparse.Namespace) -> None:
     tasks, horizons = task_names(arguments.tasks), _numbers(arguments.horizons)
     for row in write_ablation(arguments.records, configs, tasks, horizons, base, arguments.out):
         cells = [
-            f"{horizon}: {found['val_loss_ratio_iqm']:.3f}"
+            f"{horizon}: {found[figure]:.3f}"
             for horizon, found in row["horizons"].items()
+            for figure in ("val_loss_ratio_iqm", "over_base_iqm")
+            if found[figure] is not None
         ]
         print(f"{row['name']:>24} {'  '.join(cells) or 'not run'}")
 
@@ -157,7 +183,10 @@ def add_ablate(commands: Commands) -> None:
     command = commands.add_parser("ablate", help="compare variants from their records")
     command.add_argument("records", type=Path, nargs="+", help="files written by evaluate")
     command.add_argument(
-        "--configs", nargs="+", required=True, help="[NAME=]FILE whose variants are the rows"
+        "--configs",
+        nargs="+",
+        required=True,
+        help="[NAME=]FILE whose variants are the rows, or weights as evaluate takes them",
     )
     command.add_argument("--base", default="", help="what others are divided by; the first row")
     command.add_argument("--tasks", default="validation")

@@ -85,6 +85,7 @@ def count_divergences(
                 "horizon": horizon,
                 "weights": candidate.digest(index),
                 "runs": seeds,
+                "start_loss": mine["start_loss"],
                 "diverged": int(diverged(mine, horizon).sum()),
                 "spiked": int(spiked(mine).sum()),
             }

@@ -82,7 +82,7 @@ class Comparison:
         their_mean: The tuned Adam's.
         first: The mean first training loss.
         adam: Held-out losses [S] of the Adam that was tuned at each horizon.
-        diverged: Whether a run of ours broke or ended above its first training loss.
+        diverged: Whether a run of ours broke or ended above the loss it started from.
         spiked: Whether a training loss of ours was above twice the first.
         times: Our steps to each target over the tuned Adam's, at most 4.
         schedule: The tuned Adam's.
@@ -163,11 +163,23 @@ def _whole(losses: Floats, broken: float) -> Floats:
 
 
 def diverged(row: Row, horizon: int) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
-    """Whether runs have a loss that is not finite, or end above the first training loss, [S]."""
+    """Whether runs have a loss that is not finite, or have learned less than nothing, [S].
+
+    That is: the mean training loss of the last segment is above that of the initial parameters on
+    the batches of the first segment. One batch would be too few where a run changes its loss by
+    less than batches differ. Records without it have the mean first loss of their seeds instead.
+    """
     last, held = at(row, "last_loss", horizon), at(row, "held_out", horizon)
-    first = values(row, "first_loss")
     broken = ~np.isfinite(last) | ~np.isfinite(held)
-    return np.asarray(broken | (np.nan_to_num(last) > first))
+    return np.asarray(broken | (np.nan_to_num(last) > start_losses(row)))
+
+
+def start_losses(row: Row) -> Floats:
+    """The losses that runs start from, [S]."""
+    if "start_loss" in row:
+        return values(row, "start_loss")
+    first = values(row, "first_loss")
+    return np.full_like(first, first.mean())
 
 
 def spiked(row: Row) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:

@@ -1,7 +1,7 @@
 """Records of runs: one JSON object a line, appended as runs end, so that a leg can go on later.
 
-Every row has `kind`, `task`, `seeds` and, for a run, the curves of all seeds. Later rows replace
-earlier ones of the same key.
+Every row has `kind`, `task`, `seeds` and, for a run, the curves of all seeds; a row with `only_at`
+has them at that horizon alone. Later rows replace earlier ones of the same key.
 """
 
 from __future__ import annotations
@@ -82,7 +82,8 @@ class Book:
     def learned(self, task: str, name: str, horizon: int, told: bool = False) -> Row | None:
         """A learned run that is as long as asked for, or longer if the horizon is not told."""
         for row in self.select("learned", task=task, name=name, told=told):
-            if row["horizon"] == horizon or (not told and row["horizon"] > horizon):
+            longer = not told and row["horizon"] > horizon and "only_at" not in row
+            if row["horizon"] == horizon or longer:
                 return row
         return None
 

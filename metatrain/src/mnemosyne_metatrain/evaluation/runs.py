@@ -31,6 +31,7 @@ class Curves(NamedTuple):
         last_loss: The mean training loss of each segment, [segments].
         first_loss: The first training loss.
         worst_loss: The largest training loss; infinite if one was not finite.
+        start_loss: The mean loss of the initial parameters on the batches of the first segment.
     """
 
     held_out: jax.Array
@@ -38,6 +39,7 @@ class Curves(NamedTuple):
     last_loss: jax.Array
     first_loss: jax.Array
     worst_loss: jax.Array
+    start_loss: jax.Array
 
 
 def curves_of(arrays: Iterable[Any]) -> Curves:
@@ -71,9 +73,12 @@ def _run(
     init_key, batch_key = jax.random.split(key)
     params = task.init(init_key, None)
 
+    def batch_of(step: jax.Array) -> Batch:
+        return task.batch(jax.random.fold_in(batch_key, step), None, data, "train")
+
     def inner(carry: Any, step: jax.Array) -> tuple[Any, jax.Array]:
         state, params = carry
-        batch = task.batch(jax.random.fold_in(batch_key, step), None, data, "train")
+        batch = batch_of(step)
         loss, grads = jax.value_and_grad(task.loss)(params, batch, None)
         return take_step(state, params, loss, grads, step), loss
 
@@ -100,7 +105,9 @@ def _run(
     begin = _Progress(start(params), params, unread, unread, jnp.zeros(()), jnp.full((), -jnp.inf))
     end = jax.lax.fori_loop(0, segments, outer, begin)
     counts = jnp.arange(1, max_segments + 1)
-    return Curves(end.held_out, jnp.cumsum(end.each) / counts, end.each, end.first, end.worst)
+    mean = jnp.cumsum(end.each) / counts
+    idle = jax.lax.map(lambda step: task.loss(params, batch_of(step), None), jnp.arange(SEGMENT))
+    return Curves(end.held_out, mean, end.each, end.first, end.worst, jnp.mean(idle))
 
 
 def baseline_run(

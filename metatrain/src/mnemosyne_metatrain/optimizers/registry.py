@@ -10,6 +10,7 @@ from mnemosyne_metatrain.optimizers.base import Optimizer
 from mnemosyne_metatrain.optimizers.coordinate import CoordinateConfig, CoordinateMnemosyne
 from mnemosyne_metatrain.optimizers.lstm import Lstm, LstmConfig
 from mnemosyne_metatrain.optimizers.mnemosyne import Mnemosyne, MnemosyneConfig
+from mnemosyne_metatrain.tasks.bank import TRAIN_EXAMPLES
 from mnemosyne_metatrain.tasks.base import TaskFamily
 from mnemosyne_metatrain.tasks.field import FieldFamily
 from mnemosyne_metatrain.tasks.mlp import MlpFamily
@@ -54,7 +55,12 @@ def make_family(config: FamilyConfig) -> TaskFamily:
         ValueError: If the kind is not known.
     """
     if config.kind == "mlp":
-        return MlpFamily(config.widths, min_examples=config.min_examples)
+        return MlpFamily(
+            config.widths,
+            min_examples=config.min_examples,
+            max_examples=config.max_examples or TRAIN_EXAMPLES,
+            clean=config.clean,
+        )
     if config.kind == "regression":
         return RegressionFamily(config.widths, min_examples=config.min_examples)
     if config.kind == "field":

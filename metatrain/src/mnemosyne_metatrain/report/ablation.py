@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mnemosyne_metatrain.config import RunConfig, build, load_config
+from mnemosyne_metatrain.config import RunConfig, VariantConfig, build, load_config
+from mnemosyne_metatrain.evaluation.metrics import diverged
 from mnemosyne_metatrain.evaluation.records import Book, Row, rounded
-from mnemosyne_metatrain.evaluation.summary import against_other, summarize
+from mnemosyne_metatrain.evaluation.summary import Summary, against_other, summarize
+from mnemosyne_metatrain.evaluation.weights import parse_source
+from mnemosyne_metatrain.export import optimizer_table
 from mnemosyne_metatrain.optimizers.mnemosyne.config import MnemosyneConfig
 from mnemosyne_metatrain.optimizers.mnemosyne.costs import costs
 from mnemosyne_metatrain.report.blocks import Block, Image, Paragraph, Table, markdown
@@ -33,7 +36,14 @@ class Labelled:
 
     @classmethod
     def parse(cls, text: str) -> Labelled:
-        """Reads `[NAME=]FILE`."""
+        """Reads `[NAME=]FILE` of a configuration, or exported weights as `evaluate` takes them."""
+        if ".safetensors" in text:
+            source = parse_source(text)
+            candidate = source.candidate()
+            table = optimizer_table(candidate.optimizer)
+            variant = VariantConfig(candidate.names[0], knobs=dict(source.knobs))
+            run = RunConfig(variant.name, optimizer=table, variants=(variant,))
+            return cls(candidate.names[0], run)
         label, equals, path = text.partition("=")
         return cls(label if equals else "", load_config(Path(path if equals else text)))
 
@@ -70,21 +80,42 @@ def variant_rows(
             for horizon in horizons:
                 summary = summarize(book, tasks, name, horizon, "best")
                 other = against_other(book, tasks, name, base, horizon)
-                if summary is None:
+                if summary is None and other is None:
                     continue
                 row["horizons"][str(horizon)] = {
-                    "tasks": len(summary.tasks),
-                    "val_loss_ratio_iqm": rounded(summary.val_loss_ratio_iqm),
-                    "val_loss_ratio_ci95": rounded(summary.val_loss_ratio_ci95),
-                    "mean_loss_ratio_iqm": rounded(summary.mean_loss_ratio_iqm),
+                    **_against_adam(summary),
                     "over_base_iqm": rounded(other["val_loss_ratio_iqm"]) if other else None,
                     "over_base_ci95": rounded(other["val_loss_ratio_ci95"]) if other else None,
-                    "diverged": summary.diverged,
-                    "runs": summary.runs,
-                    "ratios": {task: rounded(value) for task, value in summary.ratios.items()},
+                    "over_base": _rounded(other["ratios"]) if other else {},
+                    **_counts(book, tasks, name, horizon),
                 }
             rows.append(row)
     return rows
+
+
+def _against_adam(summary: Summary | None) -> Row:
+    """Figures over the tuned Adam's; None where there is none."""
+    if summary is None:
+        names = ("tasks", "val_loss_ratio_iqm", "val_loss_ratio_ci95", "mean_loss_ratio_iqm")
+        return {**dict.fromkeys(names), "ratios": {}}
+    return {
+        "tasks": len(summary.tasks),
+        "val_loss_ratio_iqm": rounded(summary.val_loss_ratio_iqm),
+        "val_loss_ratio_ci95": rounded(summary.val_loss_ratio_ci95),
+        "mean_loss_ratio_iqm": rounded(summary.mean_loss_ratio_iqm),
+        "ratios": _rounded(summary.ratios),
+    }
+
+
+def _counts(book: Book, tasks: Sequence[str], name: str, horizon: int) -> Row:
+    """Runs of a variant, and those that diverged."""
+    found = [book.learned(task, name, horizon) for task in tasks]
+    flags = [diverged(row, horizon) for row in found if row is not None]
+    return {"runs": sum(map(len, flags)), "diverged": int(sum(flag.sum() for flag in flags))}
+
+
+def _rounded(ratios: Mapping[str, float]) -> Row:
+    return {task: rounded(value) for task, value in ratios.items()}
 
 
 def _costs(table: dict[str, Any]) -> Row:

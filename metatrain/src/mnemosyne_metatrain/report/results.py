@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from mnemosyne_metatrain.data.cache import data_folder, read_manifest
-from mnemosyne_metatrain.evaluation.grid import FULL, SMALL
+from mnemosyne_metatrain.evaluation.grid import FULL, SMALL, segment_of
 from mnemosyne_metatrain.evaluation.judge import AGAINST
 from mnemosyne_metatrain.evaluation.metrics import diverged, spiked
 from mnemosyne_metatrain.evaluation.records import Book, Row, at, rounded, values
+from mnemosyne_metatrain.evaluation.restore import FACTS, condensed_curves
 from mnemosyne_metatrain.evaluation.statistics import interquartile_mean
 from mnemosyne_metatrain.evaluation.summary import Summary, against_other, summarize
 from mnemosyne_metatrain.suite import CHECK, TEST
@@ -27,24 +28,19 @@ def thinned(curve: Sequence[Any] | np.ndarray[Any, Any]) -> list[Any]:
     return [[int(p) + 1, curve[p]] for p in places]
 
 
-def condensed(row: Row) -> Row:
-    """A run without its long curves: final losses of all seeds, and a thinned mean curve."""
-    horizon = row["horizon"]
-    names = ["task", "name", "rule", "schedule", "told", "horizon", "seeds", "weights", "point"]
-    names += ["stage", "tried", "device", "jax", "fingerprint"]
-    held = values(row, "held_out")
-    read = np.isfinite(held).all(axis=0)
-    mean = rounded(np.where(read, held.mean(axis=0), np.nan))
-    curve = [[k + 1, v] for k, v in enumerate(mean) if v is not None]
+def condensed(row: Row, horizons: Sequence[int] = ()) -> Row:
+    """A run with at most 16 places of its curves, and those at the horizons of the report."""
+    end = row["horizon"]
+    read = np.isfinite(values(row, "held_out")).all(axis=0)
+    known = np.flatnonzero(read)
+    places = {int(known[k - 1]) for k, _ in thinned(known)}
+    judged = {segment_of(h) for h in horizons if h <= end and "only_at" not in row}
+    places |= judged.intersection(known.tolist()) | {segment_of(end)}
     return {
-        **{name: row[name] for name in names if name in row},
-        "held_out": rounded(at(row, "held_out", horizon)),
-        "mean_train": rounded(at(row, "mean_loss", horizon)),
-        "last_train": rounded(at(row, "last_loss", horizon)),
-        "first_train": row["first_loss"],
-        "diverged": int(diverged(row, horizon).sum()),
+        **{name: row[name] for name in FACTS if name in row},
+        "diverged": int(diverged(row, end).sum()),
         "spiked": int(spiked(row).sum()),
-        "curve_of_125_steps": [pair for _, pair in thinned(curve)],
+        **condensed_curves(row, sorted(places)),
     }
 
 
@@ -150,8 +146,8 @@ def collect(
         "baseline_checks": baseline_checks(book),
         "grid": {"full": asdict(FULL), "small": asdict(SMALL)},
         "data": read_manifest(data_folder())["datasets"],
-        "learned_runs": [condensed(row) for row in book.select("learned")],
-        "baseline_runs": [condensed(row) for row in book.select("baseline")],
+        "learned_runs": [condensed(row, horizons) for row in book.select("learned")],
+        "baseline_runs": [condensed(row, horizons) for row in book.select("baseline")],
     }
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from functools import cache
 from typing import NamedTuple
 
+import jax
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,6 +21,10 @@ NUM_INPUTS = 64
 NUM_CLASSES = 10
 NUM_EXAMPLES = 12288
 TRAIN_EXAMPLES = 10240
+
+# Sets come in turns of four: two teachers, a mixture, patches.
+_KINDS = 4
+_MIXTURE = 2
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int32]
@@ -91,6 +96,11 @@ def _patches(rng: np.random.Generator, image: NDArray[np.float64]) -> tuple[Floa
     return _standardize(patches.reshape(NUM_EXAMPLES, -1)), _quantile_labels(score)
 
 
+def mixture_set(index: jax.Array) -> jax.Array:
+    """The mixture that stands nearest to a set of the bank, which may be of any kind."""
+    return index - index % _KINDS + _MIXTURE
+
+
 @cache
 def training_bank(num_sets: int = 40, seed: int = 1) -> Bank:
     """Makes the bank: half teachers, a quarter mixtures, a quarter patches."""
@@ -98,9 +108,9 @@ def training_bank(num_sets: int = 40, seed: int = 1) -> Bank:
     image = photograph("china.jpg")
     sets = []
     for index in range(num_sets):
-        if index % 4 < 2:
+        if index % _KINDS < _MIXTURE:
             sets.append(_teacher(rng))
-        elif index % 4 == 2:
+        elif index % _KINDS == _MIXTURE:
             sets.append(_mixture(rng))
         else:
             sets.append(_patches(rng, image))

@@ -19,6 +19,7 @@ from mnemosyne_metatrain.tasks.bank import (
     NUM_INPUTS,
     TRAIN_EXAMPLES,
     Bank,
+    mixture_set,
     training_bank,
 )
 from mnemosyne_metatrain.tasks.base import Split
@@ -82,6 +83,8 @@ class MlpFamily:
         reparametrized: Share of tasks with a reparametrization.
         spread: Bound of its log scales.
         min_examples: Least training examples of a task; with few, held-out losses turn up again.
+        max_examples: Most training examples of a task.
+        clean: Whether tasks are the bank's mixtures alone, with no noise in their labels.
     """
 
     widths: tuple[int, ...]
@@ -89,11 +92,13 @@ class MlpFamily:
     reparametrized: float = 0.2
     spread: float = 1.0
     min_examples: int = 4096
+    max_examples: int = TRAIN_EXAMPLES
+    clean: bool = False
 
     @property
     def name(self) -> str:
         """Name in configurations and reports."""
-        return "mlp_" + "_".join(str(w) for w in self.widths)
+        return ("clean_mlp_" if self.clean else "mlp_") + "_".join(str(w) for w in self.widths)
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -120,12 +125,15 @@ class MlpFamily:
         num_sets = training_bank().inputs.shape[0]
         uniform = jax.random.uniform
         noise = jnp.where(uniform(k[5]) < 0.3, uniform(k[6], maxval=0.3), 0.0)
+        dataset = jax.random.randint(k[0], (), 0, num_sets)
+        if self.clean:
+            noise, dataset = jnp.zeros(()), mixture_set(dataset)
         log_batch = uniform(k[7], minval=4.0, maxval=jnp.log2(self.max_batch + 0.5))
         log_train = uniform(
-            k[8], minval=jnp.log2(self.min_examples), maxval=jnp.log2(TRAIN_EXAMPLES + 0.5)
+            k[8], minval=jnp.log2(self.min_examples), maxval=jnp.log2(self.max_examples + 0.5)
         )
         return DrawnMlp(
-            dataset=jax.random.randint(k[0], (), 0, num_sets),
+            dataset=dataset,
             activation=jax.random.randint(k[1], (), 0, _NUM_ACTIVATIONS),
             normalized=uniform(k[2]) < 0.35,
             residual=uniform(k[3]) < 0.35,

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mnemosyne_metatrain.config import FamilyConfig, RunConfig
+from mnemosyne_metatrain.export import load, optimizer_table
 from mnemosyne_metatrain.layout import Layout, stored
 from mnemosyne_metatrain.optimizers.base import Theta
 from mnemosyne_metatrain.optimizers.mnemosyne import Mnemosyne
@@ -106,8 +107,32 @@ def num_members(config: RunConfig) -> int:
     return 1 + 2 * config.teaching.pairs
 
 
+def taught_before(config: RunConfig, source: Path) -> Policy:
+    """The last map of exported weights, for teaching to go on from.
+
+    Raises:
+        ValueError: If they are of other sizes than the configuration's, or of other fixed parts.
+    """
+    optimizer, theta = load(source)
+    mine = base_theta(config)
+    if optimizer_table(optimizer) != optimizer_table(flagship(config)):
+        raise ValueError(f"{source} is of another optimizer than {config.name}")
+    out = theta.learned["decoder"]["out"]
+    policy = Policy(out["w"], out["b"])
+    same = with_policy(mine, policy, jnp.zeros(NUM_OUTPUTS))
+    pairs = zip(jax.tree.leaves(same), jax.tree.leaves(theta), strict=True)
+    if not all(np.allclose(a, b, atol=1e-6) for a, b in pairs):
+        raise ValueError(f"{source} differs from what {config.name} starts from by more than a map")
+    return policy
+
+
 def teach(
-    config: RunConfig, out: Path, seconds: float, resume: bool = False, rounds: int | None = None
+    config: RunConfig,
+    out: Path,
+    seconds: float,
+    resume: bool = False,
+    rounds: int | None = None,
+    source: Path | None = None,
 ) -> None:
     """Teaches for a while; writes `checkpoint.npz`, `policy<n>.npz` and `rounds.jsonl`.
 
@@ -117,12 +142,15 @@ def teach(
         seconds: No round begins after these, without compilation.
         resume: Whether to go on from the run's checkpoint; a round has the same bits then.
         rounds: Last round, if it comes before the time is over.
+        source: Exported weights that the first round starts from; none is a zero map.
 
     Raises:
         ValueError: If the optimizer is not the flagship, or too narrow.
     """
     policy, done = zero_policy(flagship(config)), 0
     learned: Learned | None = None
+    if source is not None:
+        policy = taught_before(config, source)
     if resume:
         policy, done = load_checkpoint(out / "checkpoint.npz", policy)
         learned = _learned(load_notes(out / "checkpoint.npz"))
@@ -132,7 +160,8 @@ def teach(
     out.mkdir(parents=True, exist_ok=True)
     start = time.time()
     while time.time() - start < seconds and done != rounds:
-        key = jax.random.fold_in(jax.random.key(config.seed + 2000), done)
+        seed = config.seed + config.teaching.seed + 2000
+        key = jax.random.fold_in(jax.random.key(seed), done)
         policy, learned, report = _round(config, classes, policy, learned, key)
         done += 1
         report = {"round": done, "seconds": round(time.time() - start, 1), **report}
@@ -208,7 +237,7 @@ def _round(
     before = 0
     difference = {name: value[best] - value[before] for name, value in means.items()}
     from_zero = {name: value[best] - value[1] for name, value in means.items()}
-    report = {
+    report: dict[str, Any] = {
         "chosen": candidates[best].label,
         "costs": {c.label: round(float(v), 4) for c, v in zip(candidates, overall, strict=False)},
         "gain": {name: round(float(value), 4) for name, value in difference.items()},
@@ -217,7 +246,9 @@ def _round(
         "curvature": [round(float(x), 4) for x in np.trace(curvature, axis1=1, axis2=2)],
     }
     chosen = candidates[best].policy
-    return chosen, Learned(system, _in_pushes(config, chosen, policy)), report
+    moved = _in_pushes(config, chosen, policy)
+    report["promised"] = round(solve.predicted_gain(lessons, curvature, moved), 4)
+    return chosen, Learned(system, moved), report
 
 
 def _in_pushes(config: RunConfig, to: Policy, start: Policy) -> solve.Array:
