@@ -5,7 +5,8 @@
 #include <cmath>
 #include <vector>
 
-#include "tests/kernels/cuda/flt_emulation.h"
+#include "kernels/cuda/host_lanes.h"
+#include "tests/kernels/cuda/one_thread.h"
 #include "tests/testing/random_floats.h"
 
 namespace mnemosyne::kernels::cuda {

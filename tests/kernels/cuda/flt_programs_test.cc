@@ -13,7 +13,9 @@
 #include "base/data_type.h"
 #include "kernels/cuda/flt_plan.h"
 #include "kernels/cuda/flt_runner.h"
+#include "kernels/cuda/flt_team_part.h"
 #include "tests/kernels/cuda/flt_emulation.h"
+#include "tests/kernels/cuda/one_thread.h"
 #include "tests/kernels/flt_example.h"
 
 namespace mnemosyne::kernels::cuda {
