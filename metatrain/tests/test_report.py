@@ -39,6 +39,7 @@ def records(tmp_path: Path) -> Path:
         for guard, count in ((True, 0), (False, 3)):
             count_row = {"kind": "count", "task": task, "name": "x", "guard": guard, "runs": 10}
             count_row["start_loss"] = [2.0] * 10
+            count_row |= {"trips": [1.0, 0.0] * 5 if guard else [0.0] * 10, "capped": [0.5] * 10}
             rows.append({**count_row, "diverged": count, "spiked": 0})
     path = tmp_path / "records.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -55,6 +56,7 @@ def test_writes_the_headline_that_was_promised(records: Path, tmp_path: Path) ->
     assert abs(head["val_loss_ratio_iqm"] - (1.0 + 1.005 / 0.505) / 2) < 1e-4
     assert head["divergences_guard_on"] == 0
     assert head["divergences_guard_off"] == 6
+    assert head["guard_trips_a_run"] == 0.5
     assert head["meta_training_minutes"] == 12.0
     assert head["spiked_runs"] == 2
     assert head["speedup_ci95"][0] <= head["speedup_iqm"] <= head["speedup_ci95"][1]
@@ -70,6 +72,7 @@ def test_writes_documents_and_plots(records: Path, tmp_path: Path) -> None:
     text = (docs / "results.md").read_text()
     assert "| conv_noisy | 100 | not run | 0.5050 (0.0050) | not run | not run |" in text
     assert "![Speed-up over the tuned Adam](results/speedup.png)" in text
+    assert "| gpt | x | on | 0 of 10 | 0 of 10 | 0.5 | 0.5 |" in text
     for name in ("curves", "speedup", "ratio"):
         assert (docs / "results" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     html = (docs / "results.html").read_text()

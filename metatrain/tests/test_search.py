@@ -35,7 +35,7 @@ class Landscape:
         end = np.asarray(loss)[:, None] + 0.001 * np.arange(seeds)
         curve = np.full((len(points), seeds, horizon // SEGMENT), np.nan)
         curve[..., -1] = end
-        return Curves(curve, curve, curve, end, end, end)  # type: ignore[arg-type]
+        return Curves(curve, curve, curve, end, end, end, end, end)  # type: ignore[arg-type]
 
 
 def test_the_full_grid_has_the_points_that_were_promised() -> None:

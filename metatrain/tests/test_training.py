@@ -110,7 +110,21 @@ def test_an_unknown_key_is_refused() -> None:
         build(RunConfig, {"name": "x", "recipe": {"learning_rat": 1.0}})
 
 
-@pytest.mark.parametrize("path", sorted(Path(__file__).parent.parent.glob("configs/*.toml")))
+def test_a_configuration_says_what_differs_from_another(tmp_path: Path) -> None:
+    from mnemosyne_metatrain.config import load_config
+
+    (tmp_path / "a.toml").write_text('name = "a"\ntasks = 3\n[optimizer]\nx = 1\ny = 2\n')
+    (tmp_path / "b.toml").write_text('extends = "a.toml"\nname = "b"\n[optimizer]\ny = 3\n')
+    (tmp_path / "c.toml").write_text('extends = "c.toml"\n')
+
+    config = load_config(tmp_path / "b.toml")
+
+    assert (config.name, config.tasks, config.optimizer) == ("b", 3, {"x": 1, "y": 3})
+    with pytest.raises(ValueError, match="extends itself"):
+        load_config(tmp_path / "c.toml")
+
+
+@pytest.mark.parametrize("path", sorted(Path(__file__).parent.parent.glob("configs/**/*.toml")))
 def test_checked_in_configurations_are_valid(path: Path) -> None:
     from mnemosyne_metatrain.config import load_config
     from mnemosyne_metatrain.optimizers.registry import make_family, make_optimizer

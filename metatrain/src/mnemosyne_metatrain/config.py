@@ -222,7 +222,26 @@ def _convert(hint: Any, value: Any) -> Any:
 def load_config(path: Path) -> RunConfig:
     """Reads a run's configuration.
 
+    A file may say `extends = "other.toml"`, of a file beside it: it then gives what differs. A
+    table of its own adds to the other's; anything else replaces it.
+
     Raises:
-        ValueError: If the file has a key that is not known.
+        ValueError: If the file has a key that is not known, or extends itself.
     """
-    return build(RunConfig, tomllib.loads(path.read_text()))
+    return build(RunConfig, _read_table(path, ()))
+
+
+def _read_table(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    """A file's table, over that of the file that it extends."""
+    if path.resolve() in seen:
+        raise ValueError(f"{path} extends itself")
+    own = tomllib.loads(path.read_text())
+    other = own.pop("extends", None)
+    if other is None:
+        return own
+    table = _read_table(path.parent / other, (*seen, path.resolve()))
+    for name, value in own.items():
+        before = table.get(name)
+        is_table = isinstance(value, dict) and isinstance(before, dict)
+        table[name] = {**before, **value} if is_table else value
+    return table

@@ -12,7 +12,7 @@ from mnemosyne_metatrain.evaluation.devices import Lowered, run_on_devices
 from mnemosyne_metatrain.evaluation.judge import Clock
 from mnemosyne_metatrain.evaluation.metrics import diverged, spiked
 from mnemosyne_metatrain.evaluation.programs import Programs, lower_programs
-from mnemosyne_metatrain.evaluation.records import Journal, Row, curve_fields
+from mnemosyne_metatrain.evaluation.records import GUARD_EVENTS, Journal, Row, curve_fields
 from mnemosyne_metatrain.evaluation.runs import curves_of
 from mnemosyne_metatrain.evaluation.weights import Candidate, Source, load_candidates
 from mnemosyne_metatrain.suite import every_task
@@ -88,6 +88,7 @@ def count_divergences(
                 "start_loss": mine["start_loss"],
                 "diverged": int(diverged(mine, horizon).sum()),
                 "spiked": int(spiked(mine).sum()),
+                **{event: mine[event] for event in GUARD_EVENTS if event in mine},
             }
             journal.append(row)
             print(f"{task}: guard {guard}, {row['diverged']} of {seeds} diverged", flush=True)

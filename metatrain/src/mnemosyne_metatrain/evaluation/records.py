@@ -18,6 +18,9 @@ from numpy.typing import NDArray
 from mnemosyne_metatrain.evaluation.grid import segment_of
 from mnemosyne_metatrain.evaluation.runs import Curves
 
+# Counts of a run that an optimizer without a guard does not have.
+GUARD_EVENTS = ("trips", "capped")
+
 Row = dict[str, Any]
 Floats = NDArray[np.float64]
 
@@ -31,12 +34,16 @@ def rounded(values: Any) -> Any:
 
 
 def curve_fields(curves: Curves, horizon: int) -> Row:
-    """Curves [seeds, segments] up to a horizon, as fields of a row."""
+    """Curves [seeds, segments] up to a horizon, as fields of a row; no guard, no counts of it."""
     end = segment_of(horizon) + 1
-    return {
+    fields = {
         name: rounded(value if np.ndim(value) == 1 else np.asarray(value)[:, :end])
         for name, value in zip(curves._fields, curves, strict=True)
     }
+    for name in GUARD_EVENTS:
+        if all(value is None for value in fields[name]):
+            del fields[name]
+    return fields
 
 
 def values(row: Row, name: str) -> Floats:

@@ -22,7 +22,7 @@ FACTS = (
     "point", "stage", "tried", "device", "jax", "fingerprint", "only_at",
 )  # fmt: skip
 # A run's scalars of each seed, by their names in records.
-SCALARS = ("first_loss", "worst_loss", "start_loss")
+SCALARS = ("first_loss", "worst_loss", "start_loss", "trips", "capped")
 CURVES = ("held_out", "mean_loss", "last_loss")
 
 

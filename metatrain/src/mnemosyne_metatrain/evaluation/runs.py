@@ -32,6 +32,8 @@ class Curves(NamedTuple):
         first_loss: The first training loss.
         worst_loss: The largest training loss; infinite if one was not finite.
         start_loss: The mean loss of the initial parameters on the batches of the first segment.
+        trips: How often the guard's trip wire was crossed; nan for an optimizer without a guard.
+        capped: Updates of chunks that the guard capped, a step; nan without a guard.
     """
 
     held_out: jax.Array
@@ -40,6 +42,8 @@ class Curves(NamedTuple):
     first_loss: jax.Array
     worst_loss: jax.Array
     start_loss: jax.Array
+    trips: jax.Array
+    capped: jax.Array
 
 
 def curves_of(arrays: Iterable[Any]) -> Curves:
@@ -107,7 +111,19 @@ def _run(
     counts = jnp.arange(1, max_segments + 1)
     mean = jnp.cumsum(end.each) / counts
     idle = jax.lax.map(lambda step: task.loss(params, batch_of(step), None), jnp.arange(SEGMENT))
-    return Curves(end.held_out, mean, end.each, end.first, end.worst, jnp.mean(idle))
+    start_loss = jnp.mean(idle)
+    trips, capped = _guard_events(end.state)
+    steps = segments * SEGMENT
+    return Curves(
+        end.held_out, mean, end.each, end.first, end.worst, start_loss, trips, capped / steps
+    )
+
+
+def _guard_events(state: Any) -> tuple[jax.Array, jax.Array]:
+    """What the guard in an optimizer's state has counted; nan if there is none."""
+    guard = getattr(state, "guard", None)
+    nothing = jnp.full((), jnp.nan)
+    return (nothing, nothing) if guard is None else (guard.trips, guard.capped)
 
 
 def baseline_run(

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mnemosyne_metatrain.evaluation.records import Book, Row, at
+from mnemosyne_metatrain.evaluation.records import GUARD_EVENTS, Book, Row, at
 from mnemosyne_metatrain.report.blocks import Block, Heading, Image, Paragraph, Table
 from mnemosyne_metatrain.suite import BIG, TEST
 
@@ -206,10 +206,16 @@ def _counts_table(data: Row) -> Table:
             "on" if row["guard"] else "off",
             f"{row['diverged']} of {row['runs']}",
             f"{row['spiked']} of {row['runs']}",
+            *(_a_run(row, name) for name in GUARD_EVENTS),
         ]
         for row in data["divergence_counts"]
     ]
-    return Table(["task", "optimizer", "guard", "diverged", "spiked"], rows)
+    events = ["trips a run", "updates capped a step"]
+    return Table(["task", "optimizer", "guard", "diverged", "spiked", *events], rows)
+
+
+def _a_run(row: Row, name: str) -> str:
+    return f"{np.mean(row[name]):.3g}" if name in row else _NOT_RUN
 
 
 def _checks_table(data: Row) -> Table:

@@ -84,6 +84,7 @@ def headline(main: Summary | None, counts: Sequence[Row], facts: Row) -> Row:
         "val_loss_ratio_iqm": None,
         "divergences_guard_on": _count(counts, True),
         "divergences_guard_off": _count(counts, False),
+        "guard_trips_a_run": _trips(counts),
         "meta_training_minutes": None,
     }
     if main is not None:
@@ -102,6 +103,12 @@ def headline(main: Summary | None, counts: Sequence[Row], facts: Row) -> Row:
             "spiked_runs": main.spiked,
         }
     return {**result, **facts}
+
+
+def _trips(counts: Sequence[Row]) -> float | None:
+    """The guard's trips a run, over all runs that counted them."""
+    trips = [count for row in counts if row["guard"] for count in row.get("trips", ())]
+    return float(rounded(np.mean(trips))) if trips else None
 
 
 def _count(counts: Sequence[Row], guard: bool) -> int | None:
