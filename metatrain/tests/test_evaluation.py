@@ -89,6 +89,19 @@ def test_weights_of_one_architecture_share_a_program(tmp_path: Path) -> None:
         parse_source(f"{weights}@nothing=1").candidate()
 
 
+def test_a_size_that_no_array_depends_on_can_be_replaced(tmp_path: Path) -> None:
+    optimizer = Mnemosyne()
+    weights = export(optimizer, optimizer.init_theta(jax.random.key(0)), tmp_path, "0.0.1", {})
+
+    changed = parse_source(f"{weights}@same_step_context=1,smoothing=0.4").candidate()
+
+    assert isinstance(changed.optimizer, Mnemosyne)
+    assert changed.optimizer.config.same_step_context is True
+    assert float(changed.thetas.fixed["knobs"]["smoothing"][0]) == pytest.approx(0.4)
+    with pytest.raises(ValueError, match="depend on token_width"):
+        parse_source(f"{weights}@token_width=8").candidate()
+
+
 def test_a_fingerprint_follows_what_a_task_runs() -> None:
     def of(noise: float, grid: Grid = GRID, seeds: int = 2) -> str:
         return task_fingerprint(images.mlp("x", (8,), images.digits, noise), grid, seeds)

@@ -242,6 +242,8 @@ def _read_table(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     table = _read_table(path.parent / other, (*seen, path.resolve()))
     for name, value in own.items():
         before = table.get(name)
-        is_table = isinstance(value, dict) and isinstance(before, dict)
-        table[name] = {**before, **value} if is_table else value
+        if isinstance(value, dict) and isinstance(before, dict):
+            table[name] = {**before, **value}
+        else:
+            table[name] = value
     return table

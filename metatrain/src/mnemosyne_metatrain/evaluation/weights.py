@@ -6,16 +6,19 @@ configs/tiny.toml:RUN:base,wide                   some of them
 configs/tiny.toml:                                what the run starts from
 name=...                                          the same under a name of its own
 ...@gate_guard=0,eta_temper=0.4                   with some knobs replaced
+...@same_step_context=1                           with a size of the optimizer replaced that no
+                                                  array of the weights depends on
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -66,7 +69,7 @@ class Source:
         folder: The run's folder, or an exported file; None is the start of meta-training.
         only: Names of the variants that are judged; all if empty.
         name: Name of a single member; "" keeps the run's.
-        knobs: Knobs that are replaced.
+        knobs: Knobs, and sizes of the optimizer that no array depends on, that are replaced.
     """
 
     config: Path | None
@@ -86,7 +89,7 @@ class Source:
         """Returns the weights, or for a run the shapes of what it starts from.
 
         Raises:
-            ValueError: If a knob is not one of the optimizer's.
+            ValueError: If a knob is not one of the optimizer's, or the arrays depend on a size.
         """
         if self.config is None:
             assert self.folder is not None
@@ -101,13 +104,34 @@ class Source:
             optimizer = make_optimizer(config.optimizer)
             names = tuple(variant.name for variant in config.variants)
             thetas = Theta(cores.average, cores.theta.fixed)
-        found = Candidate(optimizer, names, _with_knobs(thetas, dict(self.knobs)))
+        knobs = dict(self.knobs)
+        optimizer = _with_sizes(optimizer, knobs)
+        found = Candidate(optimizer, names, _with_knobs(thetas, knobs))
         kept = [i for i, name in enumerate(names) if not self.only or name in self.only]
         found = found.keep(kept)
         if self.name:
             labels = [self.name] if len(kept) == 1 else [f"{self.name}/{n}" for n in found.names]
             found = Candidate(optimizer, tuple(labels), found.thetas)
         return found
+
+
+def _with_sizes(optimizer: Any, values: dict[str, float]) -> Optimizer:
+    """The optimizer with those of its sizes that `values` has, which are taken out of it."""
+    config = optimizer.config
+    sizes = {
+        name: type(getattr(config, name))(values.pop(name))
+        for name in sorted(set(values) & {f.name for f in dataclasses.fields(config)})
+    }
+    if not sizes:
+        return cast(Optimizer, optimizer)
+    changed: Any = dataclasses.replace(optimizer, config=dataclasses.replace(config, **sizes))
+    before, after = (
+        jax.tree.map(lambda x: x.shape, jax.eval_shape(o.init_theta, jax.random.key(0)))
+        for o in (optimizer, changed)
+    )
+    if before != after:
+        raise ValueError(f"the arrays of the weights depend on {', '.join(sizes)}")
+    return cast(Optimizer, changed)
 
 
 def _with_knobs(thetas: Theta, values: dict[str, float]) -> Theta:
