@@ -87,6 +87,8 @@ def summarize(
     if not found:
         return None
     fast = [c for c in found if len(c.adam) > 1]
+    if not any({horizon // 2, 2 * horizon} & set(c.adam) for c in fast):
+        fast = []  # Adam was tuned for other horizons, but not for speed-ups at this one.
     ratios = {c.task: c.ratio() for c in found}
     speedups = {c.task: c.speed_up() for c in fast}
     return Summary(

@@ -92,7 +92,7 @@ def by_task_table(figures: Sequence[Row], tasks: Sequence[str], names: Sequence[
     rows = []
     for task in tasks:
         cells = [
-            f"{of[name]['ratios'][task]:.3f} / {of[name]['speedups'].get(task, float('nan')):.2f}"
+            _ratio_and_speed(of[name], task)
             if name in of and task in of[name]["ratios"]
             else _NOT_RUN
             for name in names
@@ -100,6 +100,11 @@ def by_task_table(figures: Sequence[Row], tasks: Sequence[str], names: Sequence[
         if set(cells) != {_NOT_RUN}:
             rows.append([task, *cells])
     return Table(["task", *names], rows)
+
+
+def _ratio_and_speed(figures: Row, task: str) -> str:
+    speed = figures["speedups"].get(task)
+    return f"{figures['ratios'][task]:.3f}" + ("" if speed is None else f" / {speed:.2f}")
 
 
 def points_table(book: Book, tasks: Sequence[str], horizons: Sequence[int]) -> Table:
@@ -173,7 +178,7 @@ def blocks(
 
 
 def _plain(value: Any) -> str:
-    if value is None:
+    if value is None or (isinstance(value, list) and None in value):
         return _NOT_RUN
     return " to ".join(f"{v:g}" for v in value) if isinstance(value, list) else str(value)
 
