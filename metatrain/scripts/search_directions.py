@@ -8,6 +8,7 @@ numbers, so that hundreds of settings share a program a task:
   memories, gains of rows and columns, a cautious mask);
 - whitening: rows and columns of a matrix are mixed by a power of the inverse of their running
   second moments, in blocks, as Shampoo and SOAP do (arXiv 1802.09568, 2409.11321);
+- other directions: Muon's (orthogonal), Adafactor's and AdaBelief's second moments;
 - Adam with a cosine, to compare with.
 
     python scripts/search_directions.py whitening --tasks second --out whitening.jsonl
@@ -65,6 +66,10 @@ class Setting:
         decay: Weight decay of matrices, as a share of their step.
         decay_power: Decay rises with age to this power.
         square_grows: Whether s has growing memory, too.
+        belief: s is of what the gradient differs from this share of r1 (AdaBelief's is 1).
+        factored: s is Adafactor's, of rows and columns, to this power, and its own to the rest.
+        orthogonal: If above 0, the direction of a matrix is this much of r1 made orthogonal, as
+            Muon's is, times the root of its longer side.
         shrink_slow: c of r2 q / (q + c), q being r2^2 over the variance of averaged noise; 0 is
             off.
         shrink_fast: The same of r1.
@@ -100,6 +105,9 @@ class Setting:
     decay: float = 0.08
     decay_power: float = 0.0
     square_grows: bool = False
+    belief: float = 0.0
+    factored: float = 0.0
+    orthogonal: float = 0.0
     shrink_slow: float = 0.0
     shrink_fast: float = 0.0
     power_slow: float = 1.0
@@ -194,6 +202,27 @@ def _whitener(k: Any, moments: jax.Array) -> jax.Array:
     return p / jnp.sqrt(left + _TINY)[..., None, None]
 
 
+def _orthogonal(matrix: jax.Array) -> jax.Array:
+    """U V^T of a matrix, nearly: five quintic steps (Muon's), times the root of its longer side."""
+    is_tall = matrix.shape[0] > matrix.shape[1]
+    x = matrix.T if is_tall else matrix
+    x = x / (jnp.linalg.norm(x) + _TINY)
+
+    def step(_: int, x: jax.Array) -> jax.Array:
+        square = x @ x.T
+        return 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
+
+    found: jax.Array = np.sqrt(max(matrix.shape)) * jax.lax.fori_loop(0, 5, step, x)
+    return found.T if is_tall else found
+
+
+def _factored_root(square: jax.Array, matrix: tuple[int, int]) -> jax.Array:
+    """The root of Adafactor's estimate of s from its rows and columns."""
+    s = square.reshape(matrix)
+    rows, columns = jnp.mean(s, 1, keepdims=True), jnp.mean(s, 0, keepdims=True)
+    return jnp.sqrt(rows * columns / (jnp.mean(s) + _TINY)).reshape(square.shape)
+
+
 def _mixed(root: jax.Array, matrix: jax.Array) -> jax.Array:
     """Rows of a matrix mixed in their groups."""
     mixed = jnp.einsum("gij,gjc->gic", root, _groups(matrix))
@@ -234,12 +263,17 @@ def _written(k: Any, spec: ParameterSpec, slot: Slot, grad: jax.Array, clock: Cl
     """The moments after a gradient, and both directions: of this step, and of r1."""
     mass = jnp.where(k.square_grows > 0, (clock.age + 1.0) / 2.0, clock.square)
     fast = slot.fast + (grad - slot.fast) / clock.fast
-    square = slot.square + (grad * grad - slot.square) / mass
-    root = jnp.sqrt(square) + 1e-5 * (jnp.sqrt(jnp.mean(square)) + _TINY)
+    surprise = grad - k.belief * slot.fast * (clock.age > 1)
+    square = slot.square + (surprise * surprise - slot.square) / mass
+    floor = 1e-5 * (jnp.sqrt(jnp.mean(square)) + _TINY)
+    root = jnp.sqrt(square) + floor
+    matrix = _matrix(spec)
+    if matrix is not None:
+        own, other = jnp.log(root + _TINY), jnp.log(_factored_root(square, matrix) + floor)
+        root = jnp.exp(own + k.factored * (other - own))
     known = square > 0
     sharp = jnp.where(known, grad / (root + _TINY), 0.0)
     smooth = jnp.where(known, fast / (root + _TINY), 0.0)
-    matrix = _matrix(spec)
     if matrix is None or spec.fan_in <= 1:
         return slot._replace(fast=fast, square=square), sharp, smooth
     as_matrix = sharp.reshape(matrix)
@@ -262,6 +296,8 @@ def _written(k: Any, spec: ParameterSpec, slot: Slot, grad: jax.Array, clock: Cl
         jnp.where(pre, _whitened(k, roots, x.reshape(matrix)).reshape(spec.shape), x)
         for x in (sharp, smooth)
     )
+    orthogonal = k.orthogonal * _orthogonal(fast.reshape(matrix)).reshape(spec.shape)
+    sharp, smooth = (jnp.where(k.orthogonal > 0, orthogonal, x) for x in (sharp, smooth))
     return slot, sharp, smooth
 
 
@@ -342,8 +378,16 @@ def _log_uniform(draw: np.random.Generator, low: float, high: float) -> float:
 
 
 def whitening() -> dict[str, Setting]:
-    """Sides, blocks, powers and places of whitening, each at four step sizes."""
-    arms = {"base": Setting()}
+    """Sides, blocks, powers and places of whitening, and other directions, at four step sizes."""
+    arms = {
+        "base": Setting(),
+        "orthogonal 0.2": Setting(orthogonal=0.2),
+        "orthogonal 0.4": Setting(orthogonal=0.4),
+        "factored 0.5": Setting(factored=0.5),
+        "factored 1": Setting(factored=1.0),
+        "belief 0.5": Setting(belief=0.5),
+        "belief 1": Setting(belief=1.0),
+    }
     for side in ("rows", "columns", "both"):
         sides = {"rows": side != "columns", "columns": side != "rows"}
         for block in (8.0, 16.0, 64.0):
