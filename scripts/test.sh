@@ -133,7 +133,7 @@ stage_metatrain() {
     "$bin/ruff" check --quiet .
     "$bin/ruff" format --quiet --check .
     "$bin/mypy" src
-    "$bin/python" -m pytest -q
+    "$bin/python" -m pytest -q -n 2 --dist loadfile
   )
 }
 
