@@ -107,6 +107,13 @@ def test_time_to_a_target_is_interpolated() -> None:
     assert time_to(0.5, 2.0, curve) == float("inf")
 
 
+def test_time_to_a_target_reads_over_gaps() -> None:
+    curve = np.array([1.8, np.nan, np.nan, 1.2])
+
+    assert time_to(1.5, 2.0, curve) == 125 + 1.5 * 125
+    assert time_to(1.5, 2.0, np.array([1.8, np.nan])) == float("inf")
+
+
 def test_counts_divergences_and_spikes() -> None:
     row = _learned([0.5, 2.5], worst=4.5)
     row["last_loss"][0][-1] = None

@@ -58,14 +58,20 @@ def speed_up(goal: float, horizon: int, known: Mapping[int, float]) -> float:
 
 
 def time_to(target: float, first: float, curve: Floats) -> float:
-    """Steps until a curve of held-out losses is at a target, interpolated; infinite if never."""
+    """Steps until a curve of held-out losses is at a target; infinite if never.
+
+    It is interpolated between the segments that are known: restored curves have gaps.
+    """
     before, steps = first, 0
     if before <= target:
         return 0.0
-    for value in curve:
-        if np.isfinite(value) and value <= target:
-            return steps + SEGMENT * float((before - target) / max(before - value, 1e-12))
-        before, steps = float(value), steps + SEGMENT
+    for segment, value in enumerate(curve, start=1):
+        if not np.isfinite(value):
+            continue
+        if value <= target:
+            share = float((before - target) / max(before - value, 1e-12))
+            return steps + share * (SEGMENT * segment - steps)
+        before, steps = float(value), SEGMENT * segment
     return float("inf")
 
 
