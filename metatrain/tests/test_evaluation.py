@@ -4,11 +4,13 @@ import json
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 
 from mnemosyne_metatrain.cli import main
 from mnemosyne_metatrain.evaluation import fingerprint
 from mnemosyne_metatrain.evaluation.fingerprint import task_fingerprint
+from mnemosyne_metatrain.evaluation.fresh import fresh_summary
 from mnemosyne_metatrain.evaluation.grid import Grid, RuleGrid
 from mnemosyne_metatrain.evaluation.judge import Plan
 from mnemosyne_metatrain.evaluation.program import Evaluation, Leg
@@ -120,6 +122,38 @@ def test_what_a_fingerprint_is_made_of_has_no_comments_or_docstrings() -> None:
         "for constant in code.co_consts: if isinstance(constant, CodeType): "
         "names |= _names(constant) return names"
     )
+
+
+def test_fresh_seeds_come_after_those_that_points_were_chosen_on(
+    tmp_path: Path, weights: str
+) -> None:
+    out, baselines = tmp_path / "fresh.jsonl", tmp_path / "baselines.jsonl"
+    adam = {"rule": "adam", "rate": 1e-3, "warmup": 0.0, "clip": 0.0, "decay": 0.0}
+    rows = [
+        {
+            "kind": "baseline", "task": "poisson", "horizon": 125, "seeds": 2, "stage": 2,
+            "point": {**adam, "schedule": schedule}, "rule": "adam", "schedule": schedule,
+            "held_out": [[end], [end]],
+        }
+        for schedule, end in (("constant", 1.0), ("cosine", 2.0))
+    ]  # fmt: skip
+    baselines.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = ["evaluate", f"x={weights}", "--tasks", "poisson", "--horizons", "125"]
+    known = ["--baselines", str(baselines), "--fresh-seeds", "2"]
+
+    for _ in range(2):
+        main([*command, *known, "--out", str(out)])
+    main([*command, "--no-baselines", "--seeds", "4", "--out", str(tmp_path / "runs.jsonl")])
+
+    (row,) = (json.loads(line) for line in out.read_text().splitlines())
+    (run,) = (json.loads(line) for line in (tmp_path / "runs.jsonl").read_text().splitlines())
+    assert (row["first_seed"], row["seeds"]) == (2, 2)
+    assert row["held_out"] == pytest.approx([curve[-1] for curve in run["held_out"][2:]], rel=1e-4)
+    book = Book.load([out, baselines])
+    summary = fresh_summary(book, TASKS, "x", 125, "best", draws=20)
+    assert summary is not None
+    constant = np.mean(row["held_out"]) / np.mean(row["adam"]["constant"])
+    assert summary["ratios"] == {"poisson": pytest.approx(constant)}
 
 
 def test_counts_divergences_with_the_guard_on_and_off(tmp_path: Path, weights: str) -> None:

@@ -41,6 +41,9 @@ def records(tmp_path: Path) -> Path:
             count_row["start_loss"] = [2.0] * 10
             count_row |= {"trips": [1.0, 0.0] * 5 if guard else [0.0] * 10, "capped": [0.5] * 10}
             rows.append({**count_row, "diverged": count, "spiked": 0})
+        fresh = {"kind": "fresh", "task": task, "name": "x", "horizon": 500, "seeds": 2}
+        fresh |= {"first_loss": [2.0, 2.0], "held_out": [0.6, 0.6]}
+        rows.append({**fresh, "adam": {"cosine": [0.4, 0.8], "constant": [0.1, 0.1]}})
     path = tmp_path / "records.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
@@ -73,6 +76,8 @@ def test_writes_documents_and_plots(records: Path, tmp_path: Path) -> None:
     assert "| conv_noisy | 100 | not run | 0.5050 (0.0050) | not run | not run |" in text
     assert "![Speed-up over the tuned Adam](results/speedup.png)" in text
     assert "| gpt | x | on | 0 of 10 | 0 of 10 | 0.5 | 0.5 |" in text
+    assert "| x | 500 | best Adam | 2 | 2 | 1.000 (0.750 to 1.500) |" in text
+    assert "| gpt | 0.6000 (0.0000) | 0.6000 (0.2000) | 1.000 |" in text
     for name in ("curves", "speedup", "ratio"):
         assert (docs / "results" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     html = (docs / "results.html").read_text()
@@ -120,7 +125,8 @@ def test_what_a_report_keeps_gives_the_same_report_again(records: Path, tmp_path
     main(["restore", str(results), "--out", str(runs), "--baselines", str(baselines)])
     again = write_report([runs, baselines], ["x", "y"], [250, 500], {}, tmp_path / "again")
 
-    for part in ("figures", "against_others", "best_on_each", "transposed", "learned_runs"):
+    parts = ("figures", "against_others", "best_on_each", "transposed", "learned_runs")
+    for part in (*parts, "fresh_seeds"):
         assert again[part] == before[part]
     for name in ("results.md", "results/curves.png"):
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "docs" / name).read_bytes()

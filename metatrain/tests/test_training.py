@@ -10,7 +10,9 @@ import jax
 import numpy as np
 import pytest
 
-from mnemosyne_metatrain.config import FamilyConfig, RunConfig, build
+from mnemosyne_metatrain.config import FamilyConfig, RunConfig, VariantConfig, build
+from mnemosyne_metatrain.export import export
+from mnemosyne_metatrain.optimizers.registry import make_optimizer
 from mnemosyne_metatrain.training.checkpoint import (
     MAX_BYTES,
     load_checkpoint,
@@ -20,7 +22,7 @@ from mnemosyne_metatrain.training.checkpoint import (
 from mnemosyne_metatrain.training.journal import Journal
 from mnemosyne_metatrain.training.outer import OuterMetrics
 from mnemosyne_metatrain.training.recipe import Recipe
-from mnemosyne_metatrain.training.trainer import Trainer
+from mnemosyne_metatrain.training.trainer import Trainer, init_population
 
 CONFIG = RunConfig(
     "tiny",
@@ -64,6 +66,23 @@ def test_resuming_gives_the_same_bits(whole_run: tuple[Path, object], tmp_path: 
         np.testing.assert_array_equal(one, other)
     metrics = [(folder / "metrics.csv").read_text() for folder in (whole_run[0], tmp_path)]
     assert metrics[0] == metrics[1]
+
+
+def test_a_variant_starts_from_weights_that_it_names(tmp_path: Path) -> None:
+    optimizer = {"kind": "lstm", "hidden": 4}
+    first = dataclasses.replace(CONFIG, optimizer=optimizer, variants=(VariantConfig("a", 3),))
+    theta = jax.tree.map(lambda x: x[0], init_population(first).theta)
+    path = export(make_optimizer(optimizer), theta, tmp_path, "0.0.1", {})
+
+    named = (VariantConfig("b", 5, str(path)), VariantConfig("c", 5))
+    found = init_population(dataclasses.replace(first, variants=named)).theta.learned
+
+    for start, leaf in zip(jax.tree.leaves(theta.learned), jax.tree.leaves(found), strict=True):
+        assert np.array_equal(start, leaf[0])
+    assert not all(np.array_equal(leaf[0], leaf[1]) for leaf in jax.tree.leaves(found))
+    larger = dataclasses.replace(first, optimizer={**optimizer, "hidden": 5}, variants=named)
+    with pytest.raises(ValueError, match="other sizes"):
+        init_population(larger)
 
 
 def test_a_checkpoint_is_small(whole_run: tuple[Path, object]) -> None:

@@ -53,12 +53,14 @@ class VariantConfig:
     Attributes:
         name: Name in metrics and exports.
         seed: Of the weights at the start.
+        source: Exported weights of the run's sizes that it starts from; "" draws them.
         knobs: Numbers of the optimizer that differ from the run's.
         recipe: Numbers of the recipe that differ from the run's.
     """
 
     name: str
     seed: int = 0
+    source: str = ""
     knobs: dict[str, float] = field(default_factory=dict)
     recipe: dict[str, float] = field(default_factory=dict)
 

@@ -48,7 +48,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     from mnemosyne_metatrain.evaluation.program import Evaluation, Leg
     from mnemosyne_metatrain.evaluation.records import Book, Journal
     from mnemosyne_metatrain.evaluation.summary import print_summary, summarize
-    from mnemosyne_metatrain.evaluation.weights import parse_source
+    from mnemosyne_metatrain.evaluation.weights import load_candidates, parse_source
 
     baselines = arguments.baselines or arguments.out.with_suffix(".baselines.jsonl")
     plan = Plan(
@@ -65,6 +65,15 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         journal = Journal(arguments.out)
         longest = max(plan.horizons)
         count_divergences(sources, tasks, arguments.count_divergences, longest, journal, clock)
+        return
+    if arguments.fresh_seeds:
+        from mnemosyne_metatrain.evaluation.fresh import run_fresh
+
+        clock = Clock(time.time() + 60.0 * arguments.minutes)
+        known, journal = Book.load([baselines]), Journal(arguments.out)
+        for candidate in load_candidates(sources):
+            horizons, seeds = plan.horizons, arguments.fresh_seeds
+            run_fresh(candidate, tasks, horizons, seeds, known, journal, clock)
         return
     leg = Leg(
         plan,
@@ -111,6 +120,13 @@ def add_evaluate(commands: Commands) -> None:
     )
     command.add_argument(
         "--count-divergences", type=int, default=0, metavar="RUNS", help="guard on and off, only"
+    )
+    command.add_argument(
+        "--fresh-seeds",
+        type=int,
+        default=0,
+        metavar="SEEDS",
+        help="run weights and the recorded best Adam on seeds that nothing was chosen on, only",
     )
     command.set_defaults(run_command=_evaluate)
 

@@ -71,7 +71,7 @@ def count_divergences(
         known = {row["weights"] for row in found}
         if clock.is_over or {candidate.digest(0), candidate.digest(1)} <= known:
             return None
-        return lower_programs(makers[task](), [candidate], seeds, None, device, clock.check)
+        return lower_programs(makers[task](), [candidate], seeds, 0, device, clock.check)
 
     def work(task: str, programs: Programs) -> None:
         curves = programs.run_learned(0, candidate.thetas, horizon, seeds, False)

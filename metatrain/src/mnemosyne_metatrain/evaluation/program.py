@@ -146,11 +146,13 @@ class Evaluation:
         with_baselines = self._baselines_left(name, with_learned)
         if not (with_learned or with_baselines) or self._clock.is_over:
             return None
+        seeds = self._leg.plan.seeds_of(name)
+        grid = self._leg.plan.grid_of(name) if with_baselines else None
         return lower_programs(
             task,
             self._weights.shapes if with_learned else [],
-            self._leg.plan.seeds_of(name),
-            self._leg.plan.grid_of(name) if with_baselines else None,
+            seeds,
+            0 if grid is None else grid.width(seeds),
             device,
             self._clock.check,
         )

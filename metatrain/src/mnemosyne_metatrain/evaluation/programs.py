@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mnemosyne_metatrain.evaluation.grid import Grid, segment_of
+from mnemosyne_metatrain.evaluation.grid import segment_of
 from mnemosyne_metatrain.evaluation.rules import Point, stack_points
 from mnemosyne_metatrain.evaluation.runs import (
     SEGMENT,
@@ -34,9 +34,9 @@ _GUESSED_EXAMPLES = 256
 _LAUNCHES = 3e7
 
 
-def seed_keys(seeds: int) -> jax.Array:
-    """Keys of the seeds, the same for all optimizers."""
-    return jax.vmap(jax.random.key)(jnp.arange(seeds) + _FIRST_SEED)
+def seed_keys(seeds: int, first: int = 0) -> jax.Array:
+    """Keys of the seeds from a first one on, the same for all optimizers."""
+    return jax.vmap(jax.random.key)(jnp.arange(seeds) + _FIRST_SEED + first)
 
 
 def step_cost(task: SuiteTask) -> float:
@@ -81,6 +81,7 @@ class Programs:
         baseline: Takes keys, segments, reads, points; None if there are no baselines to run.
         learned: For each candidate: takes keys, segments, weights, whether the horizon is told.
         before_chunk: Called before each call of a program; may raise to stop.
+        first_seed: The first seed of all runs.
     """
 
     task: SuiteTask
@@ -89,14 +90,19 @@ class Programs:
     baseline: Callable[..., Curves] | None
     learned: tuple[Callable[..., Curves], ...]
     before_chunk: Callable[[], None] = lambda: None
+    first_seed: int = 0
+
+    def after(self, seeds: int) -> Programs:
+        """The same programs on the seeds after the first ones."""
+        return replace(self, first_seed=seeds)
 
     def run_points(
         self, points: Sequence[Point], horizon: int, seeds: int, read_all: bool
     ) -> Curves:
-        """Runs points on the first seeds, in chunks of bounded size; curves [points, seeds]."""
+        """Runs points on so many seeds, in chunks of bounded size; curves [points, seeds]."""
         assert self.baseline is not None
         flat = [(point, seed) for point in points for seed in range(seeds)]
-        keys = seed_keys(seeds)
+        keys = seed_keys(seeds, self.first_seed)
         reads = np.zeros(MAX_SEGMENTS, bool)
         reads[segment_of(horizon)] = True
         chunks = []
@@ -125,7 +131,8 @@ class Programs:
     ) -> Curves:
         """Runs the weights of one candidate; curves [members, seeds]."""
         self.before_chunk()
-        arguments = (seed_keys(seeds), np.asarray(horizon // SEGMENT), thetas, np.float32(told))
+        keys = seed_keys(seeds, self.first_seed)
+        arguments = (keys, np.asarray(horizon // SEGMENT), thetas, np.float32(told))
         curves = self.learned[index](*jax.device_put(arguments, self.device))
         return curves_of(np.asarray(value) for value in curves)
 
@@ -134,20 +141,27 @@ def lower_programs(
     task: SuiteTask,
     candidates: Sequence[Candidate],
     seeds: int,
-    grid: Grid | None,
+    width: int,
     device: jax.Device,
     before_chunk: Callable[[], None] = lambda: None,
 ) -> tuple[Callable[[], Programs], float]:
-    """Traces all runs of a task; returns what compiles them, and the cost of a step."""
+    """Traces all runs of a task; returns what compiles them, and the cost of a step.
+
+    Args:
+        task: The task.
+        candidates: Weights that are run.
+        seeds: Seeds of a learned run.
+        width: Most runs of baselines that are wanted side by side; 0 if there are none.
+        device: Where they run.
+        before_chunk: Called before each call of a program.
+    """
     data = jax.device_put(jax.tree.map(np.asarray, task.data()), device)
     held_out = jax.device_put(jax.jit(task.held_out)(data), device)
     flops = step_cost(task)
-    replicas = replicas_for(flops)
-    if grid is not None:
-        replicas = min(replicas, grid.width(seeds))
+    replicas = min(replicas_for(flops), width)
     segments = np.asarray(1)
     lowered_baseline = None
-    if grid is not None:
+    if width:
         run = partial(baseline_run, task, MAX_SEGMENTS)
         over = jax.vmap(run, in_axes=(None, None, 0, None, None, 0))
         some = stack_points([Point("adam", "constant", 1e-3)] * replicas, SEGMENT)

@@ -34,6 +34,7 @@ def restored(results: Row) -> tuple[list[Row], list[Row]]:
     learned = [_run("learned", row) for row in results["learned_runs"]]
     counts = results["divergence_counts"]
     learned += [row for row in counts if "start_loss" in row or not row["diverged"]]
+    learned += results.get("fresh_runs", [])
     baselines = [_run("baseline", row) for row in results["baseline_runs"]]
     return learned, [*baselines, *_searched(baselines)]
 

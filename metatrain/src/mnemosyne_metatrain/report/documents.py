@@ -167,6 +167,8 @@ def blocks(
             Heading(f"{horizon:,} steps: loss ratio / speed-up over the best Adam"),
             by_task_table(best, tasks, names),
         ]
+    result += [Heading("Seeds that nothing was chosen on"), _fresh_figures(data)]
+    result += [_fresh_table(rows) for rows in _fresh_best(data)]
     result += [Heading("Learned optimizers against each other"), _others_table(data)]
     result += [Heading("The same nets stored transposed"), _transposed_table(data)]
     result += [Heading("Divergences over many runs"), _counts_table(data)]
@@ -181,6 +183,39 @@ def _plain(value: Any) -> str:
     if value is None or (isinstance(value, list) and None in value):
         return _NOT_RUN
     return " to ".join(f"{v:g}" for v in value) if isinstance(value, list) else str(value)
+
+
+def _fresh_figures(data: Row) -> Table:
+    rows = [
+        [
+            row["name"],
+            f"{row['horizon']:,}",
+            f"{row['against']} Adam",
+            str(len(row["ratios"])),
+            str(row["seeds"]),
+            _interval(row["val_loss_ratio_iqm"], row["val_loss_ratio_ci95"]),
+        ]
+        for row in data["fresh_seeds"]
+    ]
+    return Table(["optimizer", "steps", "against", "tasks", "seeds", "validation loss"], rows)
+
+
+def _fresh_best(data: Row) -> list[Row]:
+    """The shipped optimizer against the best Adam, by horizon."""
+    name = data["headline"].get("name")
+    rows = data["fresh_seeds"]
+    return [row for row in rows if row["name"] == name and row["against"] == "best"]
+
+
+def _fresh_table(found: Row) -> Table:
+    """A task's losses on fresh seeds, mean (deviation)."""
+    rows = []
+    for task, ratio in found["ratios"].items():
+        ours, our_spread, theirs, their_spread = found["losses"][task]
+        cells = [f"{ours:.4f} ({our_spread:.4f})", f"{theirs:.4f} ({their_spread:.4f})"]
+        rows.append([task, *cells, f"{ratio:.3f}"])
+    steps = f"{found['horizon']:,} steps"
+    return Table([f"task, {steps}", found["name"], "best Adam", "ratio"], rows)
 
 
 def _others_table(data: Row) -> Table:

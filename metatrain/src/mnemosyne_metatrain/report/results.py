@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from mnemosyne_metatrain.data.cache import data_folder, read_manifest
+from mnemosyne_metatrain.evaluation.fresh import fresh_summary
 from mnemosyne_metatrain.evaluation.grid import FULL, SMALL, segment_of
 from mnemosyne_metatrain.evaluation.judge import AGAINST
 from mnemosyne_metatrain.evaluation.metrics import diverged, spiked
@@ -143,6 +144,13 @@ def collect(
         for horizon in horizons
         if (row := against_other(book, tasks, names[0], other, horizon)) is not None
     ]
+    fresh = [
+        row
+        for name in names
+        for horizon in horizons
+        for against in AGAINST
+        if (row := fresh_summary(book, tasks, name, horizon, against)) is not None
+    ]
     return {
         "headline": headline(main, book.select("count"), facts),
         "figures": [_rounded_row(s.row()) for s in summaries],
@@ -150,6 +158,8 @@ def collect(
         "best_on_each": best_on_each(book, tasks, names, main_horizon),
         "transposed": transposed_changes(book, names[:1], main_horizon),
         "divergence_counts": book.select("count"),
+        "fresh_seeds": [_rounded_row(row) for row in fresh],
+        "fresh_runs": book.select("fresh"),
         "baseline_checks": baseline_checks(book),
         "grid": {"full": asdict(FULL), "small": asdict(SMALL)},
         "data": read_manifest(data_folder())["datasets"],
@@ -183,6 +193,6 @@ def _rounded(value: Any) -> Any:
         return _rounded_row(value)
     if isinstance(value, float):
         return rounded(value)
-    if isinstance(value, tuple) and all(isinstance(v, float) for v in value):
+    if isinstance(value, tuple | list) and all(isinstance(v, float) for v in value):
         return rounded(value)
     return value

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mnemosyne_metatrain.config import FamilyConfig, RunConfig, VariantConfig
+from mnemosyne_metatrain.export import load
 from mnemosyne_metatrain.layout import Layout, stored
 from mnemosyne_metatrain.optimizers.base import Theta
 from mnemosyne_metatrain.optimizers.registry import make_family, make_optimizer
@@ -50,7 +51,7 @@ def init_population(config: RunConfig) -> Core:
     init = _compiled_init(base)
     cores = []
     for variant in config.variants:
-        theta = _with_knobs(config, variant, init(jax.random.key(variant.seed)))
+        theta = _with_knobs(config, variant, _start(variant, init(jax.random.key(variant.seed))))
         recipe = config.recipe.__class__(**{**config.recipe.__dict__, **variant.recipe})
         cores.append(init_core(theta, recipe.arrays()))
     stacked: Core = jax.tree.map(lambda *leaves: jnp.stack(leaves), *cores)
@@ -61,6 +62,21 @@ def init_population(config: RunConfig) -> Core:
 def _compiled_init(optimizer: Any) -> Callable[[jax.Array], Theta]:
     """Drawing weights, as one program: by itself, every small operation is compiled alone."""
     return jax.jit(optimizer.init_theta)
+
+
+def _start(variant: VariantConfig, drawn: Theta) -> Theta:
+    """The weights that a variant starts from: as drawn, or those that it names.
+
+    Raises:
+        ValueError: If they are not of the run's sizes.
+    """
+    if not variant.source:
+        return drawn
+    found = load(Path(variant.source))[1]
+    shapes = [jax.tree.map(lambda x: x.shape, theta) for theta in (drawn, found)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(f"{variant.source} has other sizes than the run")
+    return found
 
 
 def _with_knobs(config: RunConfig, variant: VariantConfig, theta: Theta) -> Theta:
