@@ -18,12 +18,12 @@ from mnemosyne_metatrain.layout import Layout, ParameterSpec
 from mnemosyne_metatrain.optimizers.base import StepInputs, Theta
 from mnemosyne_metatrain.optimizers.mnemosyne import Mnemosyne, MnemosyneConfig
 from mnemosyne_metatrain.optimizers.mnemosyne.dense import dense
+from mnemosyne_metatrain.optimizers.mnemosyne.inputs import CHUNK_INPUTS
 from mnemosyne_metatrain.tasks.field import FieldFamily
 from mnemosyne_metatrain.tasks.mlp import MlpFamily
 from mnemosyne_metatrain.training.checkpoint import load_checkpoint
 from mnemosyne_metatrain.training.teaching import solve, teach
 from mnemosyne_metatrain.training.teaching.runs import phase_of_segment
-from mnemosyne_metatrain.training.teaching.scaffold import _FEATURES as TOKEN_FEATURES
 from mnemosyne_metatrain.training.teaching.scaffold import (
     Policy,
     read_features,
@@ -91,10 +91,10 @@ def test_what_is_recorded_is_what_the_last_map_reads() -> None:
 
     tokens = np.asarray(state.tokens)
     for name in ("g2/s", "matrix", "log age"):
-        index = TOKEN_FEATURES.index(name)
+        index = CHUNK_INPUTS.index(name)
         np.testing.assert_allclose(read[:, names.index(name)], np.tanh(tokens[:, index]), atol=1e-6)
     around = np.arctanh(read[:, names.index("m2 around")])
-    np.testing.assert_allclose(around, tokens[:, TOKEN_FEATURES.index("m2")].mean(), atol=1e-4)
+    np.testing.assert_allclose(around, tokens[:, CHUNK_INPUTS.index("m2")].mean(), atol=1e-4)
 
 
 def test_the_memory_in_time_is_a_running_mean() -> None:
@@ -117,8 +117,8 @@ def test_curves_of_the_horizon_turn_where_their_names_say() -> None:
     hidden = scaffold(optimizer, jax.random.key(1)).learned["decoder"]["hidden"]
     joined = np.zeros((3, optimizer.decoder.inputs), np.float32)
     for row, (left, told) in enumerate([(0.15, 1.0), (0.0, 1.0), (0.0, 0.0)]):
-        joined[row, TOKEN_FEATURES.index("left")] = np.tanh(left)
-        joined[row, TOKEN_FEATURES.index("horizon told")] = np.tanh(told)
+        joined[row, CHUNK_INPUTS.index("left")] = np.tanh(left)
+        joined[row, CHUNK_INPUTS.index("horizon told")] = np.tanh(told)
 
     curve = np.tanh(np.asarray(dense(hidden, jnp.asarray(joined))))
     curve = curve[:, read_names().index("left 0.15")]

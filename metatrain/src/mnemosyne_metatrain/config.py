@@ -54,6 +54,9 @@ class VariantConfig:
         name: Name in metrics and exports.
         seed: Of the weights at the start.
         source: Exported weights of the run's sizes that it starts from; "" draws them.
+        learns: Beginnings of names of the learned arrays that change, such as "decoder.out"; all
+            arrays if there is none.
+        shut: Inputs of the flagship's chunks that it cannot read, such as "fan in".
         knobs: Numbers of the optimizer that differ from the run's.
         recipe: Numbers of the recipe that differ from the run's.
     """
@@ -61,6 +64,8 @@ class VariantConfig:
     name: str
     seed: int = 0
     source: str = ""
+    learns: tuple[str, ...] = ()
+    shut: tuple[str, ...] = ()
     knobs: dict[str, float] = field(default_factory=dict)
     recipe: dict[str, float] = field(default_factory=dict)
 

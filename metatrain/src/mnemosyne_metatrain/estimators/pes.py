@@ -59,6 +59,7 @@ def pes_gradient(
     data: Data,
     key: jax.Array,
     sigma: float = 0.01,
+    sizes: Theta | None = None,
 ) -> Estimate:
     """Runs a window with both copies.
 
@@ -69,6 +70,7 @@ def pes_gradient(
         data: What the window consumes; the copies share it.
         key: Of this window's perturbation.
         sigma: Standard deviation of the perturbation.
+        sizes: That of each number, `sigma` or 0, shaped like theta; `sigma` everywhere by default.
 
     Returns:
         An estimate whose loss is the mean of the two, whose state is the next `PesState`, and
@@ -78,8 +80,12 @@ def pes_gradient(
     keys = jax.random.split(key, len(leaves))
     noise = jax.tree.unflatten(
         structure,
-        [sigma * jax.random.normal(k, x.shape, x.dtype) for k, x in zip(keys, leaves, strict=True)],
+        [jax.random.normal(k, x.shape, x.dtype) for k, x in zip(keys, leaves, strict=True)],
     )
+    if sizes is None:
+        noise = jax.tree.map(lambda e: sigma * e, noise)
+    else:
+        noise = jax.tree.map(jnp.multiply, sizes, noise)
     thetas = jax.tree.map(lambda x, e: jnp.stack([x + e, x - e]), theta, noise)
     run = jax.vmap(problem.first_order, in_axes=(0, 0, None))
     losses, (pair, aux) = run(thetas, state.pair, data)

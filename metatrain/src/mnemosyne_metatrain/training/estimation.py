@@ -103,6 +103,7 @@ class Estimation:
         data: Any,
         key: jax.Array,
         correction: Correction,
+        mask: Tree,
     ) -> TaskEstimates:
         """Runs a window of every task.
 
@@ -113,6 +114,7 @@ class Estimation:
             data: Batches, leaves [B, W, ...].
             key: Of PES's perturbations.
             correction: UFOM's coin.
+            mask: 1 for what PES perturbs, 0 for the rest, shaped like `learned`.
         """
         count = jax.tree.leaves(data)[0].shape[0]
         zeros = jnp.zeros(count)
@@ -123,7 +125,8 @@ class Estimation:
             mapped = jax.vmap(run, in_axes=(None, 0, 0, None, None))
             found, squares = mapped(learned, carried, data, *correction)
         elif self.kind == "pes":
-            run = partial(estimators.pes_gradient, problem, sigma=self.pes_sigma)
+            sizes = jax.tree.map(lambda x: self.pes_sigma * x, mask)
+            run = partial(estimators.pes_gradient, problem, sigma=self.pes_sigma, sizes=sizes)
             keys = jax.random.split(key, count)
             found = jax.vmap(run, in_axes=(None, 0, 0, 0))(learned, carried, data, keys)
             found = found._replace(aux=jax.tree.map(lambda x: jnp.mean(x, axis=1), found.aux))

@@ -36,6 +36,7 @@ class Core(NamedTuple):
         steps: Outer steps taken.
         average: Running mean of the learned weights, which is what is exported.
         recipe: Numbers of the recipe.
+        mask: 1 for weights that are learned, 0 for those that stay.
     """
 
     theta: Theta
@@ -44,6 +45,7 @@ class Core(NamedTuple):
     steps: jax.Array
     average: Tree
     recipe: RecipeArrays
+    mask: Tree
 
 
 class OuterMetrics(NamedTuple):
@@ -70,10 +72,10 @@ class OuterMetrics(NamedTuple):
     gap_square: jax.Array
 
 
-def init_core(theta: Theta, recipe: RecipeArrays) -> Core:
+def init_core(theta: Theta, recipe: RecipeArrays, mask: Tree) -> Core:
     """Returns the start of meta-training."""
     zeros = jax.tree.map(jnp.zeros_like, theta.learned)
-    return Core(theta, zeros, zeros, jnp.zeros(()), theta.learned, recipe)
+    return Core(theta, zeros, zeros, jnp.zeros(()), theta.learned, recipe, mask)
 
 
 def tree_norm(tree: Any) -> jax.Array:
@@ -197,11 +199,12 @@ class OuterStep:
 
         problem = self._problem(core)
         found = estimation.estimate(
-            problem, learned, tasks, (train, held_out), noise_key, correction
+            problem, learned, tasks, (train, held_out), noise_key, correction, core.mask
         )
+        gradient = jax.tree.map(jnp.multiply, found.gradient, core.mask)
         first_window = (seen.step == 0).astype(jnp.float32)
         weights = 1.0 + first_window * (core.recipe.first_weight - 1.0)
-        mean, good = _combine(found.gradient, found.metrics, weights, core.recipe.task_clip)
+        mean, good = _combine(gradient, found.metrics, weights, core.recipe.task_clip)
         core = _adam(core, mean, rate_scale)
         return core, estimation.stop(found.moved, good), _report(found, mean, good, reset)
 
@@ -260,7 +263,7 @@ def _adam(core: Core, grads: Tree, rate_scale: jax.Array) -> Core:
     keep = jnp.minimum(_AVERAGE_DECAY, count / (count + 10.0))
     average = jax.tree.map(lambda a, w: keep * a + (1 - keep) * w, core.average, learned)
     theta = Theta(learned, core.theta.fixed)
-    return Core(theta, first, second, count, average, core.recipe)
+    return Core(theta, first, second, count, average, core.recipe, core.mask)
 
 
 def _report(found: TaskEstimates, grads: Tree, good: jax.Array, reset: jax.Array) -> OuterMetrics:

@@ -27,6 +27,7 @@ from mnemosyne_metatrain.training.devices import everywhere, map_variants, split
 from mnemosyne_metatrain.training.estimation import Correction, Estimation
 from mnemosyne_metatrain.training.journal import Journal
 from mnemosyne_metatrain.training.outer import Core, OuterMetrics, OuterStep, init_core
+from mnemosyne_metatrain.training.subset import learned_mask, shut
 
 CompiledStep = Callable[..., tuple[Core, Any, OuterMetrics]]
 _ROUND = 100
@@ -52,8 +53,10 @@ def init_population(config: RunConfig) -> Core:
     cores = []
     for variant in config.variants:
         theta = _with_knobs(config, variant, _start(variant, init(jax.random.key(variant.seed))))
+        mask = learned_mask(theta.learned, variant.learns)
+        theta, mask = shut(base, theta, mask, variant.shut)
         recipe = config.recipe.__class__(**{**config.recipe.__dict__, **variant.recipe})
-        cores.append(init_core(theta, recipe.arrays()))
+        cores.append(init_core(theta, recipe.arrays(), mask))
     stacked: Core = jax.tree.map(lambda *leaves: jnp.stack(leaves), *cores)
     return stacked
 

@@ -26,20 +26,11 @@ from mnemosyne_metatrain.layout import Layout
 from mnemosyne_metatrain.optimizers.base import Theta, Tree
 from mnemosyne_metatrain.optimizers.mnemosyne import Mnemosyne, conditions, features
 from mnemosyne_metatrain.optimizers.mnemosyne.dense import dense
+from mnemosyne_metatrain.optimizers.mnemosyne.inputs import CHUNK_INPUTS, CONDITIONS, STATISTICS
 from mnemosyne_metatrain.optimizers.mnemosyne.optimizer import MnemosyneState
 
 NUM_OUTPUTS = 6
 
-# A chunk's own features, in order; see `Mnemosyne`.
-_STATISTICS = (
-    "g2/s", "cos(g,r1)", "cos(e,r2)", "cos(m,r2)", "cos(e,d)", "m2", "r2^2", "d2", "e2",
-)  # fmt: skip
-_OWN = (*_STATISTICS, "s/tensor", "log step")
-_CONDITIONS = (
-    "fan in", "fan out", "size", "matrix", "log age", "start",
-    "loss 0", "loss 1", "loss 2", "loss told", "left", "horizon told", "rms", "rms told",
-)  # fmt: skip
-_FEATURES = (*_OWN, *_CONDITIONS)
 _SHUT = ("log step", "fan in", "fan out", "size", "rms", "rms told")
 
 # Statistics whose running mean over time, at the longest discount, is read.
@@ -67,7 +58,7 @@ def zero_policy(optimizer: Mnemosyne) -> Policy:
 
 def read_names() -> list[str]:
     """Names of what the last map reads, in order."""
-    names = [name for name in _FEATURES if name not in _SHUT]
+    names = [name for name in CHUNK_INPUTS if name not in _SHUT]
     names += [f"{name} in time" for name in _REMEMBERED]
     names += [f"{name} around" for name in _AROUND]
     names += [f"left {turn:g}" for turn, _ in _TURNS]
@@ -83,15 +74,15 @@ def scaffold(optimizer: Mnemosyne, key: jax.Array) -> Theta:
     """
     c = optimizer.config
     needed = len(read_names())
-    if c.token_width < len(_FEATURES) or c.hidden < needed or c.memory_width < len(_STATISTICS):
+    if c.token_width < len(CHUNK_INPUTS) or c.hidden < needed or c.memory_width < len(STATISTICS):
         raise ValueError(
-            f"teaching needs tokens of {len(_FEATURES)}, values of {len(_STATISTICS)} and a hidden "
-            f"layer of {needed}, got {c.token_width}, {c.memory_width} and {c.hidden}"
+            f"teaching needs tokens of {len(CHUNK_INPUTS)}, values of {len(STATISTICS)} and a "
+            f"hidden layer of {needed}, got {c.token_width}, {c.memory_width} and {c.hidden}"
         )
     if c.write_rule != "additive":
         raise ValueError(f"teaching needs the additive write rule, got {c.write_rule}")
-    assert len(_STATISTICS) == features.NUM_CHUNK_STATISTICS
-    assert len(_CONDITIONS) == conditions.NUM_CONDITIONS
+    assert len(STATISTICS) == features.NUM_CHUNK_STATISTICS
+    assert len(CONDITIONS) == conditions.NUM_CONDITIONS
     theta = optimizer.init_theta(key)
     learned = theta.learned
     spatial, temporal, context = learned["spatial"], learned["temporal"], learned["context"]
@@ -111,7 +102,7 @@ def _pool(drawn: Tree, cell_width: int) -> Tree:
     """The chunk's own features first; what is left of the token is of its cells."""
     old = np.asarray(drawn["w"])
     weight = np.zeros_like(old)
-    count = len(_FEATURES)
+    count = len(CHUNK_INPUTS)
     scale = np.sqrt(old.shape[0] / cell_width)
     weight[:cell_width, count:] = scale * old[:cell_width, count:]
     index = np.arange(count)
@@ -123,7 +114,7 @@ def _values(drawn: Tree, heads: int, width: int) -> Tree:
     """Heads with zero queries and keys, whose values are the statistics."""
     weight = np.zeros(drawn["w"].shape, np.float32)
     each = weight.shape[1] // heads
-    index = np.arange(len(_STATISTICS))
+    index = np.arange(len(STATISTICS))
     for head in range(heads):
         weight[index, head * each + each - width + index] = 1.0
     return {"w": jnp.asarray(weight), "b": jnp.zeros_like(drawn["b"])}
@@ -137,18 +128,18 @@ def _hidden(optimizer: Mnemosyne) -> Tree:
     longest = int(np.argmax(c.discounts))
     in_time = c.token_width + longest * c.memory_width
     around = c.token_width + optimizer.temporal.width + c.memory_width
-    sources = [i for i, name in enumerate(_FEATURES) if name not in _SHUT]
-    sources += [in_time + _STATISTICS.index(name) for name in _REMEMBERED]
-    sources += [around + _STATISTICS.index(name) for name in _AROUND]
+    sources = [i for i, name in enumerate(CHUNK_INPUTS) if name not in _SHUT]
+    sources += [in_time + STATISTICS.index(name) for name in _REMEMBERED]
+    sources += [around + STATISTICS.index(name) for name in _AROUND]
     for unit, source in enumerate(sources):
         weight[source, unit] = 1.0
     unit = len(sources)
     for left, steepness in _TURNS:
-        weight[_FEATURES.index("left"), unit] = -steepness
-        weight[_FEATURES.index("horizon told"), unit] = steepness * np.tanh(left) / np.tanh(1.0)
+        weight[CHUNK_INPUTS.index("left"), unit] = -steepness
+        weight[CHUNK_INPUTS.index("horizon told"), unit] = steepness * np.tanh(left) / np.tanh(1.0)
         unit += 1
     for age in _AGES:
-        weight[_FEATURES.index("log age"), unit] = 8.0
+        weight[CHUNK_INPUTS.index("log age"), unit] = 8.0
         bias[unit] = -8.0 * np.tanh(0.15 * np.log(age))
         unit += 1
     return {"w": jnp.asarray(weight), "b": jnp.asarray(bias)}
