@@ -11,6 +11,7 @@
 #include "base/error.h"
 #include "base/status_macros.h"
 #include "kernels/cpu/flt_attention.h"
+#include "kernels/cpu/flt_input_gradients.h"
 #include "kernels/cpu/flt_units.h"
 #include "kernels/flt/flt_gradients.h"
 
@@ -19,8 +20,6 @@ namespace {
 
 // Units whose gradients are held at once.
 constexpr size_t kUnitsAtOnce = 128;
-
-size_t Padded(size_t count) { return (count + 15) / 16 * 16; }
 
 Matrix From(const Matrix& matrix, size_t row) {
   return {matrix.data + row * matrix.stride, matrix.stride};
@@ -35,20 +34,10 @@ struct BackSums {
   float* clamped;     // [M]: sums of features times e of clamped rows, or null.
 };
 
-// What a unit's gradients add up to.
-struct UnitGradients {
-  std::vector<float> weights;                          // [P', E], padded: of W.
-  std::vector<float> bias;                             // [P]
-  std::vector<double> query_a, query_b, key_a, key_b;  // [r]
-  std::vector<double> frequencies;                     // [l, r]
-  double constant = 0;
-  FltFaults faults;
-};
-
 // The gradients of one unit.
 class Worker {
  public:
-  Worker(const FltTable& loops, const FltBackwardArgs& args, UnitGradients& gradients)
+  Worker(const FltTable& loops, const FltBackwardArgs& args, FltUnitGradients& gradients)
       : args_(args),
         kernel_(*args.kernel),
         sizes_(args.kernel->sizes),
@@ -57,18 +46,16 @@ class Worker {
         scratch_(Reset(sizes_, padded_, tile_rows_)),
         tile_(loops, *args.kernel, args.rows, args.type, tile_rows_, scratch_),
         loops_(loops),
-        gradients_(gradients) {
-    const size_t waves = Padded(sizes_.waves), masks = Padded(padded_.masks);
+        faults_(gradients.faults),
+        inputs_(args, tile_, scratch_, gradients),
+        feature_gradient_(inputs_.features()),
+        mask_gradient_(inputs_.masks()) {
     for (Matrix* matrix : {&values_, &outputs_, &upstream_, &value_gradient_}) {
       *matrix = scratch_.Take(tile_rows_, padded_.values);
     }
-    for (Matrix* matrix : {&scaled_, &part_, &feature_gradient_, &copy_}) {
+    for (Matrix* matrix : {&scaled_, &part_, &copy_}) {
       *matrix = scratch_.Take(tile_rows_, padded_.features);
     }
-    logit_gradient_ = scratch_.Take(tile_rows_, padded_.projection);
-    input_gradient_ = scratch_.Take(tile_rows_, padded_.inputs);
-    mask_gradient_ = scratch_.Take(tile_rows_, masks);
-    for (Matrix* matrix : {&cosines_, &sines_}) *matrix = scratch_.Take(tile_rows_, waves);
     for (Matrix* matrix : {&pairs_, &pair_gradient_, &pair_masks_, &kernel_gradient_}) {
       *matrix = scratch_.Take(tile_rows_, kFltTileMax);
     }
@@ -80,8 +67,6 @@ class Worker {
     std::fill_n(ones_, kFltTileMax, 1.0F);
     shifts_ = scratch_.Take(padded_.features);
     maxima_ = scratch_.Take(padded_.features);
-    feature_ones_ = scratch_.Take(padded_.features);
-    std::fill_n(feature_ones_, padded_.features, 1.0F);
     for (BackSums* sums : {&of_keys_, &of_queries_}) {
       sums->maxima = scratch_.Take(padded_.features);
       sums->weights = scratch_.Take(padded_.masks * padded_.features);
@@ -93,12 +78,6 @@ class Worker {
     of_keys_.straight = of_keys_.clamped = nullptr;
     of_queries_.straight = scratch_.Take(padded_.masks * padded_.features * padded_.values);
     of_queries_.clamped = scratch_.Take(padded_.features);
-    gradients.weights.assign(ProjectionCount(sizes_.map) * padded_.inputs, 0);
-    gradients.bias.assign(padded_.projection, 0);
-    for (auto* sum : {&gradients.query_a, &gradients.query_b, &gradients.key_a, &gradients.key_b}) {
-      sum->assign(sizes_.waves, 0);
-    }
-    gradients.frequencies.assign(sizes_.waves * sizes_.positions, 0);
   }
 
   void Run(const FltSpan& unit) {
@@ -132,12 +111,11 @@ class Worker {
 
  private:
   static FltScratch& Reset(const FltSizes& sizes, const FltPadded& padded, size_t tile_rows) {
-    const size_t waves = Padded(sizes.waves), masks = Padded(padded.masks);
     FltScratch& scratch = ThreadScratch();
-    const size_t tile = 4 * padded.values + 5 * padded.features + padded.projection +
-                        padded.inputs + masks + 2 * waves + 4 * kFltTileMax;
-    const size_t sums = padded.features * (6 + padded.masks * (2 + 3 * padded.values));
-    scratch.Reset(FltTile::ScratchCount(sizes, tile_rows) + tile_rows * tile + sums +
+    const size_t tile = 4 * padded.values + 4 * padded.features + 4 * kFltTileMax;
+    const size_t sums = padded.features * (5 + padded.masks * (2 + 3 * padded.values));
+    scratch.Reset(FltTile::ScratchCount(sizes, tile_rows) +
+                  FltInputGradients::ScratchCount(sizes, tile_rows) + tile_rows * tile + sums +
                   kFltTileMax * (padded.features + padded.values + padded.masks + 7) + 1024);
     return scratch;
   }
@@ -157,14 +135,14 @@ class Worker {
     const size_t keys = tile_.Load(tile, args_.k, /*of_keys=*/true, tile_.keys);
     const size_t values = tile_.LoadRows(tile, args_.v, sizes_.value_dim, 1, values_);
     if (!count) return;
-    gradients_.faults.keys += keys;
-    gradients_.faults.values += values;
+    faults_.keys += keys;
+    faults_.values += values;
   }
 
   // Queries with g^ in `upstream_`, e in `weights_`, and e of clamped rows apart.
   void LoadQueries(const FltSpan& tile, bool count) {
     FltFaults uncounted;
-    FltFaults& faults = count ? gradients_.faults : uncounted;
+    FltFaults& faults = count ? faults_ : uncounted;
     head_ = tile.head;
     faults.queries += tile_.Load(tile, args_.q, /*of_keys=*/false, tile_.queries);
     faults.outputs += tile_.LoadRows(tile, args_.out, sizes_.value_dim, 1, outputs_);
@@ -455,149 +433,16 @@ class Worker {
     return 0;
   }
 
-  // Gradients of a side's inputs from those of its features, which are used up, and of W.
-  void FeatureGradient(const FltSpan& tile, const FltSide& side) {
-    const size_t count = tile.count, columns = padded_.features;
-    for (size_t r = 0; r < count; ++r) {
-      // Waves of padding are numbers like others.
-      if (tile_.Valid(tile, r)) continue;
-      std::fill_n(feature_gradient_.data + r * feature_gradient_.stride, columns, 0.0F);
-    }
-    const FeatureMapShape shape = sizes_.map.shape;
-    if (shape == FeatureMapShape::kElu || shape == FeatureMapShape::kDpfp) {
-      for (size_t r = 0; r < count; ++r) DirectGradient(side, r);
-      return;
-    }
-    const size_t projections = ProjectionCount(sizes_.map);
-    if (Exponential()) {
-      loops_.multiply_elements(count, columns, feature_gradient_, side.features);
-      loops_.row_dots(count, columns, feature_gradient_, feature_ones_, 0, dots_);
-    }
-    for (size_t r = 0; r < count; ++r) {
-      const float* const of_features = feature_gradient_.data + r * feature_gradient_.stride;
-      const float* const features = side.features.data + r * side.features.stride;
-      float* const to = logit_gradient_.data + r * logit_gradient_.stride;
-      for (size_t m = 0; m < projections; ++m) {
-        if (shape == FeatureMapShape::kRelu) {
-          to[m] = features[m] > sizes_.map.epsilon ? sizes_.map.scale * of_features[m] : 0;
-        } else {
-          to[m] = of_features[m];
-          if (shape == FeatureMapShape::kHyperbolic) to[m] -= of_features[projections + m];
-        }
-      }
-    }
-    const size_t set = kernel_.projection_sets > 1 ? tile.head : 0;
-    const float* const back =
-        kernel_.transposed_weights.data() + set * projections * padded_.inputs;
-    loops_.multiply({logit_gradient_.data, logit_gradient_.stride, 1, back, padded_.inputs,
-                     input_gradient_.data, input_gradient_.stride, count, projections,
-                     padded_.inputs, false});
-    if (Exponential()) {
-      for (size_t r = 0; r < count; ++r) dots_[r] = -dots_[r];
-      loops_.add_scaled_rows(count, padded_.inputs, dots_, side.x, input_gradient_);
-    }
-    if (args_.projection_gradient == nullptr) return;
-    Multiply(logit_gradient_.data, 1, logit_gradient_.stride, side.x,
-             {gradients_.weights.data(), padded_.inputs}, projections, count, padded_.inputs, true);
-    loops_.column_sums(count, padded_.projection, logit_gradient_, gradients_.bias.data());
-  }
-
-  // Of the maps that have no projection.
-  void DirectGradient(const FltSide& side, size_t row) {
-    const size_t inputs = sizes_.map.inputs;
-    const float* const x = side.x.data + row * side.x.stride;
-    const float* const of_features = feature_gradient_.data + row * feature_gradient_.stride;
-    float* const to = input_gradient_.data + row * input_gradient_.stride;
-    if (sizes_.map.shape == FeatureMapShape::kElu) {
-      const float* const phi = side.features.data + row * side.features.stride;
-      for (size_t i = 0; i < inputs; ++i) to[i] = of_features[i] * (x[i] > 0 ? 1 : phi[i]);
-      return;
-    }
-    float rectified[2 * kFltInputMax], of_rectified[2 * kFltInputMax] = {};
-    const size_t count = 2 * inputs;
-    for (size_t i = 0; i < inputs; ++i) {
-      rectified[i] = std::max(x[i], 0.0F);
-      rectified[inputs + i] = std::max(-x[i], 0.0F);
-    }
-    for (size_t shift = 1; shift <= sizes_.map.features / count; ++shift) {
-      for (size_t i = 0; i < count; ++i) {
-        const size_t other = (i + count - shift % count) % count;
-        const float gradient = of_features[(shift - 1) * count + i];
-        of_rectified[i] += gradient * rectified[other];
-        of_rectified[other] += gradient * rectified[i];
-      }
-    }
-    for (size_t i = 0; i < inputs; ++i) {
-      to[i] = (x[i] > 0 ? of_rectified[i] : 0) - (x[i] < 0 ? of_rectified[inputs + i] : 0);
-    }
-  }
-
-  // Adds the gradients of waves, given those of what they came to.
-  void WaveGradient(const FltSpan& tile, bool of_keys, Matrix gradient, size_t column) {
-    const size_t waves = sizes_.waves, at = tile.head * Padded(waves), l = sizes_.positions;
-    tile_.Waves(tile, of_keys, /*unit=*/true, cosines_.data, sines_.data, cosines_.stride);
-    const float* const a = (of_keys ? kernel_.key_a : kernel_.query_a).data() + at;
-    const float* const b = (of_keys ? kernel_.key_b : kernel_.query_b).data() + at;
-    std::vector<double>& sum_a = of_keys ? gradients_.key_a : gradients_.query_a;
-    std::vector<double>& sum_b = of_keys ? gradients_.key_b : gradients_.query_b;
-    const float* const positions = tile_.Positions(tile);
-    float tile_a[kFltWaveMax] = {}, tile_b[kFltWaveMax] = {};
-    float tile_phase[kFltPositionMax][kFltWaveMax] = {};
-    for (size_t r = 0; r < tile.count; ++r) {
-      const float* const first = gradient.data + r * gradient.stride + column;
-      const float* const second = first + waves;
-      const float* const c = cosines_.data + r * cosines_.stride;
-      const float* const s = sines_.data + r * sines_.stride;
-      float phase[kFltWaveMax];
-      for (size_t m = 0; m < waves; ++m) {
-        const float along = first[m] * c[m] + second[m] * s[m];
-        const float across = first[m] * s[m] - second[m] * c[m];
-        tile_a[m] += along;
-        tile_b[m] += across;
-        phase[m] = b[m] * along - a[m] * across;
-      }
-      for (size_t axis = 0; axis < l; ++axis) {
-        const float offset = positions[r * l + axis] - tile.origin[axis];
-        for (size_t m = 0; m < waves; ++m) tile_phase[axis][m] += offset * phase[m];
-      }
-    }
-    for (size_t m = 0; m < waves; ++m) {
-      sum_a[m] += static_cast<double>(tile_a[m]);
-      sum_b[m] += static_cast<double>(tile_b[m]);
-      for (size_t axis = 0; axis < l; ++axis) {
-        gradients_.frequencies[axis * waves + m] += static_cast<double>(tile_phase[axis][m]);
-      }
-    }
-  }
-
-  // From gradients of features and masks of one side to those of its tensor and waves.
-  void Finish(const FltSpan& tile, bool of_keys, const FltSide& side, const TensorOut& to) {
-    FeatureGradient(tile, side);
-    if (sizes_.waves > 0) {
-      const bool additive = sizes_.form == MaskForm::kAdditive;
-      WaveGradient(tile, of_keys, additive ? input_gradient_ : mask_gradient_,
-                   additive ? sizes_.dim : 1);
-      for (size_t r = 0; r < tile.count && Masked() && !of_keys; ++r) {
-        gradients_.constant += static_cast<double>(mask_gradient_.data[r * mask_gradient_.stride]);
-      }
-    }
-    if (to.data == nullptr) return;
-    gradients_.faults.outputs +=
-        loops_.scale_and_count(tile.count, Padded(sizes_.dim), kernel_.root_scale, input_gradient_);
-    tile_.StoreRows(tile, input_gradient_, sizes_.dim, to);
-  }
-
   void FinishQueries(const FltSpan& tile) {
-    Finish(tile, /*of_keys=*/false, tile_.queries, args_.q_gradient);
+    inputs_.Finish(tile, /*of_keys=*/false, tile_.queries, args_.q_gradient);
   }
 
   void FinishKeys(const FltSpan& tile) {
     if (args_.v_gradient.data != nullptr) {
-      gradients_.faults.outputs +=
-          loops_.scale_and_count(tile.count, padded_.values, 1, value_gradient_);
+      faults_.outputs += loops_.scale_and_count(tile.count, padded_.values, 1, value_gradient_);
       tile_.StoreRows(tile, value_gradient_, sizes_.value_dim, args_.v_gradient);
     }
-    Finish(tile, /*of_keys=*/true, tile_.keys, args_.k_gradient);
+    inputs_.Finish(tile, /*of_keys=*/true, tile_.keys, args_.k_gradient);
   }
 
   const FltBackwardArgs& args_;
@@ -608,24 +453,23 @@ class Worker {
   FltScratch& scratch_;
   FltTile tile_;
   const FltTable& loops_;
-  UnitGradients& gradients_;
+  FltFaults& faults_;
+  FltInputGradients inputs_;
+  const Matrix feature_gradient_;  // [T, M]: those of `inputs_`.
+  const Matrix mask_gradient_;     // [T, F]
   size_t head_ = 0;
   Matrix values_, outputs_, upstream_, value_gradient_;                        // [T, Dv]
-  Matrix scaled_, part_, feature_gradient_, copy_;                             // [T, M]
-  Matrix logit_gradient_;                                                      // [T, P]
-  Matrix input_gradient_;                                                      // [T, E]
-  Matrix mask_gradient_;                                                       // [T, F]
-  Matrix cosines_, sines_;                                                     // [T, r]
+  Matrix scaled_, part_, copy_;                                                // [T, M]
   Matrix pairs_, pair_gradient_, pair_masks_, kernel_gradient_;                // [T, T]
   Matrix across_;                                                              // [max(M, Dv), T]
   Matrix mask_columns_;                                                        // [F, T]
   float *weights_, *clamp_weights_, *factors_, *stabilizers_, *ones_, *dots_;  // [T]
-  float *shifts_, *maxima_, *feature_ones_;                                    // [M]
+  float *shifts_, *maxima_;                                                    // [M]
   BackSums of_keys_, of_queries_;
 };
 
 // Adds what a unit found.
-void AddUnit(const FltKernel& kernel, const FltSpan& span, const UnitGradients& unit,
+void AddUnit(const FltKernel& kernel, const FltSpan& span, const FltUnitGradients& unit,
              FltGradientSums& sums) {
   const size_t set = kernel.projection_sets > 1 ? span.head : 0;
   const size_t projections = kernel.projection_sets == 0 ? 0 : ProjectionCount(kernel.sizes.map);
@@ -656,7 +500,7 @@ absl::Status FltBackward(const FltTable& loops, BlockRunner& runner, const FltBa
   FltGradientSums sums(*args.kernel);
   for (size_t first = 0; first < units.size(); first += kUnitsAtOnce) {
     const size_t count = std::min(kUnitsAtOnce, units.size() - first);
-    std::vector<UnitGradients> gradients(count);
+    std::vector<FltUnitGradients> gradients(count);
     std::vector<Block> blocks;
     for (size_t i = 0; i < count; ++i) blocks.push_back({i, i, 1});
     runner.Run(

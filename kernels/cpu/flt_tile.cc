@@ -9,8 +9,6 @@
 namespace mnemosyne::kernels::cpu {
 namespace {
 
-size_t Padded(size_t count) { return (count + 15) / 16 * 16; }
-
 Matrix From(const Matrix& matrix, size_t row) {
   return {matrix.data + row * matrix.stride, matrix.stride};
 }

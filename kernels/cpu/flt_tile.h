@@ -41,6 +41,9 @@ struct FltFaults {
   size_t outputs = 0;                                       // Overflowed.
 };
 
+// A count, padded to 16.
+constexpr size_t Padded(size_t count) { return (count + 15) / 16 * 16; }
+
 // Sizes, padded to 16.
 struct FltPadded {
   size_t inputs;      // E
