@@ -167,8 +167,9 @@ def blocks(
             Heading(f"{horizon:,} steps: loss ratio / speed-up over the best Adam"),
             by_task_table(best, tasks, names),
         ]
-    result += [Heading("Seeds that nothing was chosen on"), _fresh_figures(data)]
-    result += [_fresh_table(rows) for rows in _fresh_best(data)]
+    if data["fresh_seeds"]:
+        result += [Heading("Seeds that nothing was chosen on"), _fresh_figures(data)]
+        result += [_fresh_table(rows) for rows in _fresh_best(data)]
     result += [Heading("Learned optimizers against each other"), _others_table(data)]
     result += [Heading("The same nets stored transposed"), _transposed_table(data)]
     result += [Heading("Divergences over many runs"), _counts_table(data)]
