@@ -149,6 +149,8 @@ def test_fresh_seeds_come_after_those_that_points_were_chosen_on(
     assert (row["first_seed"], row["seeds"]) == (2, 2)
     assert len(set(row["held_out"])) == len(set(row["adam"]["constant"])) == 2
     book = Book.load([out, baselines])
+    with pytest.raises(ValueError, match="no tuned Adam of elevation at 125 steps"):
+        main([*command, *known, "--tasks", "elevation", "--out", str(out)])
     summary = fresh_summary(book, TASKS, "x", 125, "best", draws=20)
     assert summary is not None
     constant = np.mean(row["held_out"]) / np.mean(row["adam"]["constant"])

@@ -71,9 +71,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
         clock = Clock(time.time() + 60.0 * arguments.minutes)
         known, journal = Book.load([baselines]), Journal(arguments.out)
-        for candidate in load_candidates(sources):
-            horizons, seeds = plan.horizons, arguments.fresh_seeds
-            run_fresh(candidate, tasks, horizons, seeds, known, journal, clock)
+        found, seeds = load_candidates(sources), arguments.fresh_seeds
+        run_fresh(found, tasks, plan.horizons, seeds, known, journal, clock)
         return
     leg = Leg(
         plan,

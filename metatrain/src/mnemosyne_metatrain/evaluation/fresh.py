@@ -14,13 +14,12 @@ import numpy as np
 
 from mnemosyne_metatrain.evaluation.devices import Lowered, run_on_devices
 from mnemosyne_metatrain.evaluation.judge import AGAINST, Clock
-from mnemosyne_metatrain.evaluation.metrics import ratio_of
+from mnemosyne_metatrain.evaluation.metrics import ratio_figure
 from mnemosyne_metatrain.evaluation.programs import Programs, lower_programs
 from mnemosyne_metatrain.evaluation.records import Book, Journal, Row, at, curve_fields, values
 from mnemosyne_metatrain.evaluation.rules import SCHEDULES, Point
 from mnemosyne_metatrain.evaluation.runs import Curves, curves_of
 from mnemosyne_metatrain.evaluation.statistics import (
-    Indices,
     OfSeeds,
     bootstrap_interval,
     interquartile_mean,
@@ -30,7 +29,7 @@ from mnemosyne_metatrain.suite import every_task
 
 
 def run_fresh(
-    candidate: Candidate,
+    candidates: Sequence[Candidate],
     tasks: Sequence[str],
     horizons: Sequence[int],
     seeds: int,
@@ -41,16 +40,26 @@ def run_fresh(
     """Runs weights and the tuned Adam of each schedule; a row a member and horizon.
 
     Args:
-        candidate: The weights; the horizon is not told.
+        candidates: The weights; the horizon is not told.
         tasks: Names of tasks.
         horizons: Steps; one run of the weights is read at all of them.
         seeds: How many; they come after those that the recorded baselines have.
         baselines: Where the tuned points are from.
         journal: Where to; a task that is recorded with these weights is not run again.
         clock: When to stop.
+
+    Raises:
+        ValueError: If Adam is not tuned on a task at a horizon.
     """
     makers = every_task()
     longest = max(horizons)
+    for task in tasks:
+        for horizon in horizons:
+            if baselines.tuned(task, horizon) is None:
+                raise ValueError(
+                    f"no tuned Adam of {task} at {horizon} steps: `evaluate` without --fresh-seeds "
+                    "records it in --baselines"
+                )
 
     def used(task: str) -> int:
         rows = baselines.select("baseline", task=task, rule="adam")
@@ -59,45 +68,49 @@ def run_fresh(
     def lower(task: str, device: jax.Device) -> Lowered | None:
         found = journal.book.select("fresh", task=task, seeds=seeds)
         known = {(row["weights"], row["horizon"]) for row in found}
-        digests = [candidate.digest(i) for i in range(len(candidate.names))]
+        digests = [c.digest(i) for c in candidates for i in range(len(c.names))]
         if clock.is_over or {(d, h) for d in digests for h in horizons} <= known:
             return None
         width = len(SCHEDULES) * seeds
-        return lower_programs(makers[task](), [candidate], seeds, width, device, clock.check)
+        return lower_programs(makers[task](), candidates, seeds, width, device, clock.check)
 
     def work(task: str, programs: Programs) -> None:
         begin = time.time()
         programs = programs.after(used(task))
-        curves = programs.run_learned(0, candidate.thetas, longest, seeds, False)
+        runs = [
+            programs.run_learned(which, candidate.thetas, longest, seeds, False)
+            for which, candidate in enumerate(candidates)
+        ]
         for horizon in horizons:
             tuned = [baselines.tuned(task, horizon, "adam", (s,)) for s in SCHEDULES]
             points = [Point(**row["point"]) for row in tuned if row is not None]
-            if not points:
-                print(f"{task}: no tuned Adam at {horizon} steps", flush=True)
-                continue
             theirs = programs.run_points(points, horizon, seeds, False)
             adam = {
                 point.schedule: _ends(curves_of(v[i] for v in theirs), horizon)
                 for i, point in enumerate(points)
             }
-            for index, name in enumerate(candidate.names):
-                mine = curves_of(v[index] for v in curves)
-                journal.append(
-                    {
-                        "kind": "fresh",
-                        "task": task,
-                        "name": name,
-                        "horizon": horizon,
-                        "weights": candidate.digest(index),
-                        "first_seed": used(task),
-                        "seeds": seeds,
-                        "device": programs.device.device_kind,
-                        "jax": jax.__version__,
-                        "first_loss": curve_fields(mine, horizon)["first_loss"],
-                        "held_out": _ends(mine, horizon),
-                        "adam": adam,
-                    }
-                )
+            facts = {
+                "task": task,
+                "horizon": horizon,
+                "first_seed": used(task),
+                "seeds": seeds,
+                "device": programs.device.device_kind,
+                "jax": jax.__version__,
+                "adam": adam,
+            }
+            for candidate, curves in zip(candidates, runs, strict=True):
+                for index, name in enumerate(candidate.names):
+                    mine = curves_of(v[index] for v in curves)
+                    journal.append(
+                        {
+                            "kind": "fresh",
+                            "name": name,
+                            "weights": candidate.digest(index),
+                            **facts,
+                            "first_loss": curve_fields(mine, horizon)["first_loss"],
+                            "held_out": _ends(mine, horizon),
+                        }
+                    )
         print(f"{task}: {seeds} fresh seeds, {time.time() - begin:.1f} s", flush=True)
 
     run_on_devices(tasks, lower, work)
@@ -132,14 +145,7 @@ def fresh_summary(
             for v in (row["held_out"], row["adam"][tuned["schedule"]])
         )
 
-        def figure(
-            seeds: Indices,
-            ours: np.ndarray[tuple[int, ...], np.dtype[np.float64]] = ours,
-            theirs: np.ndarray[tuple[int, ...], np.dtype[np.float64]] = theirs,
-            first: float = first,
-        ) -> float:
-            return ratio_of(float(ours[seeds].mean()), float(theirs[seeds].mean()), first)
-
+        figure = ratio_figure(ours, theirs, first)
         figures.append(figure)
         counts.append(len(ours))
         ratios[task] = figure(np.arange(len(ours)))

@@ -13,7 +13,7 @@ import numpy as np
 
 from mnemosyne_metatrain.evaluation.records import Book, Floats, Row, at, values
 from mnemosyne_metatrain.evaluation.runs import SEGMENT
-from mnemosyne_metatrain.evaluation.statistics import Indices
+from mnemosyne_metatrain.evaluation.statistics import Indices, OfSeeds
 
 TIE_SHARE = 0.01
 CENSOR = 4.0
@@ -31,6 +31,15 @@ def is_tie(ours: float, theirs: float, first: float) -> bool:
 def ratio_of(ours: float, theirs: float, first: float) -> float:
     """Our loss over theirs; 1 for a tie."""
     return 1.0 if is_tie(ours, theirs, first) else ours / max(theirs, 1e-12)
+
+
+def ratio_figure(ours: Floats, theirs: Floats, first: float) -> OfSeeds:
+    """Our mean loss over theirs as a figure of seeds; arrays [S], large where a run broke."""
+
+    def figure(seeds: Indices) -> float:
+        return ratio_of(float(ours[seeds].mean()), float(theirs[seeds].mean()), first)
+
+    return figure
 
 
 def speed_up(goal: float, horizon: int, known: Mapping[int, float]) -> float:

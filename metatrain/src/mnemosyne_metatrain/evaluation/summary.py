@@ -8,10 +8,9 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from mnemosyne_metatrain.evaluation.judge import AGAINST
-from mnemosyne_metatrain.evaluation.metrics import TARGETS, Comparison, compare, ratio_of
+from mnemosyne_metatrain.evaluation.metrics import TARGETS, Comparison, compare, ratio_figure
 from mnemosyne_metatrain.evaluation.records import Book, Row, at
 from mnemosyne_metatrain.evaluation.statistics import (
-    Indices,
     OfSeeds,
     bootstrap_interval,
     interquartile_mean,
@@ -131,14 +130,7 @@ def against_other(
         )
         count = min(len(a), len(b))
 
-        def figure(
-            seeds: Indices,
-            a: np.ndarray[tuple[int, ...], np.dtype[np.float64]] = a,
-            b: np.ndarray[tuple[int, ...], np.dtype[np.float64]] = b,
-            first: float = first,
-        ) -> float:
-            return ratio_of(float(a[seeds].mean()), float(b[seeds].mean()), first)
-
+        figure = ratio_figure(a[:count], b[:count], first)
         figures.append(figure)
         counts.append(count)
         ratios[task] = figure(np.arange(count))
