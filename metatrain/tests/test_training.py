@@ -115,7 +115,7 @@ def test_a_terminal_gets_a_bar(tmp_path: Path) -> None:
 
 
 def test_a_leg_needs_a_checkpoint_to_stop_at(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="checkpoint_every below"):
+    with pytest.raises(ValueError, match=r"checkpoint_every \(80\) below"):
         Trainer(dataclasses.replace(CONFIG, checkpoint_every=80), tmp_path).run(minutes=1)
 
 

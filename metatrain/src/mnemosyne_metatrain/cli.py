@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mnemosyne_metatrain.evaluation.commands import (
     add_ablate,
@@ -11,6 +13,9 @@ from mnemosyne_metatrain.evaluation.commands import (
     add_report,
     add_restore,
 )
+
+if TYPE_CHECKING:
+    from mnemosyne_metatrain.config import RunConfig
 
 
 def _prepare(arguments: argparse.Namespace) -> None:
@@ -60,6 +65,20 @@ def _teach(arguments: argparse.Namespace) -> None:
     )
 
 
+def _variant(config: RunConfig, name: str | None) -> tuple[str, int]:
+    """A variant's name and place; without a name the only one or the one called base.
+
+    Raises:
+        ValueError: If there is none, or several.
+    """
+    names = [variant.name for variant in config.variants]
+    chosen = name or (names[0] if len(names) == 1 else "base")
+    if chosen not in names:
+        wrong = f"has no variant {chosen!r}" if name else "has several variants"
+        raise ValueError(f"{config.name} {wrong}: --variant is one of {', '.join(names)}")
+    return chosen, names.index(chosen)
+
+
 def _export(arguments: argparse.Namespace) -> None:
     import jax
 
@@ -81,9 +100,9 @@ def _export(arguments: argparse.Namespace) -> None:
         theta = jax.tree.map(lambda x: x[index], load_thetas(config, arguments.run))
         facts |= {"seed": str(index)}
     else:
+        variant, index = _variant(config, arguments.variant)
         cores = init_population(config)
-        index = [variant.name for variant in config.variants].index(arguments.variant)
-        facts |= {"variant": arguments.variant, "iterations": "0"}
+        facts |= {"variant": variant, "iterations": "0"}
         if arguments.run is not None:
             cores, iteration = load_checkpoint(arguments.run / "checkpoint.npz", cores)
             facts["iterations"] = str(iteration)
@@ -144,7 +163,7 @@ def main(argv: list[str] | None = None) -> None:
     command = commands.add_parser("export", help="write weights that the daemon reads")
     command.add_argument("config", type=Path)
     command.add_argument("--run", type=Path, help="folder of the run; none is the start")
-    command.add_argument("--variant", default="base")
+    command.add_argument("--variant", help="by default the only one, or base")
     command.add_argument("--evolved", type=int, help="the run is an evolution: index of its seed")
     command.add_argument("--taught", action="store_true", help="the run is one of `teach`")
     command.add_argument("--out", type=Path, required=True, help="models/<name>/<version>")
@@ -156,7 +175,13 @@ def main(argv: list[str] | None = None) -> None:
     command.add_argument("--test-weights", help="write weights of this kind for tests instead")
     command.set_defaults(run_command=_golden)
     arguments = parser.parse_args(argv)
-    arguments.run_command(arguments)
+    try:
+        arguments.run_command(arguments)
+    except (OSError, ValueError) as error:
+        # What these say names cause and cure; where it is raised is for who mends the program.
+        if os.environ.get("MNEMOSYNE_DEBUG"):
+            raise
+        parser.exit(1, f"{parser.prog}: {error}\n")
 
 
 if __name__ == "__main__":

@@ -208,7 +208,8 @@ def build(cls: type[T], table: dict[str, Any]) -> T:
     names = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     unknown = sorted(set(table) - names)
     if unknown:
-        raise ValueError(f"{cls.__name__} has no {', '.join(unknown)}")
+        known = ", ".join(sorted(names))
+        raise ValueError(f"{cls.__name__} has no {', '.join(unknown)}; it has {known}")
     return cls(**{name: _convert(hints[name], value) for name, value in table.items()})
 
 
@@ -233,9 +234,13 @@ def load_config(path: Path) -> RunConfig:
     table of its own adds to the other's; anything else replaces it.
 
     Raises:
-        ValueError: If the file has a key that is not known, or extends itself.
+        OSError: If it cannot be read.
+        ValueError: If it is no TOML, has a key that is not known, or extends itself.
     """
-    return build(RunConfig, _read_table(path, ()))
+    try:
+        return build(RunConfig, _read_table(path, ()))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def _read_table(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:

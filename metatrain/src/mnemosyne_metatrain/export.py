@@ -71,6 +71,7 @@ def export(
     size = draft.stat().st_size
     if size > MAX_BYTES:
         raise ValueError(f"the weights have {size} bytes, more than {MAX_BYTES}")
+    draft.chmod(0o644)  # The library lets nobody else read it, and a daemon is another user.
     draft.replace(path)
     return path
 

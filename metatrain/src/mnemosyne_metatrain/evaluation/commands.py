@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,20 @@ def task_names(text: str) -> tuple[str, ...]:
     names = [name for part in text.split(",") for name in sets.get(part, [part])]
     unknown = sorted(set(names) - set(every_task()))
     if unknown:
-        raise ValueError(f"no such tasks: {', '.join(unknown)}")
+        known = ", ".join((*sets, *sorted(every_task())))
+        raise ValueError(f"no such tasks: {', '.join(unknown)}; there are {known}")
     return tuple(dict.fromkeys(names))
+
+
+def _check_there(paths: Sequence[Path]) -> None:
+    """Checks that records are there: a report of none would say nothing, and not why.
+
+    Raises:
+        ValueError: If a file is not.
+    """
+    for path in paths:
+        if not path.exists():
+            raise ValueError(f"there are no records {path}: `evaluate` or `restore` writes them")
 
 
 def use_compile_cache(folder: Path | None) -> None:
@@ -135,6 +148,7 @@ def _report(arguments: argparse.Namespace) -> None:
 
     from mnemosyne_metatrain.report.program import write_report
 
+    _check_there(arguments.records)
     facts = json.loads(arguments.facts.read_text()) if arguments.facts else {}
     names = [name for name in arguments.names.split(",") if name]
     horizons = _numbers(arguments.horizons)
@@ -158,11 +172,11 @@ def _restore(arguments: argparse.Namespace) -> None:
 
     from mnemosyne_metatrain.evaluation.restore import restored
 
-    for path, rows in zip(
-        (arguments.out, arguments.baselines),
-        restored(json.loads(arguments.results.read_text())),
-        strict=True,
-    ):
+    try:
+        records = restored(json.loads(arguments.results.read_text()))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{arguments.results} is no results.json of `report`") from error
+    for path, rows in zip((arguments.out, arguments.baselines), records, strict=True):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
         print(f"{path}: {len(rows)} rows")
@@ -180,6 +194,7 @@ def add_restore(commands: Commands) -> None:
 def _ablate(arguments: argparse.Namespace) -> None:
     from mnemosyne_metatrain.report.ablation import Labelled, write_ablation
 
+    _check_there(arguments.records)
     configs = [Labelled.parse(text) for text in arguments.configs]
     base = arguments.base or configs[0].names[0]
     tasks, horizons = task_names(arguments.tasks), _numbers(arguments.horizons)

@@ -59,12 +59,13 @@ class _Weights:
         self._sources = sources
         self._lock = threading.Lock()
         self._trained: list[Candidate] | None = None
+        self._waits = wait
         self.shapes = load_candidates(sources, trained=False) if wait else self.trained()
 
     def trained(self) -> list[Candidate]:
         """The weights; waits until they are there."""
         with self._lock:
-            while not all(source.is_ready for source in self._sources):
+            while self._waits and not all(source.is_ready for source in self._sources):
                 time.sleep(0.5)
             if self._trained is None:
                 self._trained = load_candidates(self._sources)

@@ -78,6 +78,19 @@ class Source:
     name: str = ""
     knobs: tuple[tuple[str, float], ...] = ()
 
+    def check(self) -> None:
+        """Checks that there are weights, of a run that is over or not.
+
+        Raises:
+            ValueError: If there are none.
+        """
+        if self.folder is None:
+            return
+        path = self.folder if self.config is None else self.folder / "checkpoint.npz"
+        if not path.exists():
+            cure = "" if self.config is None else ": train first, or wait for it with --wait"
+            raise ValueError(f"there are no weights {path}{cure}")
+
     @property
     def is_ready(self) -> bool:
         """Whether there is something to judge."""
@@ -89,7 +102,7 @@ class Source:
         """Returns the weights, or for a run the shapes of what it starts from.
 
         Raises:
-            ValueError: If a knob is not one of the optimizer's, or the arrays depend on a size.
+            ValueError: If a variant or a knob is unknown, or the arrays depend on a size.
         """
         if self.config is None:
             assert self.folder is not None
@@ -107,6 +120,9 @@ class Source:
         knobs = dict(self.knobs)
         optimizer = _with_sizes(optimizer, knobs)
         found = Candidate(optimizer, names, _with_knobs(thetas, knobs))
+        unknown = sorted(set(self.only) - set(names))
+        if unknown:
+            raise ValueError(f"no variant {', '.join(unknown)}: there are {', '.join(names)}")
         kept = [i for i, name in enumerate(names) if not self.only or name in self.only]
         found = found.keep(kept)
         if self.name:
@@ -140,7 +156,8 @@ def _with_knobs(thetas: Theta, values: dict[str, float]) -> Theta:
     knobs = dict(thetas.fixed.get("knobs", {}))
     unknown = sorted(set(values) - set(knobs))
     if unknown:
-        raise ValueError(f"no such knobs: {', '.join(unknown)}")
+        known = ", ".join(sorted(knobs)) or "none"
+        raise ValueError(f"no such knobs: {', '.join(unknown)}; there are {known}")
     for name, value in values.items():
         knobs[name] = jnp.full_like(knobs[name], value)
     return Theta(thetas.learned, {**thetas.fixed, "knobs": knobs})
@@ -169,10 +186,12 @@ def load_candidates(sources: Sequence[Source], trained: bool = True) -> list[Can
     """Weights of all sources; those of the same architecture are stacked into one population.
 
     Raises:
-        ValueError: If two members have the same name.
+        ValueError: If two members have the same name, or weights are not there.
     """
     groups: dict[str, list[Candidate]] = {}
     for source in sources:
+        if trained:
+            source.check()
         candidate = source.candidate(trained)
         table: Any = optimizer_table(candidate.optimizer)
         table.pop("knobs", None)

@@ -18,6 +18,9 @@ from mnemosyne_metatrain.tasks.quadratic import QuadraticFamily
 from mnemosyne_metatrain.tasks.regression import RegressionFamily
 from mnemosyne_metatrain.tasks.token_mlp import TokenMlpFamily
 
+KINDS = ("mnemosyne", "mnemosyne-coordinate", "lstm", "rnnprop")
+FAMILIES = ("mlp", "regression", "field", "quadratic", "token_mlp")
+
 
 def make_optimizer(table: dict[str, Any], knobs: dict[str, float] | None = None) -> Optimizer:
     """Makes the optimizer that a configuration's table describes.
@@ -45,7 +48,7 @@ def make_optimizer(table: dict[str, Any], knobs: dict[str, float] | None = None)
         raise ValueError(f"{kind} has no knobs")
     if kind in ("lstm", "rnnprop"):
         return Lstm(build(LstmConfig, {**sizes, "normalized": kind == "rnnprop"}), kind)
-    raise ValueError(f"unknown optimizer: {kind!r}")
+    raise ValueError(f"unknown optimizer: {kind!r}; there are {', '.join(KINDS)}")
 
 
 def make_family(config: FamilyConfig) -> TaskFamily:
@@ -69,4 +72,4 @@ def make_family(config: FamilyConfig) -> TaskFamily:
         return QuadraticFamily(config.size)
     if config.kind == "token_mlp":
         return TokenMlpFamily()
-    raise ValueError(f"unknown family: {config.kind!r}")
+    raise ValueError(f"unknown family: {config.kind!r}; there are {', '.join(FAMILIES)}")

@@ -41,14 +41,17 @@ def load_checkpoint(path: Path, like: T) -> tuple[T, int]:
     """Reads a pytree with the structure of `like`, and the iteration number.
 
     Raises:
-        ValueError: If the file's arrays do not have the shapes of `like`.
+        ValueError: If there is no such file, or its arrays do not have the shapes of `like`.
     """
+    if not path.exists():
+        raise ValueError(f"there is no checkpoint {path}: is the folder that of a run?")
     with np.load(path) as file:
         leaves, structure = jax.tree.flatten(like)
-        loaded = [file[f"leaf{i}"] for i in range(len(leaves))]
-        for old, new in zip(leaves, loaded, strict=True):
-            if np.shape(old) != new.shape:
-                raise ValueError(f"checkpoint has shape {new.shape}, expected {np.shape(old)}")
+        missing = [i for i in range(len(leaves)) if f"leaf{i}" not in file]
+        loaded = [] if missing else [file[f"leaf{i}"] for i in range(len(leaves))]
+        shapes = [(np.shape(old), new.shape) for old, new in zip(leaves, loaded, strict=False)]
+        if missing or any(old != new for old, new in shapes):
+            raise ValueError(f"{path} is of another configuration, or of another kind of run")
         tree = jax.tree.unflatten(structure, [jax.numpy.asarray(x) for x in loaded])
         return tree, int(file["iteration"])
 

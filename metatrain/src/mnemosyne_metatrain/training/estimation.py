@@ -72,7 +72,8 @@ class Estimation:
             ValueError: If the kind is unknown or a number is out of its range.
         """
         if self.kind not in get_args(EstimatorKind):
-            raise ValueError(f"unknown estimator: {self.kind!r}")
+            known = ", ".join(get_args(EstimatorKind))
+            raise ValueError(f"unknown estimator: {self.kind!r}; there are {known}")
         if self.pes_sigma <= 0 or self.ufom_cost <= 0 or not 0 < self.ufom_minimum <= 1:
             raise ValueError("pes_sigma and ufom_cost are positive, ufom_minimum is in (0, 1]")
 

@@ -222,9 +222,14 @@ class Trainer:
         config = self.config
         leg = Leg(None if minutes is None else 60.0 * minutes)
         if until is not None and until < config.iterations and until % config.checkpoint_every:
-            raise ValueError("a leg ends at a multiple of checkpoint_every")
+            every = config.checkpoint_every
+            raise ValueError(f"a leg ends at a multiple of checkpoint_every, {every}: not {until}")
         if minutes is not None and config.checkpoint_every >= config.iterations:
-            raise ValueError("minutes needs a checkpoint_every below iterations")
+            every = config.checkpoint_every
+            raise ValueError(
+                f"a leg of some minutes needs a checkpoint_every ({every}) below iterations "
+                f"({config.iterations})"
+            )
         self.folder.mkdir(parents=True, exist_ok=True)
         cores, first = init_population(config), 0
         notes: dict[str, Any] = {}
