@@ -239,6 +239,9 @@ class Trainer:
             if seconds is None and "iterations" in notes:
                 config = dataclasses.replace(config, iterations=int(notes["iterations"]))
         end = config.iterations if until is None else min(until, config.iterations)
+        if resume and seconds is None and first >= end:
+            print(f"iteration {first} of {end}: nothing is left to do")
+            return
         before = float(notes.get("seconds", 0.0))
         mesh = variant_mesh(len(config.variants))
         cores = split(mesh, cores)
