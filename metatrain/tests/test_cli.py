@@ -60,6 +60,7 @@ def test_a_variant_is_asked_for_by_name(tmp_path: Path, capsys: pytest.CaptureFi
     several = str(CONFIGS / "windows.toml")
     assert "--variant is one of base" in refuse(capsys, "export", TINY, "--variant", "wide", *out)
     assert "has several variants: --variant is one of on" in refuse(capsys, "export", several, *out)
+    assert "need --run" in refuse(capsys, "export", TINY, "--taught", *out)
 
 
 def test_exported_weights_can_be_read_by_a_daemon(tmp_path: Path) -> None:

@@ -93,6 +93,8 @@ def _export(arguments: argparse.Namespace) -> None:
 
     config = load_config(arguments.config)
     facts = {"run": config.name}
+    if arguments.run is None and (arguments.taught or arguments.evolved is not None):
+        raise ValueError("--taught and --evolved need --run, the folder of a run")
     if arguments.taught:
         theta = taught_theta(config, arguments.run)
     elif arguments.evolved is not None:
@@ -118,6 +120,10 @@ def _golden(arguments: argparse.Namespace) -> None:
         print(write_test_weights(arguments.test_weights, arguments.out))
     for weights in arguments.weights:
         for plan in arguments.plans.split(","):
+            if plan not in PLANS:
+                raise ValueError(
+                    f"no such plan: {plan}; there are {', '.join(filter(None, PLANS))}"
+                )
             print(write_golden(weights, arguments.out, PLANS[plan]))
 
 

@@ -197,6 +197,9 @@ def _ablate(arguments: argparse.Namespace) -> None:
     _check_there(arguments.records)
     configs = [Labelled.parse(text) for text in arguments.configs]
     base = arguments.base or configs[0].names[0]
+    rows = [name for config in configs for name in config.names]
+    if base not in rows:
+        raise ValueError(f"--base {base} is no row; there are {', '.join(rows)}")
     tasks, horizons = task_names(arguments.tasks), _numbers(arguments.horizons)
     for row in write_ablation(arguments.records, configs, tasks, horizons, base, arguments.out):
         cells = [

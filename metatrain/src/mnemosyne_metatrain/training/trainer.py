@@ -241,7 +241,7 @@ class Trainer:
         end = config.iterations if until is None else min(until, config.iterations)
         if resume and seconds is None and first >= end:
             print(f"iteration {first} of {end}: nothing is left to do")
-            return
+            return cores
         before = float(notes.get("seconds", 0.0))
         mesh = variant_mesh(len(config.variants))
         cores = split(mesh, cores)
